@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Feature words of the superblock: what a reader must know to mount, to write, or may ignore.
+//!
+//! As in ext4 and XFS: an unknown `incompat` bit refuses the mount, an unknown `ro_compat` bit
+//! refuses writing, an unknown `compat` bit is ignored.
+
+/// `incompat`: the image may hold vector files.
+pub const INCOMPAT_VECTORS: u64 = 1 << 0;
+/// Every `incompat` bit this version understands.
+pub const INCOMPAT_KNOWN: u64 = INCOMPAT_VECTORS;
+/// Every `ro_compat` bit this version understands.
+pub const RO_COMPAT_KNOWN: u64 = 0;
+/// Every `compat` bit this version understands.
+pub const COMPAT_KNOWN: u64 = 0;
+
+/// Name of an `incompat` bit, for messages.
+#[must_use]
+pub const fn incompat_name(bit: u32) -> Option<&'static str> {
+    match bit {
+        0 => Some("vectors"),
+        _ => None,
+    }
+}
