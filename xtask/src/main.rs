@@ -1,2 +1,60 @@
-//! Placeholder.
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `cargo xtask`: everything a developer does with this repository, as commands.
+//!
+//! One file per command. Exit status: 0, 1 for a failure, 2 for wrong usage; `vm` passes on
+//! its command's own.
+
+mod kernel;
+mod setup;
+mod shell;
+mod ui;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+/// Developer commands of VexFS
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install the packages and the guest kernel that everything else needs
+    Setup,
+    #[command(about = "Run a shell or a command in a throw-away guest")]
+    Vm(vm::args::VmArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    let workspace = Workspace::find()?;
+    match cli.command {
+        Command::Setup => {
+            let kernel = setup::run(&workspace)?;
+            println!("ready; the guest kernel is {}", kernel.release);
+            Ok(0)
+        }
+        Command::Vm(args) => {
+            setup::run(&workspace)?;
+            vm::args::run(&workspace, args)
+        }
+    }
+}

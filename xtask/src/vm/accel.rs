@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Whether hardware virtualisation is usable here: tried once, by booting, then remembered.
+//!
+//! A machine may have `/dev/kvm` and still not run an ordinary guest; only a guest kernel that
+//! got as far as looking for its root filesystem counts. `VEXFS_ACCEL` (kvm, tcg) decides by hand.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::QEMU;
+use crate::kernel::Kernel;
+use crate::workspace::Workspace;
+
+/// How a guest's instructions are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor's own virtualisation.
+    Kvm,
+    /// QEMU's emulation: works everywhere, some ten times slower.
+    Tcg,
+}
+
+/// How long a guest under KVM may take to reach its root filesystem.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+impl Accel {
+    /// QEMU's options for it.
+    pub fn options(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+
+    /// The best one that works here.
+    pub fn choose(workspace: &Workspace, kernel: &Kernel) -> Result<Self> {
+        match std::env::var("VEXFS_ACCEL").as_deref() {
+            Ok("kvm") => return Ok(Self::Kvm),
+            Ok("tcg") => return Ok(Self::Tcg),
+            Ok(other) => bail!("VEXFS_ACCEL is '{other}': it may be 'kvm' or 'tcg'"),
+            Err(_) => {}
+        }
+        if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+            return Ok(Self::Tcg);
+        }
+        let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let known = workspace.vm.join(format!("accel-{}-{}", host.trim(), kernel.release));
+        match fs::read_to_string(&known).as_deref() {
+            Ok("kvm") => return Ok(Self::Kvm),
+            Ok("tcg") => return Ok(Self::Tcg),
+            _ => {}
+        }
+        let accel = if boots(kernel)? { Self::Kvm } else { Self::Tcg };
+        let word = if accel == Self::Kvm { "kvm" } else { "tcg" };
+        fs::write(&known, word).with_context(|| format!("cannot write {}", known.display()))?;
+        Ok(accel)
+    }
+}
+
+/// Boots the kernel without a root filesystem and waits for it to miss that.
+fn boots(kernel: &Kernel) -> Result<bool> {
+    let mut child = Command::new(QEMU)
+        .args(["-M", "q35", "-m", "512", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none"])
+        .args(Accel::Kvm.options())
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .args(["-append", "console=ttyS0 panic=-1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {QEMU}: run 'cargo xtask setup'"))?;
+    let (send, said) = std::sync::mpsc::channel();
+    if let Some(mut stdout) = child.stdout.take() {
+        std::thread::spawn(move || {
+            let mut buffer = [0_u8; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                if send.send(buffer[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut text = Vec::new();
+    let mut works = false;
+    while !works {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(bytes) = said.recv_timeout(left) else { break };
+        text.extend_from_slice(&bytes);
+        works = String::from_utf8_lossy(&text).contains("Unable to mount root");
+    }
+    // It may have ended by itself; all that matters is that it is gone.
+    let _ = child.kill();
+    let _ = child.wait();
+    Ok(works)
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `cargo xtask vm`: a shell or one command in a throw-away guest.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::machine::on_terminal;
+use super::{End, Said, Vm};
+use crate::shell::quote;
+use crate::workspace::Workspace;
+
+/// A shell, or one command, in a throw-away guest on a stock kernel.
+///
+/// The guest's root is this machine's own under a layer of memory: everything installed here
+/// is there, nothing it writes stays. /tmp, /run and /dev/shm are its own; /host/tmp is this
+/// machine's /tmp. $VEXFS_ROOT is the repository, $VEXFS_DIST what `build` made (its bin/ is in
+/// PATH), $VEXFS_MODULE the module for its kernel: `insmod $VEXFS_MODULE`.
+///
+/// The exit status is the command's; 124 when the time was up; 1 when the guest died or its
+/// kernel log holds a warning.
+#[derive(Debug, Args)]
+pub struct VmArgs {
+    /// Seconds until the guest is stopped; 0 is never
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// Raw image for /dev/vda, /dev/vdb ...; FILE=SIZE (1G, 512M) creates it when missing
+    #[arg(long, value_name = "FILE[=SIZE]")]
+    disk: Vec<String>,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 2048)]
+    mem: u32,
+    /// Emulated processors
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Host directory, writable in the guest at /share
+    #[arg(long, value_name = "DIR")]
+    share: Option<PathBuf>,
+    /// Cut the power (SIGKILL) when a line of output contains this; exits 0 then, 1 if it never came
+    #[arg(long, value_name = "MARKER")]
+    cut_after: Option<String>,
+    /// Name of the kernel's log in target/vm/logs
+    #[arg(long, default_value = "vm")]
+    name: String,
+    /// Show the kernel's log on standard error while the command runs
+    #[arg(long, short)]
+    kernel_log: bool,
+    /// Set a variable of the command's environment
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// A shell line if it is one word, a program and its arguments if more; none for a shell
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// Runs it; returns the exit status.
+pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
+    let interactive = args.command.is_empty();
+    ensure!(
+        !interactive || on_terminal(),
+        "a shell needs a terminal: give a command after '--' or run this on a terminal"
+    );
+    let command = match args.command.as_slice() {
+        [line] => line.clone(),
+        words => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
+    };
+    let mut vm = Vm::new(workspace, &args.name, command);
+    if interactive {
+        vm.command = None;
+    }
+    vm.cwd = std::env::current_dir().context("the current directory is gone")?;
+    vm.memory = args.mem;
+    vm.cpus = args.cpus;
+    vm.timeout = (args.timeout > 0 && !interactive).then(|| Duration::from_secs(args.timeout));
+    vm.disks = args.disk.iter().map(|disk| prepare_disk(disk)).collect::<Result<_>>()?;
+    vm.share = args.share;
+    vm.cut_after = args.cut_after;
+    vm.kernel_lines = args.kernel_log;
+    for variable in &args.env {
+        let (key, value) = variable
+            .split_once('=')
+            .with_context(|| format!("--env {variable}: it is NAME=VALUE"))?;
+        vm.env.push((key.to_owned(), value.to_owned()));
+    }
+    let outcome = vm.run(workspace, &mut print)?;
+    if let Some(trouble) = outcome.trouble() {
+        if !matches!(outcome.end, End::Status(_)) {
+            for line in &outcome.log_tail {
+                eprintln!("  | {line}");
+            }
+        }
+        eprintln!("vm: {trouble}");
+    }
+    Ok(match outcome.end {
+        End::TimedOut => 124,
+        End::Status(0) if vm.cut_after.is_some() => {
+            eprintln!("vm: the command ended and the marker never came");
+            1
+        }
+        End::Status(0) | End::Cut => u8::from(!outcome.findings.is_empty()),
+        End::Status(status) => u8::try_from(status).unwrap_or(1).max(1),
+        End::Stopped => 1,
+    })
+}
+
+/// Shows what a guest says: its output on standard output, its kernel on standard error.
+pub fn print(said: Said<'_>) {
+    match said {
+        Said::Output(bytes) => {
+            // A closed pipe on our side must not end the guest halfway.
+            let _ = std::io::stdout().write_all(bytes);
+            let _ = std::io::stdout().flush();
+        }
+        Said::Kernel(line) => eprintln!("kernel: {line}"),
+    }
+}
+
+/// `FILE` must be there; `FILE=SIZE` is created sparse when it is not.
+pub fn prepare_disk(text: &str) -> Result<PathBuf> {
+    let (path, size) = match text.rsplit_once('=') {
+        Some((path, size)) => (PathBuf::from(path), Some(parse_size(size)?)),
+        None => (PathBuf::from(text), None),
+    };
+    if !path.exists() {
+        let size = size.with_context(|| {
+            format!("the disk {} is not there: --disk FILE=SIZE creates it", path.display())
+        })?;
+        let file = std::fs::File::create(&path)
+            .with_context(|| format!("cannot create the disk {}", path.display()))?;
+        file.set_len(size).with_context(|| format!("cannot size {}", path.display()))?;
+    }
+    path.canonicalize().with_context(|| format!("cannot resolve {}", path.display()))
+}
+
+/// `512M`, `2G`, `4096` in bytes.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let (digits, shift) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 10),
+        None => match text.strip_suffix(['m', 'M']) {
+            Some(digits) => (digits, 20),
+            None => match text.strip_suffix(['g', 'G']) {
+                Some(digits) => (digits, 30),
+                None => (text, 0),
+            },
+        },
+    };
+    let number: u64 =
+        digits.parse().with_context(|| format!("'{text}' is no size: 4096, 64K, 512M, 2G"))?;
+    number
+        .checked_shl(shift)
+        .filter(|bytes| bytes >> shift == number)
+        .with_context(|| format!("{text} is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("4096").ok(), Some(4096));
+        assert_eq!(parse_size("64K").ok(), Some(65536));
+        assert_eq!(parse_size("2G").ok(), Some(2 << 30));
+        assert!(parse_size("12 parsecs").is_err());
+        assert!(parse_size("99999999999999G").is_err());
+    }
+}
