@@ -16,6 +16,11 @@ pub struct RawTime {
 }
 const _: () = assert!(size_of::<RawTime>() == 12);
 
+/// The inode has a [`VectorItem`].
+pub const INODE_VECTOR: u32 = 1 << 0;
+/// Every inode flag of this version.
+pub const INODE_KNOWN: u32 = INODE_VECTOR;
+
 /// An inode: 128 bytes.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -40,7 +45,7 @@ pub struct InodeItem {
     pub ctime: RawTime,
     /// Birth.
     pub btime: RawTime,
-    /// Zero.
+    /// `INODE_*`.
     pub flags: U32,
     /// Device number of a special file, as the kernel's `new_encode_dev`.
     pub rdev: U32,

@@ -11,7 +11,7 @@ pub const ROOT_MAGIC: u32 = u32::from_le_bytes(*b"VXRR");
 
 /// A root record: 512 bytes, at the start of its slot's block. A sector is written whole or not at
 /// all; should a medium tear it all the same, the checksum tells.
-#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct RootRecord {
     /// [`ROOT_MAGIC`].

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The one seam between the engine and a medium.
+//!
+//! The engine assumes: a completed write is read back; it is durable once a later `flush` returned
+//! or, with `write_fua`, at once; a sector is written whole or not at all; nothing else is ordered.
+
+use vexfs_format::BlockNr;
+
+/// Why a device refused: an `errno`, as Linux numbers them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceError {
+    /// The request failed with this (positive) error number.
+    Io(i32),
+}
+
+/// One block-aligned write of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// First block.
+    pub block: BlockNr,
+    /// Contents; a multiple of the block size.
+    pub data: &'a [u8],
+}
+
+/// A block device. All methods take `&self`: a host serialises inside where it must.
+pub trait Device {
+    /// Length in bytes.
+    fn len_bytes(&self) -> u64;
+    /// Fills `buf` from byte `at`; both are multiples of 512.
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError>;
+    /// Writes `data` at byte `at`; both are multiples of 512. Durable after the next [`flush`](Self::flush).
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError>;
+    /// Writes that may complete in any order and side by side; returns when all have completed.
+    fn write_many(&self, block_bytes: u32, writes: &[Write<'_>]) -> Result<(), DeviceError> {
+        for write in writes {
+            self.write(write.block.0.saturating_mul(u64::from(block_bytes)), write.data)?;
+        }
+        Ok(())
+    }
+    /// Writes `data` at byte `at`; durable on return.
+    fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError>;
+    /// Makes every completed write durable.
+    fn flush(&self) -> Result<(), DeviceError>;
+}
+
+impl<D: Device + ?Sized> Device for &D {
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        (**self).read(at, buf)
+    }
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        (**self).write(at, data)
+    }
+    fn write_many(&self, block_bytes: u32, writes: &[Write<'_>]) -> Result<(), DeviceError> {
+        (**self).write_many(block_bytes, writes)
+    }
+    fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        (**self).write_fua(at, data)
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        (**self).flush()
+    }
+}

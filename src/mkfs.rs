@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Making a filesystem.
+//!
+//! Its cost does not depend on the size: only the superblocks, the root ring and the first commit
+//! are written. The superblocks come last, so a device that loses power halfway holds no filesystem.
+
+use crate::buffer::zeroed;
+use crate::cache::NodeCache;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::inode::Inode;
+use crate::node;
+use crate::space::Space;
+use crate::superblock::Geometry;
+use crate::types::{FileType, Time};
+use crate::volume::Volume;
+use alloc::vec::Vec;
+use vexfs_format::node::Pointer;
+use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
+use vexfs_format::{
+    BACKUP_FIRST, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN, BlockNr, FIRST_FREE,
+    Generation, Ino, ROOT_RING_START, ROOT_SLOTS, Superblock, features,
+};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// What the new filesystem is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct MkfsOptions<'a> {
+    /// Length in bytes; a rest that fills no block stays unused.
+    pub bytes: u64,
+    /// Bytes of a block: 4096, 8192, ... 65536.
+    pub block_bytes: u32,
+    /// Label, up to 64 bytes of UTF-8.
+    pub label: &'a [u8],
+    /// UUID.
+    pub uuid: [u8; 16],
+    /// Key of the hash of names; random, so that nobody can make names collide.
+    pub hash_key: [u8; 16],
+    /// Birth of the filesystem and of its root directory.
+    pub now: Time,
+    /// Owner of the root directory.
+    pub root_uid: u32,
+    /// Group of the root directory.
+    pub root_gid: u32,
+}
+
+/// Makes a filesystem on `device` and returns its superblock.
+///
+/// # Errors
+/// [`Error::Invalid`] for a size, block size or label that cannot be, [`Error::Truncated`] if the
+/// device is shorter than asked for, and the device's.
+pub fn mkfs<D: Device>(device: &D, options: &MkfsOptions<'_>) -> Result<Superblock> {
+    let superblock = plan(options)?;
+    let geometry = Geometry::of(&superblock);
+    if device.len_bytes() < geometry.len_bytes() {
+        return Err(Error::Truncated {
+            expected_bytes: geometry.len_bytes(),
+            actual_bytes: device.len_bytes(),
+        });
+    }
+    let block_bytes = geometry.block_bytes();
+    // An old filesystem ends here: neither its superblocks nor its roots are left.
+    let blank = zeroed(block_bytes)?;
+    for block in 0..FIRST_FREE {
+        device.write(geometry.byte_of(BlockNr(block)), &blank)?;
+    }
+    device.write(geometry.byte_of(geometry.backup_last()), &blank)?;
+    device.flush()?;
+    first_commit(device, geometry, options)?;
+    let mut block = zeroed(block_bytes)?;
+    write_at(&mut block, 0, superblock.as_bytes())?;
+    for backup in [BlockNr(BACKUP_FIRST), geometry.backup_last()] {
+        device.write(geometry.byte_of(backup), &block)?;
+    }
+    device.flush()?;
+    let mut block = zeroed(block_bytes)?;
+    write_at(&mut block, SUPER_OFFSET as usize, superblock.as_bytes())?;
+    device.write_fua(0, &block)?;
+    Ok(superblock)
+}
+
+fn write_at(block: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
+    block
+        .get_mut(at..at.saturating_add(bytes.len()))
+        .ok_or(Error::internal("a superblock does not fit into a block"))?
+        .copy_from_slice(bytes);
+    Ok(())
+}
+
+fn plan(options: &MkfsOptions<'_>) -> Result<Superblock> {
+    let shift = options.block_bytes.trailing_zeros();
+    if !options.block_bytes.is_power_of_two()
+        || !(BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX).contains(&shift)
+    {
+        return Err(Error::Invalid("a block has 4096, 8192, 16384, 32768 or 65536 bytes"));
+    }
+    let blocks = options.bytes >> shift;
+    if blocks < BLOCKS_MIN {
+        return Err(Error::Invalid(
+            "too small: a filesystem has at least 256 blocks (1 MiB of 4096-byte ones)",
+        ));
+    }
+    if blocks > BLOCKS_MAX {
+        return Err(Error::Invalid("too large: a filesystem has at most 2^46 blocks"));
+    }
+    let mut label = [0u8; 64];
+    match label.get_mut(..options.label.len()) {
+        Some(used) if !options.label.contains(&0) => used.copy_from_slice(options.label),
+        _ => return Err(Error::Invalid("a label has at most 64 bytes, none of them zero")),
+    }
+    Ok(Superblock {
+        magic: SUPER_MAGIC,
+        version: U32::new(VERSION),
+        block_shift: U32::new(shift),
+        uuid: options.uuid,
+        label,
+        blocks: U64::new(blocks),
+        compat: U64::ZERO,
+        ro_compat: U64::ZERO,
+        incompat: U64::new(features::INCOMPAT_VECTORS),
+        ring_start: U64::new(ROOT_RING_START),
+        ring_slots: U64::new(ROOT_SLOTS),
+        backup_first: U64::new(BACKUP_FIRST),
+        backup_last: U64::new(blocks - 1),
+        hash_key: options.hash_key,
+        created_ns: U64::new(options.now.as_nanos() as u64),
+        reserved: [0; 324],
+        crc: U32::ZERO,
+    }
+    .sealed())
+}
+
+/// Commits generation 1: a tree of one leaf that holds the root directory.
+fn first_commit<D: Device>(
+    device: &D,
+    geometry: Geometry,
+    options: &MkfsOptions<'_>,
+) -> Result<()> {
+    let mut volume = Volume {
+        cache: NodeCache::new(64)?,
+        space: Space::new(&geometry),
+        device,
+        geometry,
+        root: Pointer::default(),
+        level: 0,
+        durable: Generation(0),
+        running: Generation(1),
+        in_flight: None,
+        next_ino: Ino::FIRST.0,
+        inodes: 1,
+        orphans: 0,
+        dirty: true,
+        dirty_nodes: 1,
+        changes: 0,
+        spares: Vec::new(),
+        read_only: false,
+        dead: false,
+    };
+    volume.space.set_free(geometry.blocks - FIRST_FREE - 1);
+    volume.space.insert_fresh(0)?;
+    let block = volume.space.take_meta(None)?;
+    let pointer = Pointer { block, generation: Generation(1), crc: 0 };
+    let mut leaf = zeroed(geometry.block_bytes())?;
+    node::format(&mut leaf, geometry.uuid, 0, &pointer)?;
+    volume.cache.insert(pointer, leaf)?;
+    volume.root = pointer;
+    volume.put_inode(&Inode {
+        ino: Ino::ROOT,
+        mode: FileType::Directory.mode_bits() | 0o755,
+        nlink: 2,
+        uid: options.root_uid,
+        gid: options.root_gid,
+        size: 0,
+        blocks: 0,
+        atime: options.now,
+        mtime: options.now,
+        ctime: options.now,
+        btime: options.now,
+        rdev: 0,
+        parent: Ino::ROOT,
+        project: 0,
+        version: 1,
+        vector: false,
+    })?;
+    volume.commit(options.now)?;
+    Ok(())
+}

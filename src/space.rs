@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Which blocks are in use: groups of blocks, each with a bitmap that is copied on write like a node.
+//!
+//! Invariant: a block that a committed tree reaches, or that the commit in flight may still make
+//! unreachable, is never handed out. A freed block is *pinned* until the commit that freed it is
+//! durable. Groups come into memory when first touched; one without an item in the tree is wholly
+//! free. This module does no I/O and knows nothing of the tree (see `txn`).
+
+use crate::buffer::{push, zeroed};
+use crate::error::{Error, Result};
+use crate::superblock::Geometry;
+use alloc::vec::Vec;
+use vexfs_format::node::Pointer;
+use vexfs_format::{BlockNr, FIRST_FREE, Generation};
+
+const WORD: usize = 64;
+/// Clean groups kept in memory beyond those in use.
+const GROUPS_KEPT: usize = 512;
+
+/// A bitmap in words of 64.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(len: usize) -> Result<Self> {
+        let mut words = Vec::new();
+        words.try_reserve_exact(len / WORD).map_err(|_| Error::NoMemory)?;
+        words.resize(len / WORD, 0);
+        Ok(Self(words))
+    }
+
+    fn word(&self, index: usize) -> u64 {
+        self.0.get(index).copied().unwrap_or(0)
+    }
+
+    fn get(&self, bit: usize) -> bool {
+        self.word(bit / WORD) >> (bit % WORD) & 1 == 1
+    }
+
+    /// Sets or clears `count` bits; returns how many changed.
+    fn fill(&mut self, from: usize, count: usize, value: bool) -> usize {
+        let mut changed = 0;
+        let (mut bit, end) = (from, from.saturating_add(count));
+        while bit < end {
+            let (low, high) = (bit % WORD, (end - bit).saturating_add(bit % WORD).min(WORD));
+            let mask = (u64::MAX << low) & (u64::MAX >> (WORD - high));
+            let Some(word) = self.0.get_mut(bit / WORD) else { break };
+            let before = *word;
+            *word = if value { before | mask } else { before & !mask };
+            changed += (before ^ *word).count_ones() as usize;
+            bit += high - low;
+        }
+        changed
+    }
+}
+
+/// A group in memory.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) index: u64,
+    used: Bits,
+    /// Freed by the running transaction.
+    pinned_running: Bits,
+    /// Freed by the commit in flight.
+    pinned_commit: Bits,
+    /// Clear bits of `used`.
+    pub(crate) free: u64,
+    pinned: u64,
+    /// Where the bitmap is, or will be; `None` if it was never written.
+    pub(crate) pointer: Option<Pointer>,
+    /// `used` differs from what the last freeze wrote.
+    pub(crate) dirty: bool,
+    /// The running generation, once the bitmap has a new place in it.
+    pub(crate) placed: Generation,
+}
+
+impl Group {
+    fn blocked(&self, word: usize) -> u64 {
+        self.used.word(word) | self.pinned_running.word(word) | self.pinned_commit.word(word)
+    }
+
+    /// The first run of free blocks at or after `from`: (start, length up to `count`).
+    fn find(&self, from: usize, count: usize) -> Option<(usize, usize)> {
+        let words = self.used.0.len();
+        let mut index = from / WORD;
+        let mut masked = u64::MAX << (from % WORD);
+        while index < words {
+            let free = !self.blocked(index) & masked;
+            if free != 0 {
+                let start = index * WORD + free.trailing_zeros() as usize;
+                return Some((start, self.run(start, count)));
+            }
+            masked = u64::MAX;
+            index += 1;
+        }
+        None
+    }
+
+    /// Free blocks from `start` on, up to `count`.
+    fn run(&self, start: usize, count: usize) -> usize {
+        let mut len = 0;
+        while len < count {
+            let bit = start + len;
+            if bit / WORD >= self.used.0.len() {
+                break;
+            }
+            let rest = WORD - bit % WORD;
+            let clear =
+                ((self.blocked(bit / WORD) >> (bit % WORD)).trailing_zeros() as usize).min(rest);
+            len += clear;
+            if clear < rest {
+                break;
+            }
+        }
+        len.min(count)
+    }
+
+    /// Blocks that may be handed out.
+    pub(crate) const fn available(&self) -> u64 {
+        self.free.saturating_sub(self.pinned)
+    }
+}
+
+/// A run of blocks in use that is to be freed.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    start: BlockNr,
+    count: u64,
+}
+
+/// The allocator.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// Sorted by index.
+    groups: Vec<Group>,
+    group_blocks: u64,
+    blocks: u64,
+    free: u64,
+    pinned: u64,
+    /// Freed blocks of groups that are not in memory; applied by the freeze.
+    deferred: Vec<Run>,
+    /// Where the next node is looked for.
+    meta_cursor: BlockNr,
+    /// Where the next file data is looked for.
+    data_cursor: BlockNr,
+}
+
+impl Space {
+    pub(crate) fn new(geometry: &Geometry) -> Self {
+        let group_blocks = geometry.group_blocks();
+        Self {
+            groups: Vec::new(),
+            group_blocks,
+            blocks: geometry.blocks,
+            free: 0,
+            pinned: 0,
+            deferred: Vec::new(),
+            meta_cursor: BlockNr(FIRST_FREE),
+            // Nodes stay together at the front, data behind them.
+            data_cursor: BlockNr(FIRST_FREE.max(geometry.blocks / 16)),
+        }
+    }
+
+    pub(crate) const fn free(&self) -> u64 {
+        self.free
+    }
+
+    pub(crate) const fn set_free(&mut self, free: u64) {
+        self.free = free;
+    }
+
+    /// Free blocks that no pin holds back, in memory or not.
+    pub(crate) const fn available(&self) -> u64 {
+        self.free.saturating_sub(self.pinned)
+    }
+
+    pub(crate) const fn has_pins(&self) -> bool {
+        self.pinned > 0
+    }
+
+    /// Blocks that may be handed out at once, from the groups in memory.
+    pub(crate) fn available_loaded(&self) -> u64 {
+        self.groups.iter().map(Group::available).sum()
+    }
+
+    pub(crate) const fn group_of(&self, block: BlockNr) -> u64 {
+        block.0 / self.group_blocks
+    }
+
+    /// Blocks of a group.
+    pub(crate) const fn group_blocks(&self) -> u64 {
+        self.group_blocks
+    }
+
+    pub(crate) const fn group_count(&self) -> u64 {
+        self.blocks.div_ceil(self.group_blocks)
+    }
+
+    pub(crate) const fn meta_cursor(&self) -> BlockNr {
+        self.meta_cursor
+    }
+
+    pub(crate) const fn data_cursor(&self) -> BlockNr {
+        self.data_cursor
+    }
+
+    fn find_group(&self, index: u64) -> Result<usize, usize> {
+        self.groups.binary_search_by_key(&index, |group| group.index)
+    }
+
+    pub(crate) fn is_loaded(&self, index: u64) -> bool {
+        self.find_group(index).is_ok()
+    }
+
+    pub(crate) fn group(&self, index: u64) -> Option<&Group> {
+        self.groups.get(self.find_group(index).ok()?)
+    }
+
+    pub(crate) fn group_mut(&mut self, index: u64) -> Result<&mut Group> {
+        let position =
+            self.find_group(index).map_err(|_| Error::internal("a group is not in memory"))?;
+        self.groups.get_mut(position).ok_or(Error::internal("a group is not in memory"))
+    }
+
+    /// The first dirty group from `index` on that has a place: (index, bitmap's pointer, free blocks).
+    pub(crate) fn next_dirty(&self, index: u64) -> Option<(u64, Pointer, u64)> {
+        let group = self.groups.iter().find(|g| g.dirty && g.index >= index)?;
+        Some((group.index, group.pointer?, group.free))
+    }
+
+    /// Blocks of a group that exist; the last group may be short.
+    fn blocks_in(&self, index: u64) -> u64 {
+        self.blocks.saturating_sub(index * self.group_blocks).min(self.group_blocks)
+    }
+
+    fn add(&mut self, index: u64, used: Bits, pointer: Option<Pointer>) -> Result<()> {
+        let Err(position) = self.find_group(index) else { return Ok(()) };
+        let bits = self.group_blocks as usize;
+        let set: u64 = used.0.iter().map(|word| u64::from(word.count_ones())).sum();
+        let group = Group {
+            index,
+            used,
+            pinned_running: Bits::new(bits)?,
+            pinned_commit: Bits::new(bits)?,
+            free: self.group_blocks.saturating_sub(set),
+            pinned: 0,
+            pointer,
+            dirty: false,
+            placed: Generation(0),
+        };
+        self.groups.try_reserve(1).map_err(|_| Error::NoMemory)?;
+        self.groups.insert(position, group);
+        Ok(())
+    }
+
+    /// Brings in a group that was never written: only what the format reserves is in use.
+    pub(crate) fn insert_fresh(&mut self, index: u64) -> Result<()> {
+        let mut used = Bits::new(self.group_blocks as usize)?;
+        let exist = self.blocks_in(index) as usize;
+        used.fill(exist, (self.group_blocks as usize).saturating_sub(exist), true);
+        if index == 0 {
+            used.fill(0, FIRST_FREE as usize, true);
+        }
+        if index + 1 == self.group_count() {
+            used.fill(exist.saturating_sub(1), 1, true);
+        }
+        self.add(index, used, None)
+    }
+
+    /// Brings in a group whose bitmap was read.
+    pub(crate) fn insert(&mut self, index: u64, pointer: Pointer, bitmap: &[u8]) -> Result<()> {
+        let mut used = Bits::new(self.group_blocks as usize)?;
+        for (word, bytes) in used.0.iter_mut().zip(bitmap.chunks_exact(8)) {
+            *word = bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
+        }
+        self.add(index, used, Some(pointer))
+    }
+
+    /// The bitmap as it goes to the medium.
+    pub(crate) fn bitmap(&self, index: u64) -> Result<Vec<u8>> {
+        let group = self.group(index).ok_or(Error::internal("a group is not in memory"))?;
+        let mut bitmap = zeroed(self.group_blocks as usize / 8)?;
+        for (word, bytes) in group.used.0.iter().zip(bitmap.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(bitmap)
+    }
+
+    /// Makes sure that the next `count` frees need no memory.
+    pub(crate) fn reserve_frees(&mut self, count: usize) -> Result<()> {
+        self.deferred.try_reserve(count).map_err(|_| Error::NoMemory)
+    }
+
+    /// Finds the first free block of group `index` at or after `from`.
+    fn find_one(&self, index: u64, from: BlockNr) -> Option<BlockNr> {
+        let group = self.group(index).filter(|group| group.available() > 0)?;
+        let first = index * self.group_blocks;
+        let (at, _) = group.find(from.0.saturating_sub(first) as usize, 1)?;
+        Some(BlockNr(first + at as u64))
+    }
+
+    /// Finds free blocks in group `index`, which is in memory: the first run of `count` at or after
+    /// `from` that starts on a multiple of `align`, or else the longest run there is.
+    pub(crate) fn find(
+        &self,
+        index: u64,
+        from: BlockNr,
+        count: u64,
+        align: u64,
+    ) -> Option<(BlockNr, u64)> {
+        let group = self.group(index).filter(|group| group.available() > 0)?;
+        let first = index * self.group_blocks;
+        let mut start = from.0.saturating_sub(first) as usize;
+        let mut longest: Option<(BlockNr, u64)> = None;
+        // Every round moves on by at least one block.
+        for _ in 0..self.group_blocks {
+            let Some((at, len)) = group.find(start, count.max(align) as usize) else { break };
+            let aligned = (first + at as u64).next_multiple_of(align.max(1)).saturating_sub(first);
+            let skipped = aligned as usize - at;
+            if len >= skipped + count as usize {
+                return Some((BlockNr(first + aligned), count));
+            }
+            if longest.is_none_or(|(_, best)| best < len as u64) {
+                longest = Some((BlockNr(first + at as u64), (len as u64).min(count)));
+            }
+            start = at + len;
+        }
+        longest
+    }
+
+    /// The run of up to `count` free blocks that starts at `start`.
+    pub(crate) fn run_at(&self, start: BlockNr, count: u64) -> (BlockNr, u64) {
+        let len = self
+            .group(self.group_of(start))
+            .map_or(0, |group| group.run((start.0 % self.group_blocks) as usize, count as usize));
+        (start, len as u64)
+    }
+
+    /// Takes a run that [`find`](Self::find) found.
+    pub(crate) fn take(&mut self, start: BlockNr, count: u64) -> Result<()> {
+        let group_blocks = self.group_blocks;
+        let group = self.group_mut(start.0 / group_blocks)?;
+        let changed =
+            group.used.fill((start.0 % group_blocks) as usize, count as usize, true) as u64;
+        if changed != count {
+            return Err(Error::block(start, "a block that is in use was about to be handed out"));
+        }
+        group.free = group.free.saturating_sub(count);
+        group.dirty = true;
+        self.free = self.free.saturating_sub(count);
+        Ok(())
+    }
+
+    pub(crate) const fn set_data_cursor(&mut self, block: BlockNr) {
+        self.data_cursor = if block.0 < self.blocks { block } else { BlockNr(FIRST_FREE) };
+    }
+
+    /// Takes one block for metadata, near the cursor, or in `home` if that group has one.
+    pub(crate) fn take_meta(&mut self, home: Option<u64>) -> Result<BlockNr> {
+        let cursor = self.meta_cursor;
+        let at_cursor = self.group_of(cursor);
+        let found = home
+            .and_then(|index| self.find_one(index, BlockNr(0)))
+            .or_else(|| self.find_one(at_cursor, cursor))
+            .or_else(|| {
+                let after = self.groups.iter().filter(|g| g.index > at_cursor);
+                let before = self.groups.iter().filter(|g| g.index <= at_cursor);
+                after.chain(before).find_map(|g| self.find_one(g.index, BlockNr(0)))
+            });
+        let Some(block) = found else { return Err(Error::NoSpace) };
+        self.take(block, 1)?;
+        if home.is_none() {
+            self.meta_cursor = BlockNr(block.0.saturating_add(1));
+        }
+        Ok(block)
+    }
+
+    /// Looks for nodes from the front of the filesystem again (after a commit freed old ones).
+    pub(crate) const fn rewind_meta(&mut self) {
+        self.meta_cursor = BlockNr(FIRST_FREE);
+    }
+
+    /// Gives blocks back; they stay pinned until the commit that does so is durable.
+    pub(crate) fn release(&mut self, start: BlockNr, count: u64) -> Result<()> {
+        let (mut block, end) = (start.0, start.0.saturating_add(count));
+        if end > self.blocks {
+            return Err(Error::block(start, "blocks outside the filesystem were to be freed"));
+        }
+        while block < end {
+            let index = block / self.group_blocks;
+            let len = ((index + 1) * self.group_blocks).min(end) - block;
+            if self.is_loaded(index) {
+                self.release_in(index, BlockNr(block), len)?;
+            } else {
+                push(&mut self.deferred, Run { start: BlockNr(block), count: len })?;
+            }
+            self.free = self.free.saturating_add(len);
+            self.pinned = self.pinned.saturating_add(len);
+            block += len;
+        }
+        Ok(())
+    }
+
+    fn release_in(&mut self, index: u64, start: BlockNr, count: u64) -> Result<()> {
+        let from = (start.0 % self.group_blocks) as usize;
+        let group = self.group_mut(index)?;
+        if group.used.fill(from, count as usize, false) as u64 != count {
+            return Err(Error::block(start, "a block that is not in use was to be freed"));
+        }
+        group.pinned_running.fill(from, count as usize, true);
+        group.free = group.free.saturating_add(count);
+        group.pinned = group.pinned.saturating_add(count);
+        group.dirty = true;
+        Ok(())
+    }
+
+    /// The group of some deferred free, which has to be brought in before [`apply_deferred`](Self::apply_deferred).
+    pub(crate) fn next_deferred(&self) -> Option<u64> {
+        self.deferred.last().map(|run| self.group_of(run.start))
+    }
+
+    /// Applies the last deferred free; its group is in memory.
+    pub(crate) fn apply_deferred(&mut self) -> Result<()> {
+        let Some(run) = self.deferred.last().copied() else { return Ok(()) };
+        self.release_in(self.group_of(run.start), run.start, run.count)?;
+        self.deferred.pop();
+        Ok(())
+    }
+
+    /// Groups the next commit has to write, deferred frees counted as one each.
+    pub(crate) fn dirty_groups(&self) -> u64 {
+        let dirty = self.groups.iter().filter(|group| group.dirty).count();
+        (dirty + self.deferred.len()) as u64
+    }
+
+    /// A dirty group whose bitmap has no place in the running generation yet.
+    pub(crate) fn next_unplaced(&self, running: Generation) -> Option<u64> {
+        self.groups.iter().find(|g| g.dirty && g.placed != running).map(|g| g.index)
+    }
+
+    /// Hands the pins of the running transaction over to the commit in flight.
+    pub(crate) fn freeze(&mut self) {
+        for group in &mut self.groups {
+            group.dirty = false;
+            core::mem::swap(&mut group.pinned_running, &mut group.pinned_commit);
+        }
+    }
+
+    /// The commit in flight is durable: what it freed may be used. Forgets groups that nothing needs.
+    pub(crate) fn unpin(&mut self) {
+        for group in &mut self.groups {
+            if group.pinned == 0 {
+                continue;
+            }
+            let mut cleared = 0u64;
+            for word in &mut group.pinned_commit.0 {
+                cleared += u64::from(word.count_ones());
+                *word = 0;
+            }
+            group.pinned = group.pinned.saturating_sub(cleared);
+            self.pinned = self.pinned.saturating_sub(cleared);
+        }
+        if self.groups.len() > GROUPS_KEPT {
+            let (meta, data) = (self.group_of(self.meta_cursor), self.group_of(self.data_cursor));
+            self.groups.retain(|g| g.dirty || g.pinned > 0 || g.index == meta || g.index == data);
+        }
+        self.rewind_meta();
+    }
+
+    /// True if `block` of a loaded group is in use.
+    #[cfg(test)]
+    pub(crate) fn is_used(&self, block: BlockNr) -> bool {
+        self.group(self.group_of(block))
+            .is_some_and(|g| g.used.get((block.0 % self.group_blocks) as usize))
+    }
+}

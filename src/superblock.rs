@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Reading the superblock and the root ring: what a mount believes, and why.
+//!
+//! Nothing is believed without its checksum. The primary superblock is preferred; a backup serves
+//! where it is damaged. The newest valid root record wins.
+
+use crate::buffer::zeroed;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
+use vexfs_format::{
+    BACKUP_FIRST, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN, BlockNr,
+    ROOT_RING_START, ROOT_SLOTS, RootRecord, SECTOR_BYTES, Superblock, features,
+};
+use zerocopy::FromBytes;
+
+/// The shape of a filesystem, from its superblock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// UUID.
+    pub uuid: [u8; 16],
+    /// Key of the hash of names.
+    pub hash_key: [u8; 16],
+    /// Label, padded with zeroes.
+    pub label: [u8; 64],
+    /// `log2` of the block size.
+    pub block_shift: u32,
+    /// Length in blocks.
+    pub blocks: u64,
+}
+
+impl Geometry {
+    /// Bytes of a block.
+    #[must_use]
+    pub const fn block_bytes(&self) -> usize {
+        1 << self.block_shift
+    }
+
+    /// Blocks of a group: as many as one block has bits.
+    #[must_use]
+    pub const fn group_blocks(&self) -> u64 {
+        8 << self.block_shift
+    }
+
+    /// Groups of the filesystem, the last one perhaps short.
+    #[must_use]
+    pub const fn groups(&self) -> u64 {
+        self.blocks.div_ceil(self.group_blocks())
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub const fn len_bytes(&self) -> u64 {
+        self.blocks << self.block_shift
+    }
+
+    /// Byte offset of a block.
+    #[must_use]
+    pub const fn byte_of(&self, block: BlockNr) -> u64 {
+        block.0 << self.block_shift
+    }
+
+    /// Block of the second backup superblock.
+    #[must_use]
+    pub const fn backup_last(&self) -> BlockNr {
+        BlockNr(self.blocks.saturating_sub(1))
+    }
+
+    /// The geometry a valid superblock describes.
+    #[must_use]
+    pub fn of(superblock: &Superblock) -> Self {
+        Self {
+            uuid: superblock.uuid,
+            hash_key: superblock.hash_key,
+            label: superblock.label,
+            block_shift: superblock.block_shift.get(),
+            blocks: superblock.blocks.get(),
+        }
+    }
+}
+
+/// True where `sector` carries the magic of a superblock, valid or not.
+fn has_magic(sector: &[u8]) -> bool {
+    sector.starts_with(&SUPER_MAGIC)
+}
+
+fn parse(sector: &[u8]) -> Result<Superblock> {
+    let Ok((superblock, _)) = Superblock::read_from_prefix(sector) else {
+        return Err(Error::NotVexfs);
+    };
+    if superblock.magic != SUPER_MAGIC {
+        return Err(Error::NotVexfs);
+    }
+    if superblock.crc.get() != superblock.checksum() {
+        return Err(Error::block(BlockNr(0), "the superblock's checksum is wrong"));
+    }
+    if superblock.version.get() != VERSION {
+        return Err(Error::UnknownVersion(superblock.version.get()));
+    }
+    let shift = superblock.block_shift.get();
+    let blocks = superblock.blocks.get();
+    let sane = (BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX).contains(&shift)
+        && (BLOCKS_MIN..=BLOCKS_MAX).contains(&blocks)
+        && superblock.ring_start.get() == ROOT_RING_START
+        && superblock.ring_slots.get() == ROOT_SLOTS
+        && superblock.backup_first.get() == BACKUP_FIRST
+        && superblock.backup_last.get() == blocks.saturating_sub(1);
+    if !sane {
+        return Err(Error::block(BlockNr(0), "the superblock's geometry is impossible"));
+    }
+    let unknown = superblock.incompat.get() & !features::INCOMPAT_KNOWN;
+    if unknown != 0 {
+        return Err(Error::UnknownIncompat(unknown));
+    }
+    Ok(superblock)
+}
+
+/// Reads and verifies the superblock of `device`: the primary one, or else a backup.
+///
+/// # Errors
+/// [`Error::NotVexfs`] without one, [`Error::Truncated`] on a device too short, [`Error::Corrupt`]
+/// where every copy is damaged, and what an unknown version or feature calls for.
+pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
+    let mut sector = zeroed(SECTOR_BYTES)?;
+    if device.len_bytes() < SUPER_OFFSET + SECTOR_BYTES as u64 {
+        return Err(Error::NotVexfs);
+    }
+    device.read(SUPER_OFFSET, &mut sector)?;
+    let found = match parse(&sector) {
+        Ok(superblock) => Ok(superblock),
+        Err(first @ (Error::NotVexfs | Error::Corrupt(_))) => {
+            let was_vexfs = has_magic(&sector);
+            backup(device, &mut sector, was_vexfs).ok_or(first)
+        }
+        Err(other) => Err(other),
+    }?;
+    let expected_bytes = Geometry::of(&found).len_bytes();
+    let actual_bytes = device.len_bytes();
+    if actual_bytes < expected_bytes {
+        return Err(Error::Truncated { expected_bytes, actual_bytes });
+    }
+    Ok(found)
+}
+
+/// The first backup of a primary superblock that was damaged, looked for at every block size.
+/// A sector without our magic counts as damaged only if it is blank: another filesystem's stays that.
+fn backup(device: &impl Device, sector: &mut [u8], was_vexfs: bool) -> Option<Superblock> {
+    if !was_vexfs && sector.iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    for shift in BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX {
+        let at = BACKUP_FIRST << shift;
+        if at + SECTOR_BYTES as u64 > device.len_bytes() || device.read(at, sector).is_err() {
+            continue;
+        }
+        if let Ok(superblock) = parse(sector)
+            && superblock.block_shift.get() == shift
+        {
+            return Some(superblock);
+        }
+    }
+    None
+}
+
+/// Reads the root ring and returns the newest valid record.
+///
+/// # Errors
+/// [`Error::NoRoot`] if the ring holds none.
+pub fn newest_root(device: &impl Device, geometry: &Geometry) -> Result<RootRecord> {
+    let block_bytes = geometry.block_bytes();
+    let mut ring = zeroed(block_bytes.saturating_mul(ROOT_SLOTS as usize))?;
+    device.read(geometry.byte_of(BlockNr(ROOT_RING_START)), &mut ring)?;
+    let mut newest: Option<RootRecord> = None;
+    for (slot, block) in ring.chunks_exact(block_bytes).enumerate() {
+        let Some(record) = RootRecord::parse(block, &geometry.uuid) else { continue };
+        let generation = record.generation.get();
+        let plausible = generation % ROOT_SLOTS == slot as u64
+            && record.tree.block.get() < geometry.blocks
+            && record.tree.generation.get() <= generation
+            && (record.level.get() as usize) < vexfs_format::LEVELS_MAX;
+        if plausible && newest.is_none_or(|best| best.generation.get() < generation) {
+            newest = Some(record);
+        }
+    }
+    newest.ok_or(Error::NoRoot)
+}

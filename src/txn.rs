@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Transactions: room is made sure of before a change, and a commit is one root record.
+//!
+//! Protocol: [`Volume::freeze`] gives every dirty bitmap and node its checksum and copies it into a
+//! [`Commit`]; [`Commit::write`] writes them, flushes, and writes the root record with FUA, without
+//! the volume; [`Volume::finish`] makes what the commit freed usable. Between freeze and finish the
+//! next transaction runs.
+//!
+//! Invariant: an operation that began with success finds room for its nodes and for the commit that
+//! follows, so a full filesystem can always be deleted from. An operation that fails after it
+//! changed something stops the volume: nothing half done is ever committed.
+
+use crate::buffer::{copied, push, zeroed};
+use crate::device::{Device, Write};
+use crate::error::{Error, Missing, Result};
+use crate::superblock::Geometry;
+use crate::types::Time;
+use crate::volume::Volume;
+use alloc::vec::Vec;
+use vexfs_format::node::RawPointer;
+use vexfs_format::root::ROOT_MAGIC;
+use vexfs_format::{
+    BlockNr, Generation, GroupItem, Ino, Key, Kind, ROOT_RING_START, ROOT_SLOTS, RootRecord,
+};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// Paths of the tree that one operation may change, at most (`rename` with everything).
+const PATHS: u64 = 9;
+/// Groups that the frees of one operation may touch (a step of `evict`).
+pub(crate) const GROUPS: u64 = 40;
+
+/// A frozen transaction: everything that has to reach the medium, owned.
+#[derive(Debug)]
+pub struct Commit {
+    generation: Generation,
+    geometry: Geometry,
+    blocks: Vec<(BlockNr, Vec<u8>)>,
+    record: RootRecord,
+}
+
+impl Commit {
+    /// The generation this commit makes.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Blocks it writes, the root record's not counted.
+    pub const fn len_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Writes it: nodes and bitmaps, flush, root record. File data that must be durable with it has
+    /// to be complete before.
+    ///
+    /// # Errors
+    /// The device's. Whatever came of it, hand the result to [`Volume::finish`].
+    pub fn write<D: Device + ?Sized>(&self, device: &D) -> Result<()> {
+        let mut writes = Vec::new();
+        writes.try_reserve_exact(self.blocks.len()).map_err(|_| Error::NoMemory)?;
+        writes.extend(self.blocks.iter().map(|(block, data)| Write { block: *block, data }));
+        device.write_many(self.geometry.block_bytes() as u32, &writes)?;
+        device.flush()?;
+        let mut sector = zeroed(self.geometry.block_bytes())?;
+        let record = self.record.as_bytes();
+        if let Some(head) = sector.get_mut(..record.len()) {
+            head.copy_from_slice(record);
+        }
+        let slot = BlockNr(ROOT_RING_START + self.generation.0 % ROOT_SLOTS);
+        device.write_fua(self.geometry.byte_of(slot), &sector)?;
+        Ok(())
+    }
+}
+
+impl<D: Device> Volume<D> {
+    /// Blocks one operation may take for nodes: each path copied, and split at every level.
+    fn operation_cost(&self) -> u64 {
+        PATHS * (2 * self.levels() + 1)
+    }
+
+    /// Blocks the commit may take: a bitmap for each group, and the paths to their items.
+    fn commit_cost(&self, groups: u64) -> u64 {
+        let groups = groups.min(self.space.group_count());
+        groups + (groups / 32 + 1) * (2 * self.levels() + 1) + 8
+    }
+
+    /// Blocks kept back for deletions, commits and attributes.
+    pub(crate) fn reserve(&self) -> u64 {
+        let blocks = self.geometry.blocks;
+        let twice = 2 * (self.operation_cost() + self.commit_cost(GROUPS));
+        twice.max((blocks / 64).min(16_384)).min(blocks / 2)
+    }
+
+    /// Blocks that file data may take right now, at least one after a [`begin`](Self::begin) that grows.
+    pub(crate) fn data_room(&self) -> u64 {
+        let kept = self.operation_cost()
+            + self.commit_cost(self.space.dirty_groups() + GROUPS)
+            + self.reserve();
+        self.space.available().saturating_sub(kept).max(1)
+    }
+
+    /// Opens an operation that may take `extra` blocks beyond its paths. `grow`: it may not use the reserve.
+    /// Nothing is changed before it succeeds.
+    ///
+    /// # Errors
+    /// [`Error::NeedCommit`] if a commit may make room, [`Error::NoSpace`] if it cannot.
+    pub(crate) fn begin(&mut self, extra: u64, grow: bool) -> Result<()> {
+        self.check_alive()?;
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let evictable = self.evictable();
+        self.cache.trim(evictable);
+        if self.dirty_nodes as u64 > (self.geometry.blocks / 16).clamp(64, 4096) {
+            return Err(Error::NeedCommit);
+        }
+        let nodes = self.operation_cost() + extra;
+        let mut needed = nodes + self.commit_cost(self.space.dirty_groups() + GROUPS);
+        let room = needed;
+        if grow {
+            needed += self.reserve();
+        }
+        if self.space.available() < needed {
+            let may_help = self.space.has_pins() || self.in_flight.is_some();
+            return Err(if may_help { Error::NeedCommit } else { Error::NoSpace });
+        }
+        self.load_room(room)?;
+        self.space.reserve_frees(64 + GROUPS as usize * 2)?;
+        self.cache.reserve(nodes as usize)?;
+        let spares = (2 * self.levels() + 2 + extra) as usize;
+        while self.spares.len() < spares {
+            let spare = zeroed(self.geometry.block_bytes())?;
+            push(&mut self.spares, spare)?;
+        }
+        Ok(())
+    }
+
+    /// Brings groups into memory until `room` blocks can be handed out from them.
+    fn load_room(&mut self, room: u64) -> Result<()> {
+        let count = self.space.group_count();
+        let mut index = self.space.group_of(self.space.meta_cursor());
+        for _ in 0..=count {
+            if self.space.available_loaded() >= room {
+                return Ok(());
+            }
+            if !self.space.is_loaded(index) && self.group_has_room(index)? {
+                self.load_group(index)?;
+            }
+            index = if index + 1 < count { index + 1 } else { 0 };
+        }
+        Err(if self.space.has_pins() { Error::NeedCommit } else { Error::NoSpace })
+    }
+
+    fn group_has_room(&self, index: u64) -> Result<bool> {
+        Ok(self.group_item(index)?.is_none_or(|(_, free)| free > 0))
+    }
+
+    /// Brings group `index` into memory, or misses its bitmap.
+    pub(crate) fn load_group(&mut self, index: u64) -> Result<()> {
+        if self.space.is_loaded(index) {
+            return Ok(());
+        }
+        match self.group_item(index)? {
+            None => self.space.insert_fresh(index),
+            Some((pointer, _)) => Err(Error::Miss(Missing { pointer, group: Some(index) })),
+        }
+    }
+
+    /// Runs the changing part of an operation. It fails only where the engine or the tree is broken;
+    /// if it does after a change, the volume stops.
+    pub(crate) fn change<T>(&mut self, apply: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = self.changes;
+        let result = apply(self);
+        if result.is_err() && self.changes != before {
+            self.dead = true;
+        }
+        result
+    }
+
+    /// Freezes the running transaction; `None` if nothing was changed. One commit at a time may be
+    /// under way: [`finish`](Self::finish) the last one first.
+    ///
+    /// # Errors
+    /// [`Error::Miss`] as any operation; call it again after the block was read.
+    pub fn freeze(&mut self, now: Time) -> Result<Option<Commit>> {
+        self.check_alive()?;
+        if !self.dirty {
+            return Ok(None);
+        }
+        if self.in_flight.is_some() {
+            return Err(Error::Invalid("a commit is still being written"));
+        }
+        self.place_bitmaps()?;
+        let commit = self.change(|volume| {
+            // From here on nothing misses; a failure leaves checksums half filled in.
+            volume.changes = volume.changes.wrapping_add(1);
+            volume.seal(now)
+        })?;
+        self.in_flight = Some(self.running);
+        self.running = Generation(self.running.0.saturating_add(1));
+        self.dirty = false;
+        self.dirty_nodes = 0;
+        self.space.freeze();
+        Ok(Some(commit))
+    }
+
+    /// Gives each dirty group's bitmap a new block. That frees and takes blocks in turn, so it goes on
+    /// until none is left without; each group is placed once in a generation. May miss, and then goes on where it was.
+    fn place_bitmaps(&mut self) -> Result<()> {
+        for _ in 0..self.space.group_count().saturating_mul(2).saturating_add(1_000_000) {
+            if let Some(index) = self.space.next_deferred() {
+                self.load_group(index)?;
+                self.space.apply_deferred()?;
+                continue;
+            }
+            let Some(index) = self.space.next_unplaced(self.running) else { return Ok(()) };
+            let key = Key::new(Ino::SYSTEM, Kind::Group, index);
+            self.touch(key)?;
+            self.space.reserve_frees(64)?;
+            let running = self.running;
+            self.change(|volume| {
+                volume.changes = volume.changes.wrapping_add(1);
+                let block = volume.space.take_meta(Some(index))?;
+                let pointer = vexfs_format::node::Pointer { block, generation: running, crc: 0 };
+                let group = volume.space.group_mut(index)?;
+                group.placed = running;
+                let old = group.pointer.replace(pointer);
+                if let Some(old) = old {
+                    volume.space.release(old.block, 1)?;
+                }
+                // The item exists from here on, at its final length: the seal only fills it in.
+                let item = GroupItem {
+                    bitmap: RawPointer::from(pointer),
+                    free: U32::ZERO,
+                    reserved: U32::ZERO,
+                };
+                volume.put(key, item.as_bytes())
+            })?;
+        }
+        Err(Error::internal("the bitmaps find no place"))
+    }
+
+    fn seal(&mut self, now: Time) -> Result<Commit> {
+        let mut blocks: Vec<(BlockNr, Vec<u8>)> = Vec::new();
+        let dirty = self.space.dirty_groups() as usize;
+        blocks.try_reserve_exact(dirty + self.dirty_nodes).map_err(|_| Error::NoMemory)?;
+        let mut index = 0;
+        while let Some((group, pointer, free)) = self.space.next_dirty(index) {
+            index = group + 1;
+            let bitmap = self.space.bitmap(group)?;
+            let sealed =
+                vexfs_format::node::Pointer { crc: vexfs_format::crc32c(&bitmap), ..pointer };
+            self.space.group_mut(group)?.pointer = Some(sealed);
+            let item = GroupItem {
+                bitmap: RawPointer::from(sealed),
+                free: U32::new(free as u32),
+                reserved: U32::ZERO,
+            };
+            self.put(Key::new(Ino::SYSTEM, Kind::Group, group), item.as_bytes())?;
+            push(&mut blocks, (sealed.block, bitmap))?;
+        }
+        self.seal_nodes(&mut |pointer, data| push(&mut blocks, (pointer.block, copied(data)?)))?;
+        blocks.sort_unstable_by_key(|(block, _)| *block);
+        let record = RootRecord {
+            magic: U32::new(ROOT_MAGIC),
+            level: U32::new(u32::from(self.level)),
+            uuid: self.geometry.uuid,
+            generation: U64::new(self.running.0),
+            tree: RawPointer::from(self.root),
+            next_ino: U64::new(self.next_ino),
+            free_blocks: U64::new(self.space.free()),
+            inodes: U64::new(self.inodes),
+            orphans: U64::new(self.orphans),
+            time_ns: U64::new(now.as_nanos() as u64),
+            reserved: [0; 412],
+            crc: U32::ZERO,
+        }
+        .sealed();
+        Ok(Commit { generation: self.running, geometry: self.geometry, blocks, record })
+    }
+
+    /// Takes note of how the commit went. If it failed the volume stops: what the medium holds is not known.
+    ///
+    /// # Errors
+    /// The commit's.
+    pub fn finish(&mut self, commit: &Commit, result: Result<()>) -> Result<()> {
+        self.in_flight = None;
+        if let Err(error) = result {
+            self.dead = true;
+            return Err(error);
+        }
+        self.durable = commit.generation;
+        self.space.unpin();
+        Ok(())
+    }
+
+    /// Commits the running transaction, if there is one, and returns the newest durable generation.
+    ///
+    /// # Errors
+    /// Those of [`freeze`](Self::freeze), [`Commit::write`] and the device.
+    pub fn commit(&mut self, now: Time) -> Result<Generation> {
+        if let Some(commit) = self.resolve(|volume| volume.freeze(now))? {
+            let result = commit.write(&self.device);
+            self.finish(&commit, result)?;
+        }
+        Ok(self.durable)
+    }
+
+    /// Runs an operation with everything a host does: reads what it misses, commits when it must.
+    ///
+    /// # Errors
+    /// The operation's; [`Error::NoSpace`] if commits do not make room.
+    pub fn run<T>(
+        &mut self,
+        now: Time,
+        mut operation: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..3 {
+            match self.resolve(&mut operation) {
+                Err(Error::NeedCommit) => {
+                    self.commit(now)?;
+                }
+                other => return other,
+            }
+        }
+        Err(Error::NoSpace)
+    }
+}
