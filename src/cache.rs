@@ -246,18 +246,6 @@ impl NodeCache {
         }
     }
 
-    /// Forgets everything that is durable.
-    pub(crate) fn clear(&mut self, durable: Generation) {
-        for index in 0..self.nodes.len() {
-            if let Some(node) = self.nodes.get(index)
-                && node.live
-                && node.pointer.generation <= durable
-            {
-                self.forget(node.pointer.block);
-            }
-        }
-    }
-
     /// Nodes in the cache.
     pub(crate) const fn len(&self) -> usize {
         self.live

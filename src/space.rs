@@ -33,10 +33,6 @@ impl Bits {
         self.0.get(index).copied().unwrap_or(0)
     }
 
-    fn get(&self, bit: usize) -> bool {
-        self.word(bit / WORD) >> (bit % WORD) & 1 == 1
-    }
-
     /// Sets or clears `count` bits; returns how many changed.
     fn fill(&mut self, from: usize, count: usize, value: bool) -> usize {
         let mut changed = 0;
@@ -465,12 +461,5 @@ impl Space {
             self.groups.retain(|g| g.dirty || g.pinned > 0 || g.index == meta || g.index == data);
         }
         self.rewind_meta();
-    }
-
-    /// True if `block` of a loaded group is in use.
-    #[cfg(test)]
-    pub(crate) fn is_used(&self, block: BlockNr) -> bool {
-        self.group(self.group_of(block))
-            .is_some_and(|g| g.used.get((block.0 % self.group_blocks) as usize))
     }
 }

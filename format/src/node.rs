@@ -24,7 +24,7 @@ pub struct Pointer {
 }
 
 /// A pointer on disk: 24 bytes.
-#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Default)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Default)]
 #[repr(C)]
 pub struct RawPointer {
     /// Block address.

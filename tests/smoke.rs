@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The engine's operations, one after the other, on a device in memory.
+
+use std::cell::RefCell;
+use vexfs::*;
+
+struct Memory(RefCell<Vec<u8>>);
+
+impl Device for Memory {
+    fn len_bytes(&self) -> u64 {
+        self.0.borrow().len() as u64
+    }
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        buf.copy_from_slice(&self.0.borrow()[at as usize..at as usize + buf.len()]);
+        Ok(())
+    }
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.0.borrow_mut()[at as usize..at as usize + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+    fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.write(at, data)
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+fn now() -> Time {
+    Time { seconds: 1_700_000_000, nanos: 5 }
+}
+
+fn options(bytes: u64) -> MkfsOptions<'static> {
+    MkfsOptions {
+        bytes,
+        block_bytes: 4096,
+        label: b"smoke",
+        uuid: [7; 16],
+        hash_key: [9; 16],
+        now: now(),
+        root_uid: 0,
+        root_gid: 0,
+    }
+}
+
+fn file(mode: u32) -> NewInode<'static> {
+    NewInode { mode, uid: 1, gid: 2, rdev: 0, target: b"", now: now() }
+}
+
+fn volume(bytes: usize) -> Volume<Memory> {
+    let device = Memory(RefCell::new(vec![0; bytes]));
+    mkfs(&device, &options(bytes as u64)).unwrap();
+    Volume::open(device, &OpenOptions::default()).unwrap()
+}
+
+fn reopen(volume: Volume<Memory>) -> Volume<Memory> {
+    let device = Memory(RefCell::new(volume.device().0.borrow().clone()));
+    Volume::open(device, &OpenOptions::default()).unwrap()
+}
+
+#[test]
+fn a_new_filesystem_is_an_empty_directory() {
+    let mut v = volume(1 << 20);
+    let root = v.resolve(|v| v.inode(Ino::ROOT)).unwrap();
+    assert!(root.is_dir() && root.nlink == 2 && root.size == 0);
+    let mut seen = 0;
+    v.resolve(|v| {
+        v.readdir(Ino::ROOT, 0, &mut |_| {
+            seen += 1;
+            true
+        })
+    })
+    .unwrap();
+    assert_eq!(seen, 0);
+}
+
+#[test]
+fn thousands_of_files_come_back() {
+    let mut v = volume(64 << 20);
+    let mut dirs = vec![Ino::ROOT];
+    for i in 0..40 {
+        let name = format!("dir{i}");
+        let d = v.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o040_755))).unwrap();
+        dirs.push(d.ino);
+    }
+    for i in 0..4000u32 {
+        let dir = dirs[i as usize % dirs.len()];
+        let name = format!("file number {i}");
+        let f = v.run(now(), |v| v.create(dir, name.as_bytes(), &file(0o100_644))).unwrap();
+        let body = vec![i as u8; (i as usize * 37) % 9000];
+        v.write_at(f.ino, 0, &body, now()).unwrap();
+    }
+    v.commit(now()).unwrap();
+    let mut v = reopen(v);
+    for i in 0..4000u32 {
+        let dir = dirs[i as usize % dirs.len()];
+        let name = format!("file number {i}");
+        let (ino, _) = v.resolve(|v| v.lookup(dir, name.as_bytes())).unwrap();
+        let mut body = vec![0; 10_000];
+        let n = v.read_at(ino, 0, &mut body).unwrap();
+        assert_eq!(n, (i as usize * 37) % 9000);
+        assert!(body[..n].iter().all(|b| *b == i as u8));
+    }
+    for i in 0..4000u32 {
+        let dir = dirs[i as usize % dirs.len()];
+        let name = format!("file number {i}");
+        let gone = v.run(now(), |v| v.unlink(dir, name.as_bytes(), now())).unwrap();
+        v.steps(now(), |v| v.evict(gone.ino)).unwrap();
+    }
+    for i in 0..40 {
+        let name = format!("dir{i}");
+        let gone = v.run(now(), |v| v.rmdir(Ino::ROOT, name.as_bytes(), now())).unwrap();
+        v.steps(now(), |v| v.evict(gone.ino)).unwrap();
+    }
+    v.commit(now()).unwrap();
+    v.commit(now()).unwrap();
+    let s = v.statfs();
+    assert_eq!(s.inodes, 1);
+    // 34 reserved blocks and the backup, a bitmap, a leaf.
+    assert_eq!(s.blocks - s.blocks_free, 35 + 2);
+}
+
+#[test]
+fn a_full_filesystem_can_be_emptied() {
+    for megabytes in [1usize, 2, 8, 32] {
+        let mut v = volume(megabytes << 20);
+        for round in 0..3 {
+            let mut names = Vec::new();
+            loop {
+                let name = format!("f{round}-{}", names.len());
+                let made = v
+                    .run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644)))
+                    .and_then(|f| v.write_at(f.ino, 0, &vec![3; 100_000], now()));
+                names.push(name);
+                match made {
+                    Ok(()) => {}
+                    Err(Error::NoSpace) => break,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            assert!(names.len() > 1, "{megabytes} MiB held nothing");
+            for name in names {
+                match v.run(now(), |v| v.unlink(Ino::ROOT, name.as_bytes(), now())) {
+                    Ok(gone) => v.steps(now(), |v| v.evict(gone.ino)).unwrap(),
+                    Err(Error::NotFound) => {}
+                    Err(e) => panic!("{e} in {megabytes} MiB"),
+                }
+            }
+            v.commit(now()).unwrap();
+            assert_eq!(v.statfs().inodes, 1);
+        }
+    }
+}
+
+#[test]
+fn attributes_links_and_renames() {
+    let mut v = volume(8 << 20);
+    let a = v.run(now(), |v| v.create(Ino::ROOT, b"a", &file(0o100_644))).unwrap();
+    for len in [0usize, 1, 600, 5000, 65_536] {
+        let value: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        v.run(now(), |v| v.xattr_set(a.ino, b"user.x", &value, XattrMode::Set, now())).unwrap();
+        assert_eq!(v.resolve(|v| v.xattr_get(a.ino, b"user.x")).unwrap(), value);
+    }
+    v.run(now(), |v| v.xattr_remove(a.ino, b"user.x", now())).unwrap();
+    assert_eq!(v.resolve(|v| v.xattr_get(a.ino, b"user.x")), Err(Error::NoAttr));
+    let target = vec![b't'; 4000];
+    let link = NewInode { target: &target, ..file(0o120_777) };
+    let l = v.run(now(), |v| v.create(Ino::ROOT, b"l", &link)).unwrap();
+    assert_eq!(v.resolve(|v| v.readlink(l.ino)).unwrap(), target);
+    v.run(now(), |v| v.link(a.ino, Ino::ROOT, b"b", now())).unwrap();
+    let d = v.run(now(), |v| v.create(Ino::ROOT, b"d", &file(0o040_755))).unwrap();
+    let e = v.run(now(), |v| v.create(d.ino, b"e", &file(0o040_755))).unwrap();
+    let none = RenameFlags::default();
+    assert!(matches!(
+        v.run(now(), |v| v.rename(Ino::ROOT, b"d", e.ino, b"x", none, now())),
+        Err(Error::Invalid(_))
+    ));
+    let moved = v.run(now(), |v| v.rename(Ino::ROOT, b"l", e.ino, b"l2", none, now())).unwrap();
+    assert_eq!(moved.moved, l.ino);
+    let exchange = RenameFlags { exchange: true, ..none };
+    v.run(now(), |v| v.rename(Ino::ROOT, b"a", e.ino, b"l2", exchange, now())).unwrap();
+    assert_eq!(v.resolve(|v| v.lookup(Ino::ROOT, b"a")).unwrap().0, l.ino);
+    assert_eq!(v.resolve(|v| v.lookup(e.ino, b"l2")).unwrap().0, a.ino);
+    v.commit(now()).unwrap();
+    let v2 = &mut reopen(v);
+    assert_eq!(v2.resolve(|v| v.inode(a.ino)).unwrap().nlink, 2);
+}
+
+#[test]
+fn sparse_files_read_as_zeroes() {
+    let mut v = volume(16 << 20);
+    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    v.write_at(f.ino, 1_000_000, b"hello", now()).unwrap();
+    v.write_at(f.ino, 10, b"start", now()).unwrap();
+    let mut buf = vec![1; 1_000_010];
+    assert_eq!(v.read_at(f.ino, 0, &mut buf).unwrap(), 1_000_005);
+    assert_eq!(&buf[10..15], b"start");
+    assert_eq!(&buf[1_000_000..1_000_005], b"hello");
+    assert_eq!(buf[..1_000_005].iter().filter(|b| **b != 0).count(), 10);
+    v.truncate(f.ino, 12, now()).unwrap();
+    v.truncate(f.ino, 100, now()).unwrap();
+    let mut buf = vec![1; 100];
+    assert_eq!(v.read_at(f.ino, 0, &mut buf).unwrap(), 100);
+    assert_eq!(buf.iter().filter(|b| **b != 0).count(), 2);
+    assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().blocks, 1);
+}
