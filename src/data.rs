@@ -97,7 +97,7 @@ impl<D: Device> Volume<D> {
         let count = (within + piece.len()).div_ceil(block_bytes);
         let mut blocks = zeroed(count * block_bytes)?;
         if written {
-            let tail = (within + piece.len()) % block_bytes != 0;
+            let tail = !(within + piece.len()).is_multiple_of(block_bytes);
             for (index, partial) in [(0, within != 0), (count - 1, tail)] {
                 if partial {
                     let at = self.geometry.byte_of(BlockNr(start.0 + index as u64));

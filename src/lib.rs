@@ -20,13 +20,13 @@ extern crate std;
 
 mod buffer;
 mod cache;
-// pub mod check;
+pub mod check;
 mod data;
 pub mod device;
 mod dir;
 pub mod error;
 mod file;
-// pub mod follow;
+pub mod follow;
 mod inode;
 mod mkfs;
 mod namespace;
@@ -41,8 +41,10 @@ mod volume;
 mod xattr;
 
 pub use cache::LoadedNode;
+pub use check::{CheckSummary, Finding, Report, check};
 pub use device::{Device, DeviceError, Write};
 pub use error::{Corruption, Error, Missing, Result};
+pub use follow::{Change, Follower};
 pub use inode::{Inode, NewInode, SetAttr};
 pub use mkfs::{MkfsOptions, mkfs};
 pub use namespace::{RenameFlags, Renamed};

@@ -309,6 +309,15 @@ pub(crate) fn first_key(data: &[u8]) -> Result<Option<Key>> {
     }
 }
 
+/// Largest key of a node.
+pub(crate) fn last_key(data: &[u8]) -> Result<Option<Key>> {
+    if header(data)?.level == 0 {
+        Ok(slots(data)?.last().map(|s| s.key.into()))
+    } else {
+        Ok(entries(data)?.last().map(|e| e.key.into()))
+    }
+}
+
 /// Verifies a block that was read through `pointer`: checksum, identity, and every offset within.
 pub(crate) fn verify(data: &[u8], pointer: &Pointer, uuid: &[u8; 16], blocks: u64) -> Result<()> {
     let wrong = |what| Err(Error::block(pointer.block, what));

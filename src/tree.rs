@@ -48,6 +48,9 @@ impl Path {
     }
 }
 
+/// What a scan calls for each item; it breaks to stop.
+pub(crate) type Visit<'a> = dyn FnMut(Key, &[u8]) -> Result<ControlFlow<()>> + 'a;
+
 /// A node is merged with a neighbour when less than this part of it is used.
 const SPARSE: usize = 3;
 
@@ -93,12 +96,7 @@ impl<D: Device> Volume<D> {
 
     /// Calls `visit` with the items from `from` to `to`, both included, until it breaks.
     /// A miss may come after some were visited.
-    pub(crate) fn scan(
-        &self,
-        from: Key,
-        to: Key,
-        visit: &mut dyn FnMut(Key, &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    pub(crate) fn scan(&self, from: Key, to: Key, visit: &mut Visit<'_>) -> Result<()> {
         let mut key = from;
         loop {
             let (id, right, _) = self.descend(key)?;

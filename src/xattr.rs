@@ -24,6 +24,11 @@ struct Found {
     chunks: u64,
 }
 
+/// True of an attribute's first chunk.
+pub(crate) const fn is_first(key: Key) -> bool {
+    key.offset() as u8 == 0
+}
+
 /// Head, name and the value's start of a first chunk.
 pub(crate) fn parse_first(payload: &[u8]) -> Result<(XattrHead, &[u8], &[u8])> {
     const WRONG: Error = Error::internal("an extended attribute is malformed");
@@ -46,7 +51,7 @@ impl<D: Device> Volume<D> {
         let to = Key::new(ino, Kind::Xattr, base.offset() | 0xffff);
         let mut found = None;
         self.scan(base, to, &mut |key, payload| {
-            if key.offset() & 0xff == 0 {
+            if is_first(key) {
                 let (head, other, _) = parse_first(payload)?;
                 if other == name {
                     found = Some(Found { key, chunks: u64::from(head.chunks.get()) });
@@ -99,7 +104,7 @@ impl<D: Device> Volume<D> {
         self.inode(ino)?;
         let (from, to) = (Key::new(ino, Kind::Xattr, 0), Key::new(ino, Kind::Xattr, u64::MAX));
         self.scan(from, to, &mut |key, payload| {
-            if key.offset() & 0xff == 0 && !emit(parse_first(payload)?.1) {
+            if is_first(key) && !emit(parse_first(payload)?.1) {
                 return Ok(ControlFlow::Break(()));
             }
             Ok(ControlFlow::Continue(()))

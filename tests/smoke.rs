@@ -54,8 +54,21 @@ fn volume(bytes: usize) -> Volume<Memory> {
 }
 
 fn reopen(volume: Volume<Memory>) -> Volume<Memory> {
+    assert_clean(volume.device());
     let device = Memory(RefCell::new(volume.device().0.borrow().clone()));
     Volume::open(device, &OpenOptions::default()).unwrap()
+}
+
+fn assert_clean(device: &Memory) {
+    let mut findings = Vec::new();
+    let summary = check(device, &mut |report| {
+        if let Report::Finding(finding) = report {
+            findings.push(finding.to_string());
+        }
+    })
+    .unwrap();
+    assert!(findings.is_empty(), "{findings:#?}");
+    assert_eq!(summary.findings, 0);
 }
 
 #[test]
@@ -116,6 +129,7 @@ fn thousands_of_files_come_back() {
     v.commit(now()).unwrap();
     let s = v.statfs();
     assert_eq!(s.inodes, 1);
+    assert_clean(v.device());
     // 34 reserved blocks and the backup, a bitmap, a leaf.
     assert_eq!(s.blocks - s.blocks_free, 35 + 2);
 }
@@ -147,6 +161,7 @@ fn a_full_filesystem_can_be_emptied() {
                 }
             }
             v.commit(now()).unwrap();
+            assert_clean(v.device());
             assert_eq!(v.statfs().inodes, 1);
         }
     }
@@ -203,4 +218,6 @@ fn sparse_files_read_as_zeroes() {
     assert_eq!(v.read_at(f.ino, 0, &mut buf).unwrap(), 100);
     assert_eq!(buf.iter().filter(|b| **b != 0).count(), 2);
     assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().blocks, 1);
+    v.commit(now()).unwrap();
+    assert_clean(v.device());
 }

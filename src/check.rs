@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The full check: reads every structure the newest root reaches and holds each against the others.
+//!
+//! It only reads, believes nothing, and goes on after a finding as far as it can. Every block is
+//! visited once, so damage cannot make it loop. File data carries no checksum and is not read.
+
+mod inodes;
+
+use crate::buffer::{push, zeroed};
+use crate::device::Device;
+use crate::error::{Corruption, Error, Result};
+use crate::inode::parse;
+use crate::node;
+use crate::superblock::{Geometry, newest_root, read_superblock};
+use alloc::vec::Vec;
+use core::fmt;
+use inodes::Inodes;
+use vexfs_format::node::Pointer;
+use vexfs_format::superblock::SUPER_OFFSET;
+use vexfs_format::{
+    BACKUP_FIRST, BlockNr, FIRST_FREE, Generation, GroupItem, Ino, Key, Kind, ROOT_RING_START,
+    ROOT_SLOTS, RootRecord, Superblock, crc32c,
+};
+use zerocopy::IntoBytes;
+
+/// Something that is not as it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// Where, and what was expected.
+    pub corruption: Corruption,
+    /// Two figures that should be the same: (what is stored, what was counted).
+    pub figures: Option<(u64, u64)>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(block) = self.corruption.block {
+            write!(f, "block {block}: ")?;
+        }
+        if let Some(ino) = self.corruption.ino {
+            write!(f, "inode {ino}: ")?;
+        }
+        f.write_str(self.corruption.what)?;
+        match self.figures {
+            Some((stored, counted)) => write!(f, " (stored {stored}, counted {counted})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a check tells while it runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Report {
+    /// It is this far.
+    Progress {
+        /// Blocks accounted for so far.
+        done: u64,
+        /// Blocks in use, as the root record says.
+        total: u64,
+    },
+    /// It found something.
+    Finding(Finding),
+}
+
+/// What was checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CheckSummary {
+    /// The generation that was checked.
+    pub generation: Generation,
+    /// Valid records in the root ring.
+    pub roots: u64,
+    /// Levels of the tree.
+    pub levels: u64,
+    /// Nodes of the tree.
+    pub nodes: u64,
+    /// Blocks of the filesystem.
+    pub blocks: u64,
+    /// Blocks in use.
+    pub blocks_used: u64,
+    /// Inodes, of any type.
+    pub inodes: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Files with a vector attribute.
+    pub vector_files: u64,
+    /// Extents.
+    pub extents: u64,
+    /// Inodes without a name, or with a truncation to be finished.
+    pub orphans: u64,
+    /// Findings; 0 means clean.
+    pub findings: u64,
+}
+
+/// Checks the filesystem on `device`. Findings and progress go to `report` as they come.
+///
+/// # Errors
+/// Where there is nothing to check: no superblock or no root record that can be believed, the
+/// device's own failure, no memory.
+pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<CheckSummary> {
+    let superblock = read_superblock(device)?;
+    let geometry = Geometry::of(&superblock);
+    let record = newest_root(device, &geometry)?;
+    let mut checker = Checker {
+        device,
+        geometry,
+        report,
+        total: geometry.blocks.saturating_sub(record.free_blocks.get()),
+        seen: Seen::new(&geometry)?,
+        summary: CheckSummary {
+            generation: Generation(record.generation.get()),
+            levels: u64::from(record.level.get()) + 1,
+            blocks: geometry.blocks,
+            ..CheckSummary::default()
+        },
+        complete: true,
+        groups: Vec::new(),
+    };
+    checker.superblocks(&superblock)?;
+    checker.ring()?;
+    let mut inodes = Inodes::new(geometry);
+    checker.walk(&record, &mut inodes)?;
+    inodes.finish(&mut checker, &record)?;
+    checker.space(&record)?;
+    Ok(checker.summary)
+}
+
+/// Blocks that were met, by group; a group's bits exist once one of its blocks was met.
+struct Seen {
+    groups: Vec<Option<Vec<u8>>>,
+    group_blocks: u64,
+    count: u64,
+}
+
+impl Seen {
+    fn new(geometry: &Geometry) -> Result<Self> {
+        let mut groups = Vec::new();
+        let count = geometry.groups() as usize;
+        groups.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
+        groups.resize(count, None);
+        Ok(Self { groups, group_blocks: geometry.group_blocks(), count: 0 })
+    }
+
+    /// Marks a block; false if it was marked before.
+    fn mark(&mut self, block: u64) -> Result<bool> {
+        let bytes = (self.group_blocks / 8) as usize;
+        let Some(group) = self.groups.get_mut((block / self.group_blocks) as usize) else {
+            return Ok(true);
+        };
+        let bits = match group {
+            Some(bits) => bits,
+            None => group.insert(zeroed(bytes)?),
+        };
+        let within = block % self.group_blocks;
+        let Some(byte) = bits.get_mut((within / 8) as usize) else { return Ok(true) };
+        let bit = 1u8 << (within % 8);
+        let new = *byte & bit == 0;
+        *byte |= bit;
+        self.count += u64::from(new);
+        Ok(new)
+    }
+
+    fn get(&self, block: u64) -> bool {
+        let within = block % self.group_blocks;
+        self.groups
+            .get((block / self.group_blocks) as usize)
+            .and_then(Option::as_ref)
+            .and_then(|bits| bits.get((within / 8) as usize))
+            .is_some_and(|byte| byte >> (within % 8) & 1 == 1)
+    }
+}
+
+/// A subtree that is still to be visited, and the keys it may hold: from `low` to below `high`.
+struct Subtree {
+    pointer: Pointer,
+    level: u8,
+    low: Key,
+    high: Option<Key>,
+}
+
+struct Checker<'a, D> {
+    device: &'a D,
+    geometry: Geometry,
+    report: &'a mut dyn FnMut(Report),
+    total: u64,
+    seen: Seen,
+    summary: CheckSummary,
+    /// Every node could be read; without that nothing can be said of what is missing.
+    complete: bool,
+    groups: Vec<(u64, GroupItem)>,
+}
+
+impl<D: Device> Checker<'_, D> {
+    fn find(&mut self, corruption: Corruption, figures: Option<(u64, u64)>) {
+        self.summary.findings += 1;
+        (self.report)(Report::Finding(Finding { corruption, figures }));
+    }
+
+    fn at_block(&mut self, block: BlockNr, what: &'static str) {
+        self.find(Corruption { block: Some(block), ino: None, what }, None);
+    }
+
+    fn at_inode(&mut self, ino: Ino, what: &'static str) {
+        self.find(Corruption { block: None, ino: Some(ino), what }, None);
+    }
+
+    /// Finds if two figures that should be the same are not.
+    fn compare(&mut self, ino: Option<Ino>, what: &'static str, stored: u64, counted: u64) {
+        if stored != counted {
+            self.find(Corruption { block: None, ino, what }, Some((stored, counted)));
+        }
+    }
+
+    /// Takes note of a block in use.
+    fn mark(&mut self, block: BlockNr) -> Result<bool> {
+        let new = self.seen.mark(block.0)?;
+        if !new {
+            self.at_block(block, "the block is used twice");
+        }
+        if self.seen.count.is_multiple_of(4096) {
+            (self.report)(Report::Progress { done: self.seen.count, total: self.total });
+        }
+        Ok(new)
+    }
+
+    fn superblocks(&mut self, valid: &Superblock) -> Result<()> {
+        let mut block = zeroed(self.geometry.block_bytes())?;
+        let copies = [
+            (BlockNr(0), SUPER_OFFSET as usize),
+            (BlockNr(BACKUP_FIRST), 0),
+            (self.geometry.backup_last(), 0),
+        ];
+        for (number, at) in copies {
+            self.device.read(self.geometry.byte_of(number), &mut block)?;
+            if block.get(at..at + size_of::<Superblock>()) != Some(valid.as_bytes()) {
+                self.at_block(number, "this copy of the superblock differs from the valid one");
+            }
+        }
+        for block in (0..FIRST_FREE).chain([self.geometry.backup_last().0]) {
+            self.seen.mark(block)?;
+        }
+        Ok(())
+    }
+
+    fn ring(&mut self) -> Result<()> {
+        let mut block = zeroed(self.geometry.block_bytes())?;
+        for slot in 0..ROOT_SLOTS {
+            let number = BlockNr(ROOT_RING_START + slot);
+            self.device.read(self.geometry.byte_of(number), &mut block)?;
+            if RootRecord::parse(&block, &self.geometry.uuid).is_some() {
+                self.summary.roots += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits every node, in the order of their keys.
+    fn walk(&mut self, record: &RootRecord, inodes: &mut Inodes) -> Result<()> {
+        let mut stack: Vec<Subtree> = Vec::new();
+        let root = Subtree {
+            pointer: record.tree.into(),
+            level: record.level.get() as u8,
+            low: Key::MIN,
+            high: None,
+        };
+        push(&mut stack, root)?;
+        let mut data = zeroed(self.geometry.block_bytes())?;
+        // A block is entered once, because marking it twice stops the descent there.
+        while let Some(subtree) = stack.pop() {
+            if !self.node(&subtree, &mut data)? {
+                self.complete = false;
+                continue;
+            }
+            self.summary.nodes += 1;
+            if subtree.level > 0 {
+                let entries = node::entries(&data)?;
+                let mut high = subtree.high;
+                for (index, entry) in entries.iter().enumerate().rev() {
+                    let key = Key::from(entry.key);
+                    let low = if index == 0 { subtree.low } else { key };
+                    let level = subtree.level - 1;
+                    push(&mut stack, Subtree { pointer: entry.child.into(), level, low, high })?;
+                    high = Some(key);
+                }
+                continue;
+            }
+            for index in 0..node::count(&data)? {
+                let Some((key, payload)) = node::leaf_item(&data, index)? else { break };
+                if key.ino() == Ino::SYSTEM && key.kind() == Some(Kind::Group) {
+                    self.group(key, payload)?;
+                } else {
+                    inodes.item(self, key, payload, subtree.pointer.block)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a node and checks it against its pointer and its parent; false if it cannot be used.
+    fn node(&mut self, subtree: &Subtree, data: &mut [u8]) -> Result<bool> {
+        let pointer = &subtree.pointer;
+        if pointer.block.0 >= self.geometry.blocks {
+            self.at_block(pointer.block, "a pointer leads outside the filesystem");
+            return Ok(false);
+        }
+        if !self.mark(pointer.block)? {
+            return Ok(false);
+        }
+        self.device.read(self.geometry.byte_of(pointer.block), data)?;
+        match node::verify(data, pointer, &self.geometry.uuid, self.geometry.blocks) {
+            Ok(()) => {}
+            Err(Error::Corrupt(corruption)) => {
+                self.find(corruption, None);
+                return Ok(false);
+            }
+            Err(other) => return Err(other),
+        }
+        if node::header(data)?.level != subtree.level {
+            self.at_block(pointer.block, "the node is not on the level its parent says");
+            return Ok(false);
+        }
+        let first = node::first_key(data)?;
+        let last = node::last_key(data)?;
+        if first.is_some_and(|key| key < subtree.low)
+            || subtree.high.is_some_and(|high| last.is_some_and(|key| key >= high))
+        {
+            self.at_block(pointer.block, "the node holds keys outside its parent's bounds");
+        }
+        if first.is_none() && subtree.low != Key::MIN {
+            self.at_block(pointer.block, "an empty leaf that is not the root");
+        }
+        Ok(true)
+    }
+
+    fn group(&mut self, key: Key, payload: &[u8]) -> Result<()> {
+        let Ok(item) = parse::<GroupItem>(payload, "") else {
+            self.at_inode(Ino::SYSTEM, "a group's item has the wrong length");
+            return Ok(());
+        };
+        if key.offset() >= self.geometry.groups() {
+            self.at_inode(Ino::SYSTEM, "an item of a group that does not exist");
+            return Ok(());
+        }
+        let block = BlockNr(item.bitmap.block.get());
+        if block.0 >= self.geometry.blocks {
+            self.at_block(block, "a group's bitmap lies outside the filesystem");
+            return Ok(());
+        }
+        self.mark(block)?;
+        push(&mut self.groups, (key.offset(), item))
+    }
+
+    /// Holds the bitmaps against the blocks that were met.
+    fn space(&mut self, record: &RootRecord) -> Result<()> {
+        if !self.complete {
+            self.find(
+                Corruption {
+                    block: None,
+                    ino: None,
+                    what: "part of the tree cannot be read, so space was not checked",
+                },
+                None,
+            );
+            return Ok(());
+        }
+        self.summary.blocks_used = self.seen.count;
+        let counted = self.geometry.blocks - self.seen.count;
+        self.compare(None, "the root record's free blocks", record.free_blocks.get(), counted);
+        let mut bitmap = zeroed(self.geometry.block_bytes())?;
+        let mut items = core::mem::take(&mut self.groups).into_iter().peekable();
+        for index in 0..self.geometry.groups() {
+            let first = index * self.geometry.group_blocks();
+            match items.next_if(|(at, _)| *at == index) {
+                Some((_, item)) => {
+                    let pointer = Pointer::from(item.bitmap);
+                    self.device.read(self.geometry.byte_of(pointer.block), &mut bitmap)?;
+                    if crc32c(&bitmap) != pointer.crc {
+                        self.at_block(pointer.block, "the checksum of a group's bitmap is wrong");
+                        continue;
+                    }
+                    let clear = bitmap.iter().map(|byte| u64::from(byte.count_zeros())).sum();
+                    let stored = u64::from(item.free.get());
+                    self.compare(None, "the free blocks of a group", stored, clear);
+                }
+                // A group without an item is wholly free, but for what the format reserves.
+                None if self.seen.groups.get(index as usize).is_none_or(Option::is_none) => {
+                    continue;
+                }
+                None => {
+                    bitmap.fill(0);
+                    let end = first + self.geometry.group_blocks();
+                    let reserved = (0..FIRST_FREE).chain(self.geometry.backup_last().0..end);
+                    for block in reserved {
+                        let within = block.wrapping_sub(first);
+                        if let Some(byte) = bitmap.get_mut((within / 8) as usize) {
+                            *byte |= 1 << (within % 8);
+                        }
+                    }
+                }
+            }
+            for within in 0..self.geometry.group_blocks() {
+                let used = bitmap
+                    .get((within / 8) as usize)
+                    .is_some_and(|byte| byte >> (within % 8) & 1 == 1);
+                let block = first + within;
+                match (used, self.seen.get(block)) {
+                    (false, true) => {
+                        self.at_block(BlockNr(block), "the block is in use and marked free");
+                    }
+                    (true, false) if block < self.geometry.blocks => {
+                        self.at_block(
+                            BlockNr(block),
+                            "the block is marked in use and nothing uses it",
+                        );
+                    }
+                    (false, false) if block >= self.geometry.blocks => {
+                        self.at_block(BlockNr(block), "a block past the end is marked free");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Following a filesystem that somebody else writes: which inodes a commit touched, and their contents.
+//!
+//! The follower reads the newest committed tree and skips every subtree whose pointer is not newer
+//! than what it knew. It takes no lock: a block of an old tree may be reused while it reads, then the
+//! pointer's checksum does not match and it says [`Error::Stale`]: [`Follower::poll`] and start again.
+
+use crate::buffer::push;
+use crate::device::Device;
+use crate::error::{Error, Missing, Result};
+use crate::inode::Inode;
+use crate::node;
+use crate::superblock::newest_root;
+use crate::types::{Mapping, MappingKind};
+use crate::volume::{OpenOptions, Volume};
+use alloc::vec::Vec;
+use vexfs_format::node::Pointer;
+use vexfs_format::{FileBlock, Generation, Ino, Key, Kind};
+
+/// What a walk over a commit's changes meets.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// Something of the inodes `first..=last` may have changed; those of them that are gone were removed.
+    Range {
+        /// First inode.
+        first: Ino,
+        /// Last inode.
+        last: Ino,
+    },
+    /// An inode whose item is in a changed leaf; it comes after the range it is in.
+    Inode(Inode),
+}
+
+/// A subtree to be walked, and the key below which its items are.
+struct Subtree {
+    pointer: Pointer,
+    level: u8,
+    low: Key,
+    high: Option<Key>,
+}
+
+/// A reader of the newest committed tree.
+#[derive(Debug)]
+pub struct Follower<D> {
+    volume: Volume<D>,
+}
+
+impl<D: Device> Follower<D> {
+    /// Opens the filesystem on `device`, keeping about `cache_bytes` of its tree in memory.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open(device: D, cache_bytes: usize) -> Result<Self> {
+        Ok(Self { volume: Volume::open(device, &OpenOptions { read_only: true, cache_bytes })? })
+    }
+
+    /// The generation it reads.
+    pub const fn generation(&self) -> Generation {
+        self.volume.generation()
+    }
+
+    /// The volume at that generation, for reading. Its errors may be those of a tree that moved on:
+    /// hand them to [`judge`](Self::judge).
+    pub const fn volume(&mut self) -> &mut Volume<D> {
+        &mut self.volume
+    }
+
+    /// Moves on to the newest root; `None` if there is nothing newer.
+    ///
+    /// # Errors
+    /// [`Error::NoRoot`], the device's.
+    pub fn poll(&mut self) -> Result<Option<Generation>> {
+        let record = newest_root(&self.volume.device, &self.volume.geometry)?;
+        let generation = Generation(record.generation.get());
+        if generation <= self.volume.durable {
+            return Ok(None);
+        }
+        self.volume.adopt(&record);
+        self.volume.cache.trim(generation);
+        Ok(Some(generation))
+    }
+
+    /// What an error means: [`Error::Stale`] if it looks like damage and a newer root is there.
+    pub fn judge(&self, error: Error) -> Error {
+        if !matches!(error, Error::Corrupt(_) | Error::NotFound) {
+            return error;
+        }
+        match newest_root(&self.volume.device, &self.volume.geometry) {
+            Ok(record) if record.generation.get() > self.volume.durable.0 => Error::Stale,
+            _ => error,
+        }
+    }
+
+    /// Walks what changed after `since` (0 for everything), in the order of inodes.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the tree moved on, damage, the device's, and what `visit` returns.
+    pub fn changes(
+        &mut self,
+        since: Generation,
+        visit: &mut dyn FnMut(Change) -> Result<()>,
+    ) -> Result<()> {
+        let result = self.walk(since, visit);
+        result.map_err(|error| self.judge(error))
+    }
+
+    fn walk(
+        &mut self,
+        since: Generation,
+        visit: &mut dyn FnMut(Change) -> Result<()>,
+    ) -> Result<()> {
+        let mut stack: Vec<Subtree> = Vec::new();
+        let root = Subtree {
+            pointer: self.volume.root,
+            level: self.volume.level,
+            low: Key::MIN,
+            high: None,
+        };
+        push(&mut stack, root)?;
+        // Every node has one parent, and a level below it: the walk ends.
+        while let Some(subtree) = stack.pop() {
+            if subtree.pointer.generation <= since {
+                continue;
+            }
+            if self.volume.cache.find(&subtree.pointer).is_none() {
+                let loaded = self.volume.fetch(&Missing::node(subtree.pointer))?;
+                self.volume.install(loaded)?;
+            }
+            let id = self.volume.node(&subtree.pointer, subtree.level)?;
+            let data = &self.volume.cache.get(id)?.data;
+            if subtree.level > 0 {
+                let mut high = subtree.high;
+                for (index, entry) in node::entries(data)?.iter().enumerate().rev() {
+                    let key = Key::from(entry.key);
+                    let low = if index == 0 { subtree.low } else { key };
+                    let level = subtree.level - 1;
+                    push(&mut stack, Subtree { pointer: entry.child.into(), level, low, high })?;
+                    high = Some(key);
+                }
+                continue;
+            }
+            let last = subtree.high.map_or(Ino::MAX, Key::ino);
+            visit(Change::Range { first: subtree.low.ino(), last })?;
+            for index in 0..node::count(data)? {
+                let Some((key, payload)) = node::leaf_item(data, index)? else { break };
+                if key.kind() == Some(Kind::Inode) && key.ino() != Ino::SYSTEM {
+                    visit(Change::Inode(Inode::from_payload(key.ino(), payload)?))?;
+                }
+            }
+            let evictable = self.volume.durable;
+            self.volume.cache.trim(evictable);
+        }
+        Ok(())
+    }
+
+    /// The written parts of a file, in order.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the tree moved on, [`Error::NotFound`], damage, the device's.
+    pub fn written(&mut self, ino: Ino) -> Result<Vec<Mapping>> {
+        let result = self.list_written(ino);
+        result.map_err(|error| self.judge(error))
+    }
+
+    fn list_written(&mut self, ino: Ino) -> Result<Vec<Mapping>> {
+        let size = self.volume.resolve(|volume| volume.inode(ino))?.size;
+        let end = size.div_ceil(self.volume.geometry.block_bytes() as u64);
+        let mut parts = Vec::new();
+        let mut at = 0;
+        while at < end {
+            let part = self.volume.resolve(|volume| volume.map(ino, FileBlock(at), end - at))?;
+            at += part.count.max(1);
+            if matches!(part.kind, MappingKind::Written(_)) {
+                push(&mut parts, part)?;
+            }
+        }
+        Ok(parts)
+    }
+}
