@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The command line, as people and scripts see it. Others script against it: keep it stable.
+//!
+//! Only words and their checks; what a command does is in [`crate::commands`].
+
+use crate::device::params::Recovery;
+use clap::builder::RangedU64ValueParser;
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Serves an image as a block device and searches its vectors.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vexfs-ublk",
+    version,
+    propagate_version = true,
+    after_help = "Examples:
+  mkfs.vexfs vexfs.img 1G
+  vexfs-ublk add --image vexfs.img          prints /dev/ublkb0
+  mount -t vexfs /dev/ublkb0 /mnt
+  vexfs-ublk search /mnt/corpus --query query.npy
+  vexfs-ublk del --id 0"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes a block device of an image and serves it in the background
+    Add(AddArgs),
+    /// Stops and removes a device
+    Del(DelArgs),
+    /// Brings a device back whose daemon died
+    Recover(IdArgs),
+    /// Shows the devices
+    List(JsonArgs),
+    /// Shows what this kernel's ublk driver can do
+    Features(JsonArgs),
+    /// Prints shell completions
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+fn count(max: u64) -> RangedU64ValueParser<u16> {
+    RangedU64ValueParser::new().range(1..=max)
+}
+
+/// `add`
+// Each is a flag of the command line.
+#[allow(clippy::struct_excessive_bools)]
+#[derive(Debug, Args)]
+#[command(after_help = "Prints the device's path, alone, once it can be opened.
+
+Examples:
+  vexfs-ublk add --image vexfs.img
+  vexfs-ublk add --image disk.img --raw --id 7 --queues 2 --depth 128
+  vexfs-ublk add --image vexfs.img --read-only --foreground")]
+pub struct AddArgs {
+    /// The image: a file or a block device
+    #[arg(long, value_name = "PATH")]
+    pub image: PathBuf,
+    /// Serve the image without looking into it, whatever it holds
+    #[arg(long)]
+    pub raw: bool,
+    /// Number of the device [default: the first free one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..1 << 20))]
+    pub id: Option<u32>,
+    /// Hardware queues, one thread each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count(64))]
+    pub queues: u16,
+    /// Requests a queue holds at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(4096))]
+    pub depth: u16,
+    /// Refuse writes
+    #[arg(long)]
+    pub read_only: bool,
+    /// Go through the page cache, even where direct I/O is possible
+    #[arg(long)]
+    pub buffered: bool,
+    /// Stay in the foreground; Ctrl-C stops and removes the device
+    #[arg(long)]
+    pub foreground: bool,
+    /// What happens to requests when the daemon dies
+    #[arg(long, value_enum, default_value_t = Recovery::Reissue, value_name = "HOW")]
+    pub recovery: Recovery,
+}
+
+/// `del`
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("which").required(true),
+    after_help = "A device that is mounted is refused, unless its daemon is dead: then waiting requests
+fail and it can be unmounted.
+
+Examples:
+  vexfs-ublk del --id 0
+  vexfs-ublk del --all"
+)]
+pub struct DelArgs {
+    /// Number of the device
+    #[arg(long, value_name = "N", group = "which")]
+    pub id: Option<u32>,
+    /// Every device of vexfs-ublk
+    #[arg(long, group = "which")]
+    pub all: bool,
+}
+
+/// A device's number.
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// Number of the device
+    #[arg(long, value_name = "N")]
+    pub id: u32,
+}
+
+/// How to print.
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for args in [
+            "vexfs-ublk del",
+            "vexfs-ublk del --id 1 --all",
+            "vexfs-ublk add",
+            "vexfs-ublk add --image x --queues 0",
+            "vexfs-ublk add --image x --depth 5000",
+            "vexfs-ublk add --image x --recovery maybe",
+            "vexfs-ublk recover",
+        ] {
+            let parsed = Cli::try_parse_from(args.split(' '));
+            assert_eq!(parsed.unwrap_err().exit_code(), 2, "{args}");
+        }
+        let add = Cli::try_parse_from(["vexfs-ublk", "add", "--image", "x"]).unwrap();
+        assert!(matches!(add.command, Command::Add(a) if a.recovery == Recovery::Reissue));
+    }
+}

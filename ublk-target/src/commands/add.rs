@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `add` and `recover`: from an image to a device that can be opened.
+
+use crate::cli::AddArgs;
+use crate::daemon::{self, Reporter, Role};
+use crate::device::command::{Control, State, open_control};
+use crate::device::{block_path, params::Recovery};
+use crate::error::{Error, Result};
+use crate::log_line;
+use crate::serve::{self, Job, Task};
+use crate::state::{DeviceState, Options, RunDir};
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+/// Time that the device node gets to appear and to be openable.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// Time that a dying daemon gets to be gone, and the driver to notice.
+const DEATH_DEADLINE: Duration = Duration::from_secs(30);
+
+pub fn add(args: &AddArgs) -> Result<()> {
+    let image = std::fs::canonicalize(&args.image)
+        .map_err(|source| Error::Image { path: args.image.clone(), source })?;
+    let options = Options {
+        image,
+        raw: args.raw,
+        read_only: args.read_only,
+        buffered: args.buffered,
+        queues: args.queues,
+        depth: args.depth,
+        recovery: args.recovery,
+    };
+    start(&options, Task::Add(args.id), args.foreground, None)
+}
+
+pub fn recover(id: u32) -> Result<()> {
+    open_control()?;
+    let run_dir = RunDir::default_path();
+    let Some(state) = run_dir.load(id)? else {
+        Control::open()?.info(id)?;
+        return Err(Error::NotOurs(id));
+    };
+    wait_for_death(&state)?;
+    let task = Task::Recover(id);
+    start(&state.options, task, false, Some(state.bytes))
+}
+
+/// Waits until the device is in a state from which it can be recovered.
+fn wait_for_death(state: &DeviceState) -> Result<()> {
+    let id = state.id;
+    let refused = |why: String| Err(Error::NotRecoverable { id, why });
+    let mut control = Control::open()?;
+    let deadline = Instant::now() + DEATH_DEADLINE;
+    loop {
+        let info = control.info(id)?;
+        match info.state {
+            State::Quiesced | State::FailIo if !state.daemon_runs() => return Ok(()),
+            State::Live if state.daemon_runs() => {
+                return refused(format!("process {} serves it", state.pid));
+            }
+            State::Dead if state.options.recovery == Recovery::None => {
+                return refused(format!(
+                    "it was added with --recovery none; remove it with `vexfs-ublk del --id {id}`"
+                ));
+            }
+            State::Dead => {
+                return refused(format!(
+                    "it was stopped; remove it with `vexfs-ublk del --id {id}` and add it again"
+                ));
+            }
+            other if Instant::now() >= deadline => {
+                return refused(format!("the driver still calls it {}", other.name()));
+            }
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) -> Result<()> {
+    // What can be said at once is said before anything is made.
+    open_control()?;
+    let image = serve::open_image(options)?;
+    if let Some(device) = bytes
+        && image.exposed_bytes() != device
+    {
+        let bytes = image.exposed_bytes();
+        return Err(Error::ImageChanged { path: options.image.clone(), bytes, device });
+    }
+    let run_dir = RunDir::default_path();
+    if foreground {
+        let job = Job { options, run_dir: &run_dir, task, foreground };
+        return serve::run(&job, image, &mut Reporter::silent());
+    }
+    // SAFETY: nothing in this process has started a thread.
+    match unsafe { daemon::fork() }? {
+        Role::Parent(listener) => {
+            drop(image);
+            let id = listener.wait(|id| run_dir.log(id.unwrap_or(0)))?;
+            let path = block_path(id);
+            wait_until_openable(id)?;
+            super::print(&format!("{}\n", path.display()))
+        }
+        Role::Daemon(mut reporter) => {
+            let job = Job { options, run_dir: &run_dir, task, foreground };
+            let served = serve::run(&job, image, &mut reporter);
+            if let Err(error) = &served {
+                log_line!("{error}");
+                reporter.failed(error);
+            }
+            served
+        }
+    }
+}
+
+/// The node may be made by another process, a moment after the device.
+fn wait_until_openable(id: u32) -> Result<()> {
+    let path = block_path(id);
+    let deadline = Instant::now() + OPEN_DEADLINE;
+    loop {
+        match File::open(&path) {
+            Ok(_) => return Ok(()),
+            Err(source) if Instant::now() >= deadline => {
+                return Err(Error::Runtime { path, source });
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `del`: stops a device, waits for its daemon, removes it. Works as well when the daemon died.
+
+use crate::cli::DelArgs;
+use crate::device::command::{Control, State};
+use crate::error::{Error, Result};
+use crate::serve;
+use crate::state::{DeviceState, RunDir};
+
+pub fn run(args: &DelArgs) -> Result<()> {
+    let run_dir = RunDir::default_path();
+    let mut control = Control::open()?;
+    if let Some(id) = args.id {
+        return delete(&mut control, &run_dir, id, run_dir.load(id)?.as_ref());
+    }
+    let mut last = Ok(());
+    for state in run_dir.all()? {
+        // One device in use must not keep the others.
+        let done = delete(&mut control, &run_dir, state.id, Some(&state));
+        if let Err(error) = std::mem::replace(&mut last, done) {
+            eprintln!("vexfs-ublk: {error}");
+        }
+    }
+    last
+}
+
+fn delete(
+    control: &mut Control,
+    run_dir: &RunDir,
+    id: u32,
+    state: Option<&DeviceState>,
+) -> Result<()> {
+    let info = match control.info(id) {
+        Err(Error::NoDevice(_)) if state.is_some_and(|s| !s.daemon_runs()) => {
+            // Gone already, for instance with the driver: only our files are left.
+            run_dir.remove(id);
+            return Ok(());
+        }
+        other => other?,
+    };
+    let Some(state) = state else { return Err(Error::NotOurs(id)) };
+    let served = state.daemon_runs();
+    if served && info.state == State::Live && serve::in_use(id) {
+        return Err(Error::Busy(id));
+    }
+    control.stop(id)?;
+    if !serve::wait_for_end(state) {
+        return Err(Error::DaemonStays { id, pid: state.pid, log: state.log.clone() });
+    }
+    control.delete(id)?;
+    run_dir.remove(id);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Becoming a daemon, and telling the command that asked for it how that went.
+//!
+//! Forks while the process has one thread, so nothing of a second one is lost. The child reports
+//! over a pipe: one line `id N`, then `ready` or `failed MESSAGE`. A child that dies without a
+//! word is a failure as well.
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// The child's end of the pipe.
+pub struct Reporter(Option<File>);
+
+impl Reporter {
+    /// A reporter nobody listens to, for a process that stays in the foreground.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self(None)
+    }
+
+    /// Tells the device's number, once it exists.
+    pub fn id(&mut self, id: u32) {
+        self.say(&format!("id {id}"));
+    }
+
+    /// Tells that the device can be opened; nothing is reported after it.
+    pub fn ready(&mut self) {
+        self.say("ready");
+        self.0 = None;
+    }
+
+    /// Tells why there is no device.
+    pub fn failed(&mut self, error: &Error) {
+        self.say(&format!("failed {}", error.to_string().replace('\n', " ")));
+        self.0 = None;
+    }
+
+    fn say(&mut self, line: &str) {
+        if let Some(pipe) = &mut self.0 {
+            // The parent may have been interrupted; the device does not depend on it.
+            let _ = pipe.write_all(format!("{line}\n").as_bytes());
+        }
+    }
+}
+
+/// Which process this is after [`fork`].
+pub enum Role {
+    /// The one that was started; it waits for the other.
+    Parent(Listener),
+    /// The daemon: its own session, no terminal.
+    Daemon(Reporter),
+}
+
+/// The parent's end of the pipe.
+pub struct Listener(BufReader<File>);
+
+impl Listener {
+    /// Waits until the daemon serves or failed; its device's number. `log` is named when it died.
+    pub fn wait(self, log: impl Fn(Option<u32>) -> std::path::PathBuf) -> Result<u32> {
+        let mut id = None;
+        for line in self.0.lines() {
+            let line = line.map_err(|source| Error::System { what: "daemon", source })?;
+            match line.split_once(' ') {
+                Some(("id", number)) => id = number.parse().ok(),
+                Some(("failed", message)) => return Err(Error::Daemon(message.to_owned())),
+                _ if line == "ready" => return id.ok_or_else(|| Error::DaemonDied(log(id))),
+                _ => {}
+            }
+        }
+        Err(Error::DaemonDied(log(id)))
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
+    move |e| Error::System { what, source: e.into() }
+}
+
+/// Forks twice: the grandchild belongs to no session with a terminal.
+///
+/// # Safety
+/// The process must have one thread only.
+pub unsafe fn fork() -> Result<Role> {
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("pipe"))?;
+    // SAFETY: the caller promises a single thread, so the child's memory is consistent.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::System { what: "fork", source: std::io::Error::last_os_error() }),
+        0 => {
+            drop(read);
+            if rustix::process::setsid().is_err() {
+                std::process::exit(1);
+            }
+            // SAFETY: as above; the first child has one thread as well.
+            match unsafe { libc::fork() } {
+                0 => Ok(Role::Daemon(Reporter(Some(File::from(write))))),
+                -1 => std::process::exit(1),
+                // No destructors: the grandchild shares what they would close or remove.
+                // SAFETY: `_exit` only ends this process.
+                _ => unsafe { libc::_exit(0) },
+            }
+        }
+        child => {
+            drop(write);
+            if let Some(pid) = rustix::process::Pid::from_raw(child) {
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            }
+            Ok(Role::Parent(Listener(BufReader::new(File::from(read)))))
+        }
+    }
+}
+
+/// Leaves the caller's directory and files: standard error goes to the log, the rest nowhere.
+/// `fresh`: the log begins anew.
+pub fn detach(log: &Path, fresh: bool) -> Result<()> {
+    let failed = |source| Error::Runtime { path: log.to_owned(), source };
+    let log_file = File::options().create(true).append(true).open(log).map_err(failed)?;
+    if fresh {
+        log_file.set_len(0).map_err(failed)?;
+    }
+    let null: OwnedFd = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|source| Error::Runtime { path: "/dev/null".into(), source })?
+        .into();
+    rustix::process::chdir("/").map_err(system("chdir"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(system("dup2"))?;
+    rustix::stdio::dup2_stdout(&null).map_err(system("dup2"))?;
+    rustix::stdio::dup2_stderr(&log_file).map_err(system("dup2"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hear(text: &str) -> Result<u32> {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        File::from(write).write_all(text.as_bytes()).unwrap();
+        Listener(BufReader::new(File::from(read))).wait(|id| format!("log{id:?}").into())
+    }
+
+    #[test]
+    fn the_parent_hears_the_number_a_message_or_a_death() {
+        assert_eq!(hear("id 7\nready\n").unwrap(), 7);
+        assert_eq!(hear("id 7\nfailed no luck\n").unwrap_err().to_string(), "no luck");
+        assert!(hear("id 7\n").unwrap_err().to_string().contains("logSome(7)"));
+        assert!(hear("").unwrap_err().to_string().contains("logNone"));
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The ublk device: made, served, recovered and removed. libublk is used here and nowhere else.
+//!
+//! Queues run on threads of their own; each control command is bounded in time. The character
+//! device is closed when [`Served`] is gone, which must happen before the device is deleted.
+
+pub mod command;
+pub mod params;
+mod queue;
+
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::latency::QueueStats;
+use crate::layer::Plain;
+use crate::log_line;
+use crate::observe::DirtyLog;
+use crate::request::Limits;
+use command::{Control, Info, State, Wanted};
+use libublk::UblkError;
+use libublk::ctrl::UblkCtrl;
+use libublk::io::UblkDev;
+use params::Recovery;
+use queue::QueueParts;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Bits of the image a transfer is cut at.
+const SECTOR_SHIFT: u8 = 9;
+/// Time a queue gets to set itself up.
+const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The block device's path.
+#[must_use]
+pub fn block_path(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkb{id}"))
+}
+
+/// The character device's path.
+#[must_use]
+pub fn char_path(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkc{id}"))
+}
+
+/// What a device is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Its number; the driver chooses if `None`.
+    pub id: Option<u32>,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests per queue.
+    pub depth: u16,
+    /// What happens when the server dies.
+    pub recovery: Recovery,
+}
+
+/// A device whose queues are being served.
+pub struct Served {
+    id: u32,
+    control: Control,
+    // Queue threads hold references; the last one to go closes the character device.
+    _device: Arc<UblkDev>,
+    queues: Vec<JoinHandle<()>>,
+    stats: Vec<Arc<QueueStats>>,
+}
+
+/// Makes a new device, not yet started.
+pub fn add(control: &mut Control, shape: &Shape) -> Result<Info> {
+    let wanted = Wanted {
+        queues: shape.queues,
+        depth: shape.depth,
+        buffer_bytes: params::buffer_bytes(shape.queues, shape.depth),
+        flags: shape.recovery.flags(),
+    };
+    control.add(shape.id, &wanted)
+}
+
+/// Starts serving: a new device, or one whose server died.
+pub fn start(
+    mut control: Control,
+    info: &Info,
+    image: &Arc<Image>,
+    observer: &Arc<DirtyLog>,
+    on_queue_end: impl Fn() + Send + Clone + 'static,
+) -> Result<Served> {
+    let id = info.id;
+    let recovering = matches!(info.state, State::Quiesced | State::FailIo);
+    if recovering {
+        control.start_recovery(id)?;
+    } else {
+        control.set_params(id, &params::params(image, info.buffer_bytes))?;
+    }
+    let device = open_device(id, image.file())?;
+    let mut served = Served { id, control, _device: device.clone(), queues: vec![], stats: vec![] };
+    let (ready_tx, ready_rx) = mpsc::channel::<std::result::Result<(), String>>();
+    for queue in 0..info.queues {
+        let stats = Arc::new(QueueStats::default());
+        served.stats.push(stats.clone());
+        let cpus = served.control.queue_affinity(id, queue).unwrap_or_default();
+        let parts = QueueParts {
+            id: queue,
+            image: image.clone(),
+            layer: Box::new(Plain::new(
+                info.depth,
+                1 << image.logical_shift().max(SECTOR_SHIFT),
+                image.punch_hole(),
+            )),
+            observer: observer.clone(),
+            stats,
+            limits: Limits {
+                device_bytes: image.exposed_bytes(),
+                buffer_bytes: info.buffer_bytes,
+                read_only: image.read_only(),
+            },
+        };
+        let (device, ready, end) = (device.clone(), ready_tx.clone(), on_queue_end.clone());
+        let spawned =
+            std::thread::Builder::new().name(format!("ublk{id}q{queue}")).spawn(move || {
+                pin(&cpus);
+                let report = ready.clone();
+                let ended = queue::serve(&device, parts, move || drop(report.send(Ok(()))));
+                if let Err(e) = ended {
+                    let _ = ready.send(Err(e.to_string()));
+                    log_line!("device {id}: queue {queue} failed: {e}");
+                }
+                drop(device);
+                end();
+            });
+        let handle = spawned.map_err(|source| Error::System { what: "thread", source })?;
+        served.queues.push(handle);
+    }
+    for _ in 0..info.queues {
+        match ready_rx.recv_timeout(QUEUE_DEADLINE) {
+            Ok(Ok(())) => {}
+            Ok(Err(what)) => return Err(Error::Queue { id, what }),
+            Err(e) => return Err(Error::Queue { id, what: e.to_string() }),
+        }
+    }
+    if recovering {
+        served.control.end_recovery(id)?;
+    } else {
+        served.control.start(id)?;
+    }
+    Ok(served)
+}
+
+impl Served {
+    /// Number of the device.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Statistics, one per queue.
+    #[must_use]
+    pub fn stats(&self) -> &[Arc<QueueStats>] {
+        &self.stats
+    }
+
+    /// Asks the driver to take the device down. What is dirty is written first.
+    pub fn stop(&mut self) -> Result<()> {
+        self.control.stop(self.id)
+    }
+
+    /// Whether every queue has ended.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.queues.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the queues and closes the character device.
+    pub fn close(self) -> Control {
+        for queue in self.queues {
+            let _ = queue.join();
+        }
+        self.control
+    }
+}
+
+/// Opens the character device through libublk, with the image as the ring's second file.
+fn open_device(id: u32, image: &File) -> Result<Arc<UblkDev>> {
+    let failed = |e: &UblkError| Error::Queue { id, what: e.to_string() };
+    let image = image.as_raw_fd();
+    let control = quietly(|| UblkCtrl::new_simple(id as i32)).map_err(|e| failed(&e))?;
+    let setup = |device: &mut UblkDev| {
+        device.tgt.fds[1] = image;
+        device.tgt.nr_fds = 2;
+        Ok(())
+    };
+    UblkDev::new("vexfs".to_owned(), setup, &control).map(Arc::new).map_err(|e| failed(&e))
+}
+
+/// Runs something that writes to standard error what is no error: libublk misses its own state
+/// file there. Only for a process with one thread.
+fn quietly<T>(what: impl FnOnce() -> T) -> T {
+    let silence = File::options().write(true).open("/dev/null");
+    let saved = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
+    if let (Ok(silence), Ok(_)) = (&silence, &saved) {
+        let _ = rustix::stdio::dup2_stderr(silence);
+    }
+    let result = what();
+    if let Ok(saved) = saved {
+        let _ = rustix::stdio::dup2_stderr(saved);
+    }
+    result
+}
+
+/// Keeps this thread on the processors its requests come from.
+fn pin(cpus: &[usize]) {
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in cpus.iter().copied().filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    if set.count() > 0 {
+        // Serving from elsewhere is slower, not wrong.
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a device is asked to be, in the driver's terms.
+//!
+//! Every limit here is one the driver or the block layer enforces; see the comments.
+
+use crate::image::Image;
+use crate::request::SECTOR_BYTES;
+use libublk::sys;
+use serde::{Deserialize, Serialize};
+
+/// What happens to requests when the server dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// They fail and the device goes away.
+    None,
+    /// Those that were with the server fail, new ones wait.
+    Wait,
+    /// All of them wait; those that were with the server are done again.
+    #[default]
+    Reissue,
+    /// They fail until the device is recovered (Linux 6.13).
+    Fail,
+}
+
+impl Recovery {
+    /// The name on the command line and in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Wait => "wait",
+            Self::Reissue => "reissue",
+            Self::Fail => "fail",
+        }
+    }
+
+    /// The driver's feature flags.
+    #[must_use]
+    pub fn flags(self) -> u64 {
+        let base = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
+        let recovery = u64::from(sys::UBLK_F_USER_RECOVERY);
+        match self {
+            Self::None => base,
+            Self::Wait => base | recovery,
+            Self::Reissue => base | recovery | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE),
+            Self::Fail => base | recovery | u64::from(sys::UBLK_F_USER_RECOVERY_FAIL_IO),
+        }
+    }
+}
+
+/// Memory that all requests' buffers together may take.
+const BUFFERS_BYTES_MAX: u32 = 32 << 20;
+const BUFFER_BYTES_MAX: u32 = 512 << 10;
+const BUFFER_BYTES_MIN: u32 = 16 << 10;
+
+/// Bytes of one request's buffer: as large as memory allows, for large requests are cheaper.
+#[must_use]
+pub fn buffer_bytes(queues: u16, depth: u16) -> u32 {
+    let share = BUFFERS_BYTES_MAX / (u32::from(queues.max(1)) * u32::from(depth.max(1)));
+    let power = if share == 0 { 0 } else { 1 << share.ilog2() };
+    power.clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX)
+}
+
+const PAGE_SHIFT: u8 = 12;
+/// The block layer counts a bio's bytes in 32 bits.
+const RANGE_SECTORS_MAX: u32 = u32::MAX >> 9;
+
+/// The driver's parameters for a device on that image.
+#[must_use]
+pub fn params(image: &Image, buffer_bytes: u32) -> sys::ublk_params {
+    let mut attrs = sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA;
+    if image.read_only() {
+        attrs |= sys::UBLK_ATTR_READ_ONLY;
+    }
+    let mut params = sys::ublk_params {
+        len: size_of::<sys::ublk_params>() as u32,
+        types: sys::UBLK_PARAM_TYPE_BASIC,
+        ..Default::default()
+    };
+    params.basic = sys::ublk_param_basic {
+        attrs,
+        logical_bs_shift: image.logical_shift(),
+        physical_bs_shift: PAGE_SHIFT,
+        io_opt_shift: PAGE_SHIFT,
+        io_min_shift: PAGE_SHIFT,
+        max_sectors: buffer_bytes >> SECTOR_BYTES.ilog2(),
+        dev_sectors: image.exposed_bytes() / SECTOR_BYTES,
+        ..Default::default()
+    };
+    if !image.read_only() {
+        params.types |= sys::UBLK_PARAM_TYPE_DISCARD;
+        params.discard = sys::ublk_param_discard {
+            discard_granularity: 1 << PAGE_SHIFT,
+            max_discard_sectors: if image.punch_hole() { RANGE_SECTORS_MAX } else { 0 },
+            max_write_zeroes_sectors: RANGE_SECTORS_MAX,
+            max_discard_segments: 1,
+            ..Default::default()
+        };
+    }
+    params
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::ImageOptions;
+
+    #[test]
+    fn buffers_stay_within_their_memory_and_hold_at_least_a_few_pages() {
+        assert_eq!(buffer_bytes(1, 64), 512 << 10);
+        assert_eq!(buffer_bytes(2, 64), 256 << 10);
+        assert_eq!(buffer_bytes(1, 1), 512 << 10);
+        assert_eq!(buffer_bytes(3, 100), 64 << 10);
+        assert_eq!(buffer_bytes(4096, 4096), BUFFER_BYTES_MIN);
+        for (queues, depth) in [(1, 64), (2, 128), (4, 256), (8, 17)] {
+            let bytes = buffer_bytes(queues, depth);
+            assert!(bytes.is_power_of_two());
+            assert!(bytes * u32::from(queues) * u32::from(depth) <= BUFFERS_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn the_device_has_the_images_size_and_a_cache_that_can_be_flushed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let options = ImageOptions { raw: true, read_only: false, buffered: true };
+        let image = Image::open(file.path(), options).unwrap();
+        let params = params(&image, 512 << 10);
+        assert_eq!(params.basic.dev_sectors, 2048);
+        assert_eq!(params.basic.logical_bs_shift, 9);
+        assert_eq!(params.basic.max_sectors, 1024);
+        assert_eq!(params.basic.attrs, sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA);
+        assert_eq!(params.discard.max_discard_segments, 1);
+        drop(image);
+        let image = Image::open(file.path(), ImageOptions { read_only: true, ..options }).unwrap();
+        let read_only = super::params(&image, 512 << 10);
+        assert_eq!(read_only.basic.attrs & sys::UBLK_ATTR_READ_ONLY, sys::UBLK_ATTR_READ_ONLY);
+        assert_eq!(read_only.types, sys::UBLK_PARAM_TYPE_BASIC);
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! One queue: one thread, one ring for the driver's commands and the image's I/O together.
+//!
+//! A request is decoded, handed to the [`Layer`], carried out on the same ring and completed;
+//! nothing is passed to another thread and nothing waits but the ring. Each tag owns one buffer
+//! and has at most one entry in the ring at any time. The buffers outlive every image operation,
+//! also when the driver takes the queue down under them.
+
+use crate::image::{Image, Page};
+use crate::latency::QueueStats;
+use crate::layer::{ImageOp, Layer, Step, ZEROES_MAX};
+use crate::log_line;
+use crate::observe::DirtyLog;
+use crate::request::{Kind, Limits, Op, Request, decode};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use libublk::helpers::IoBuf;
+use libublk::io::{UblkDev, UblkIOCtx, UblkQueue};
+use libublk::{BufDesc, BufDescList, UblkError, UblkIORes, UblkUringData, sys};
+use rustix::fs::FallocateFlags;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Place of the image among the ring's registered files; the driver's is 0.
+const IMAGE: types::Fixed = types::Fixed(1);
+
+static ZEROES: [Page; ZEROES_MAX as usize / 4096] =
+    [const { Page([0; 4096]) }; ZEROES_MAX as usize / 4096];
+
+/// Everything a queue works with.
+pub struct QueueParts {
+    /// Number of the queue.
+    pub id: u16,
+    /// The image, for what is not I/O.
+    pub image: Arc<Image>,
+    /// Turns requests into image operations.
+    pub layer: Box<dyn Layer>,
+    /// Hears what was written.
+    pub observer: Arc<DirtyLog>,
+    /// Counts.
+    pub stats: Arc<QueueStats>,
+    /// What the device accepts.
+    pub limits: Limits,
+}
+
+#[derive(Clone, Copy)]
+struct InFlight {
+    request: Request,
+    started: Instant,
+}
+
+struct Server<'a> {
+    queue: &'a UblkQueue<'a>,
+    buffers: Vec<IoBuf<u8>>,
+    parts: QueueParts,
+    requests: Box<[Option<InFlight>]>,
+    /// Image operations that the ring has not given back.
+    pending: usize,
+    /// The time of this batch of completions.
+    now: Instant,
+}
+
+/// Gives this thread the ring that libublk finds and uses.
+pub fn make_ring(depth: u16) -> Result<(), UblkError> {
+    let entries = (u32::from(depth) * 2).next_power_of_two();
+    libublk::ublk_init_task_ring(|cell| {
+        let ring = IoUring::builder()
+            .setup_cqsize(entries * 2)
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .build(entries)
+            // Kernels before 6.1 know neither.
+            .or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
+            .map_err(UblkError::IOError)?;
+        cell.set(RefCell::new(ring)).map_err(|_| UblkError::OtherError(-libc::EEXIST))
+    })
+}
+
+/// Serves a queue until the driver takes it down. `ready` is called once its requests are being
+/// fetched, which the device's start waits for.
+pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Result<(), UblkError> {
+    make_ring(device.dev_info.queue_depth)?;
+    let buffers = device.alloc_queue_io_bufs();
+    let queue = UblkQueue::new(parts.id, device)?;
+    let queue = queue.submit_fetch_commands_unified(BufDescList::Slices(Some(&buffers)))?;
+    let depth = usize::from(device.dev_info.queue_depth);
+    let mut server = Server {
+        queue: &queue,
+        buffers,
+        parts,
+        requests: vec![None; depth].into(),
+        pending: 0,
+        now: Instant::now(),
+    };
+    ready();
+    let ended = server.run();
+    server.drain();
+    ended
+}
+
+impl Server<'_> {
+    fn run(&mut self) -> Result<(), UblkError> {
+        loop {
+            let queue = self.queue;
+            let mut first = true;
+            let served = queue.flush_and_wake_io_tasks(
+                |data, entry, _last| {
+                    if std::mem::take(&mut first) {
+                        self.now = Instant::now();
+                    }
+                    self.completed(data, entry);
+                },
+                1,
+            );
+            match served {
+                Ok(_) => {}
+                Err(UblkError::QueueIsDown) => return Ok(()),
+                Err(UblkError::IOError(e)) if transient(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn completed(&mut self, data: u64, entry: &cqueue::Entry) {
+        let tag = UblkIOCtx::user_data_to_tag(data) as u16;
+        if data & UblkUringData::Target as u64 != 0 {
+            self.pending = self.pending.saturating_sub(1);
+            let len = self.data_len(tag);
+            let buffer = buffer(&mut self.buffers, tag, len);
+            let step = self.parts.layer.advance(tag, entry.result(), buffer);
+            self.take(tag, step);
+        } else if entry.result() == sys::UBLK_IO_RES_OK as i32 {
+            self.arrived(tag);
+        }
+    }
+
+    /// Bytes of the request's data in its buffer.
+    fn data_len(&self, tag: u16) -> usize {
+        match self.requests.get(usize::from(tag)) {
+            Some(Some(InFlight {
+                request: Request { op: Op::Read | Op::Write { .. }, len, .. },
+                ..
+            })) => *len as usize,
+            _ => 0,
+        }
+    }
+
+    fn arrived(&mut self, tag: u16) {
+        let descriptor = self.queue.get_iod(tag);
+        let decoded = if self.parts.image.lost() {
+            Err(libc::EIO)
+        } else {
+            decode(
+                descriptor.op_flags,
+                descriptor.nr_sectors,
+                descriptor.start_sector,
+                &self.parts.limits,
+            )
+        };
+        match decoded {
+            Ok(request) => {
+                let in_flight = InFlight { request, started: self.now };
+                if let Some(slot) = self.requests.get_mut(usize::from(tag)) {
+                    *slot = Some(in_flight);
+                }
+                let len = self.data_len(tag);
+                let buffer = buffer(&mut self.buffers, tag, len);
+                let step = self.parts.layer.begin(tag, &request, buffer);
+                self.take(tag, step);
+            }
+            Err(errno) => self.commit(tag, -errno),
+        }
+    }
+
+    fn take(&mut self, tag: u16, step: Step) {
+        match step {
+            Step::Image(op) => self.submit(tag, op),
+            Step::Done(result) => {
+                self.account(tag, result);
+                self.commit(tag, result);
+            }
+        }
+    }
+
+    /// Tells the observer and the statistics of a finished request.
+    fn account(&mut self, tag: u16, result: i32) {
+        let Some(done) = self.requests.get_mut(usize::from(tag)).and_then(Option::take) else {
+            return;
+        };
+        let Request { op, offset, len } = done.request;
+        let kind = op.kind();
+        if op.changes() {
+            // A failed write may have changed a part.
+            let durable = matches!(op, Op::Write { fua: true });
+            self.parts.observer.mark(offset, len, durable);
+        } else if kind == Kind::Flush && result >= 0 {
+            self.parts.observer.flushed();
+        }
+        if result < 0
+            && let Some(why) = self.parts.image.check_identity()
+        {
+            log_line!("{why}");
+        }
+        let nanos = self.now.duration_since(done.started).as_nanos() as u64;
+        self.parts.stats.record(kind, len, nanos, result < 0);
+    }
+
+    fn commit(&self, tag: u16, result: i32) {
+        let Some(own) = self.buffers.get(usize::from(tag)) else { return };
+        let result = Ok(UblkIORes::Result(result));
+        let done = self.queue.complete_io_cmd_unified(tag, BufDesc::from_io_buf(own), result);
+        if let Err(e) = done {
+            log_line!("queue {}: request {tag} could not be completed: {e}", self.parts.id);
+        }
+    }
+
+    fn submit(&mut self, tag: u16, op: ImageOp) {
+        let Some(own) = self.buffers.get(usize::from(tag)) else { return };
+        let start = own.as_mut_ptr();
+        let entry = match op {
+            ImageOp::Read { offset, len, at } => {
+                // In range: the layer stays within the request, which fits its buffer.
+                let to = start.wrapping_add(at as usize);
+                opcode::Read::new(IMAGE, to, len).offset(offset).build()
+            }
+            ImageOp::Write { offset, len, at, durable } => {
+                let from = start.wrapping_add(at as usize);
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                opcode::Write::new(IMAGE, from, len).offset(offset).rw_flags(flags).build()
+            }
+            ImageOp::Zeroes { offset, len } => {
+                let from = ZEROES.as_ptr().cast::<u8>();
+                opcode::Write::new(IMAGE, from, len.min(ZEROES_MAX)).offset(offset).build()
+            }
+            ImageOp::Datasync => {
+                opcode::Fsync::new(IMAGE).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            ImageOp::Punch { offset, len } => {
+                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                opcode::Fallocate::new(IMAGE, len).offset(offset).mode(mode.bits() as i32).build()
+            }
+            ImageOp::ZeroRange { offset, len } => {
+                let mode = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+                opcode::Fallocate::new(IMAGE, len).offset(offset).mode(mode.bits() as i32).build()
+            }
+        };
+        self.pending += 1;
+        push(&entry.user_data(UblkIOCtx::build_user_data(tag, 0, 0, true)));
+    }
+
+    /// Waits for image operations that still use the buffers.
+    fn drain(&mut self) {
+        while self.pending > 0 {
+            let waited = libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
+                let waited = ring.submit_and_wait(1);
+                let ended = ring
+                    .completion()
+                    .filter(|e| e.user_data() & UblkUringData::Target as u64 != 0)
+                    .count();
+                waited.map(|_| ended)
+            });
+            match waited {
+                Ok(ended) => self.pending = self.pending.saturating_sub(ended),
+                Err(e) if transient(&e) => {}
+                Err(e) => {
+                    log_line!(
+                        "queue {}: {} image operations were left: {e}",
+                        self.parts.id,
+                        self.pending
+                    );
+                    // The kernel may still write to the buffers; they must outlive it.
+                    std::process::exit(1);
+                }
+            }
+        }
+    }
+}
+
+/// Whether entering the ring may simply be tried again.
+fn transient(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+/// The first `len` bytes of a tag's buffer.
+fn buffer(buffers: &mut [IoBuf<u8>], tag: u16, len: usize) -> &mut [u8] {
+    let own = buffers.get_mut(usize::from(tag));
+    own.and_then(|own| own.as_mut_slice().get_mut(..len)).unwrap_or_default()
+}
+
+fn push(entry: &squeue::Entry) {
+    libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
+        loop {
+            // SAFETY: the entry points into a buffer that `serve` keeps until the ring gave the
+            // operation back, or into a static.
+            if unsafe { ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // Every tag has one entry at most, so the ring never fills; if it did, submit.
+            let _ = ring.submit();
+        }
+    });
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The seam between a queue and the image: how one request becomes operations on the image.
+//!
+//! A layer decides, a queue executes: for each request the queue calls [`Layer::begin`], carries
+//! out the image operation it is told, calls [`Layer::advance`] with the outcome, and so on until
+//! it hears [`Step::Done`]. A layer never does I/O itself and never waits, so the same code runs
+//! under a ring and, in tests, under plain system calls. [`Plain`] passes requests through; a
+//! layer that holds writes back can take its place.
+
+use crate::request::{Op, Request};
+
+/// One operation on the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageOp {
+    /// Image to the request's buffer, `at` bytes into it.
+    Read {
+        /// First byte of the image.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+        /// Where in the buffer.
+        at: u32,
+    },
+    /// The request's buffer to the image.
+    Write {
+        /// First byte of the image.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+        /// Where in the buffer.
+        at: u32,
+        /// Durable when it completes.
+        durable: bool,
+    },
+    /// Zeroes to the image, at most [`ZEROES_MAX`] at once.
+    Zeroes {
+        /// First byte of the image.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// Makes completed writes durable.
+    Datasync,
+    /// Gives the range back; it reads as zeroes.
+    Punch {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Zeroes the range and keeps it allocated.
+    ZeroRange {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+}
+
+/// What to do next for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Carry this out, then call [`Layer::advance`].
+    Image(ImageOp),
+    /// The request is finished: what the driver is told, a byte count or a negative errno.
+    Done(i32),
+}
+
+/// Turns requests into operations on the image. One per queue.
+pub trait Layer: Send {
+    /// A request arrived. `buffer` is the request's own, of its length; empty without data.
+    fn begin(&mut self, tag: u16, request: &Request, buffer: &mut [u8]) -> Step;
+    /// The operation asked for ended with a byte count or a negative errno.
+    fn advance(&mut self, tag: u16, result: i32, buffer: &mut [u8]) -> Step;
+}
+
+/// Most bytes of one [`ImageOp::Zeroes`].
+pub const ZEROES_MAX: u32 = 128 << 10;
+
+const EIO: i32 = -libc::EIO;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Idle,
+    Transfer,
+    Flush,
+    Punch,
+    ZeroRange,
+    WriteZeroes,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    request: Option<Request>,
+    stage: Stage,
+    done: u64,
+}
+
+/// Requests go to the image as they are.
+pub struct Plain {
+    slots: Box<[Slot]>,
+    align: u64,
+    punch: bool,
+    zero_range: bool,
+}
+
+impl Plain {
+    /// A layer for `depth` requests at once. `align`: a transfer is cut only at its multiples.
+    /// `punch`: whether the image can give blocks back.
+    #[must_use]
+    pub fn new(depth: u16, align: u64, punch: bool) -> Self {
+        let slots = vec![Slot::default(); usize::from(depth)].into();
+        Self { slots, align, punch, zero_range: true }
+    }
+
+    fn enter(&mut self, tag: u16, stage: Stage) -> Step {
+        let (zero_range, align) = (self.zero_range, self.align);
+        let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return Step::Done(EIO) };
+        let Some(request) = slot.request else { return Step::Done(EIO) };
+        let stage = match stage {
+            Stage::ZeroRange if !zero_range => Stage::WriteZeroes,
+            other => other,
+        };
+        slot.stage = stage;
+        let offset = request.offset + slot.done;
+        let left = request.len - slot.done;
+        let at = slot.done as u32;
+        Step::Image(match (stage, request.op) {
+            (Stage::Transfer, Op::Read) => ImageOp::Read { offset, len: left as u32, at },
+            (Stage::Transfer, Op::Write { fua }) => {
+                ImageOp::Write { offset, len: left as u32, at, durable: fua }
+            }
+            (Stage::Flush, _) => ImageOp::Datasync,
+            (Stage::Punch, _) => ImageOp::Punch { offset, len: left },
+            (Stage::ZeroRange, _) => ImageOp::ZeroRange { offset, len: left },
+            (Stage::WriteZeroes, _) => {
+                debug_assert!(u64::from(ZEROES_MAX).is_multiple_of(align));
+                ImageOp::Zeroes { offset, len: left.min(u64::from(ZEROES_MAX)) as u32 }
+            }
+            (Stage::Idle | Stage::Transfer, _) => return Step::Done(EIO),
+        })
+    }
+
+    fn finish(&mut self, tag: u16, result: i32) -> Step {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            *slot = Slot::default();
+        }
+        Step::Done(result)
+    }
+
+    /// A range is zeroed; with FUA it must become durable as well.
+    fn zeroed(&mut self, tag: u16, request: &Request) -> Step {
+        match request.op {
+            Op::WriteZeroes { fua: true, .. } => self.enter(tag, Stage::Flush),
+            _ => self.finish(tag, 0),
+        }
+    }
+
+    /// Counts what a transfer moved; `None` when nothing is left to move.
+    fn moved(&mut self, tag: u16, result: i32) -> Result<bool, i32> {
+        let align = self.align;
+        let slot = self.slots.get_mut(usize::from(tag)).ok_or(EIO)?;
+        let len = slot.request.map_or(0, |r| r.len);
+        let reached = slot.done + u64::from(result.unsigned_abs());
+        if reached >= len {
+            return Ok(true);
+        }
+        // What follows a short transfer must be aligned again, even if a part is moved twice.
+        let kept = reached - reached % align;
+        // Nothing moved: past the image's end, or a medium that takes no byte.
+        if kept <= slot.done {
+            return Err(EIO);
+        }
+        slot.done = kept;
+        Ok(false)
+    }
+}
+
+impl Layer for Plain {
+    fn begin(&mut self, tag: u16, request: &Request, _buffer: &mut [u8]) -> Step {
+        let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return Step::Done(EIO) };
+        *slot = Slot { request: Some(*request), stage: Stage::Idle, done: 0 };
+        match request.op {
+            Op::Read | Op::Write { .. } => self.enter(tag, Stage::Transfer),
+            Op::Flush => self.enter(tag, Stage::Flush),
+            // A hint that nobody can follow is not an error.
+            Op::Discard if !self.punch => self.finish(tag, 0),
+            Op::Discard => self.enter(tag, Stage::Punch),
+            Op::WriteZeroes { keep_allocated: false, .. } if self.punch => {
+                self.enter(tag, Stage::Punch)
+            }
+            Op::WriteZeroes { .. } => self.enter(tag, Stage::ZeroRange),
+        }
+    }
+
+    fn advance(&mut self, tag: u16, result: i32, _buffer: &mut [u8]) -> Step {
+        let Some(&Slot { request: Some(request), stage, .. }) = self.slots.get(usize::from(tag))
+        else {
+            return Step::Done(EIO);
+        };
+        if result == -libc::EINTR {
+            return self.enter(tag, stage);
+        }
+        let unsupported = result == -libc::EOPNOTSUPP;
+        match stage {
+            Stage::Punch if unsupported && request.op == Op::Discard => {
+                self.punch = false;
+                self.finish(tag, 0)
+            }
+            Stage::Punch if unsupported => {
+                self.punch = false;
+                self.enter(tag, Stage::ZeroRange)
+            }
+            Stage::ZeroRange if unsupported => {
+                self.zero_range = false;
+                self.enter(tag, Stage::WriteZeroes)
+            }
+            _ if result < 0 => self.finish(tag, result),
+            Stage::Transfer => match self.moved(tag, result) {
+                Ok(true) => self.finish(tag, request.len as i32),
+                Ok(false) => self.enter(tag, Stage::Transfer),
+                Err(errno) => self.finish(tag, errno),
+            },
+            Stage::WriteZeroes => match self.moved(tag, result) {
+                Ok(true) => self.zeroed(tag, &request),
+                Ok(false) => self.enter(tag, Stage::WriteZeroes),
+                Err(errno) => self.finish(tag, errno),
+            },
+            Stage::Punch | Stage::ZeroRange => self.zeroed(tag, &request),
+            Stage::Flush => self.finish(tag, 0),
+            Stage::Idle => self.finish(tag, EIO),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The daemon's life: from a device that was made to one that is gone.
+//!
+//! The main thread only waits: for a signal, for the queues' end, and once a second to see
+//! whether the image is still there. It never touches the device it serves while it serves it.
+
+use crate::daemon::{self, Reporter};
+use crate::device::command::{Control, Info};
+use crate::device::{self, Served, Shape};
+use crate::error::{Error, Result};
+use crate::image::{Image, ImageOptions};
+use crate::log_line;
+use crate::observe::DirtyLog;
+use crate::state::{DeviceState, Options, RunDir, process_start};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::fs::File;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time that the queues get to end once their device is stopped.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Opens the image that the options name.
+pub fn open_image(options: &Options) -> Result<Image> {
+    let how =
+        ImageOptions { raw: options.raw, read_only: options.read_only, buffered: options.buffered };
+    Image::open(&options.image, how)
+}
+
+/// Serves in this process until the device goes away.
+pub fn run(job: &Job<'_>, image: Image, reporter: &mut Reporter) -> Result<()> {
+    let mut control = Control::open()?;
+    let info = match job.task {
+        Task::Add(id) => {
+            let options = job.options;
+            let shape = Shape {
+                id,
+                queues: options.queues,
+                depth: options.depth,
+                recovery: options.recovery,
+            };
+            device::add(&mut control, &shape)?
+        }
+        Task::Recover(id) => control.info(id)?,
+    };
+    let running = match prepare(job, image, control, &info, reporter) {
+        Ok(running) => running,
+        Err(error) => {
+            if matches!(job.task, Task::Add(_)) {
+                abandon(info.id, job.run_dir);
+            }
+            return Err(error);
+        }
+    };
+    reporter.ready();
+    if job.foreground {
+        println!("{}", device::block_path(info.id).display());
+    }
+    running.wait(job.run_dir)
+}
+
+/// A device to be served.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// How.
+    pub options: &'a Options,
+    /// Where its files are.
+    pub run_dir: &'a RunDir,
+    /// Which.
+    pub task: Task,
+    /// Whether this process keeps its terminal.
+    pub foreground: bool,
+}
+
+/// What a daemon is to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// Make a device, of that number if there is one.
+    Add(Option<u32>),
+    /// Take a device over whose server died.
+    Recover(u32),
+}
+
+struct Running {
+    served: Served,
+    image: Arc<Image>,
+    signals: OwnedFd,
+    queue_end: Arc<OwnedFd>,
+    foreground: bool,
+}
+
+fn prepare(
+    job: &Job<'_>,
+    image: Image,
+    control: Control,
+    info: &Info,
+    reporter: &mut Reporter,
+) -> Result<Running> {
+    let Job { options, run_dir, task, foreground } = *job;
+    let id = info.id;
+    run_dir.create()?;
+    let log = run_dir.log(id);
+    if !foreground {
+        daemon::detach(&log, matches!(task, Task::Add(_)))?;
+    }
+    reporter.id(id);
+    let state = DeviceState {
+        id,
+        pid: std::process::id(),
+        started: process_start(std::process::id()).unwrap_or(0),
+        bytes: image.exposed_bytes(),
+        log,
+        socket: run_dir.socket(id),
+        options: options.clone(),
+    };
+    run_dir.save(&state)?;
+    become_flusher();
+    let signals = block_signals()?;
+    let image = Arc::new(image);
+    let observer = Arc::new(
+        DirtyLog::new(image.exposed_bytes())
+            .map_err(|source| Error::System { what: "eventfd", source })?,
+    );
+    let queue_end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|e| Error::System { what: "eventfd", source: e.into() })?;
+    let queue_end = Arc::new(queue_end);
+    let ended = queue_end.clone();
+    let on_end = move || {
+        let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
+    };
+    let served = device::start(control, info, &image, &observer, on_end)?;
+    log_line!(
+        "device {id}: serving {} ({} bytes, {} queues of {}, {})",
+        image.path().display(),
+        image.exposed_bytes(),
+        info.queues,
+        info.depth,
+        if image.direct() { "direct" } else { "buffered" }
+    );
+    Ok(Running { served, image, signals, queue_end, foreground })
+}
+
+impl Running {
+    fn wait(mut self, run_dir: &RunDir) -> Result<()> {
+        let id = self.served.id();
+        let mut own_stop = false;
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        while !self.served.ended() {
+            let mut fds = [
+                PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.queue_end.as_fd(), PollFlags::IN),
+            ];
+            let _ = poll(&mut fds, Some(&second));
+            let signalled = fds[0].revents().contains(PollFlags::IN);
+            let _ = rustix::io::read(&*self.queue_end, &mut [0u8; 8]);
+            if let Some(why) = self.image.check_identity() {
+                log_line!("{why}");
+            }
+            if signalled && !own_stop {
+                let _ = rustix::io::read(&self.signals, &mut [0u8; 128]);
+                own_stop = self.stop_on_signal(id);
+            }
+        }
+        let mut control = self.served.close();
+        if own_stop {
+            control.delete(id)?;
+            run_dir.remove(id);
+        }
+        log_line!("device {id}: ended");
+        Ok(())
+    }
+
+    fn stop_on_signal(&mut self, id: u32) -> bool {
+        if in_use(id) {
+            let error = Error::Busy(id);
+            log_line!("not stopped: {error}");
+            if self.foreground {
+                eprintln!("vexfs-ublk: not stopped: {error}");
+            }
+            return false;
+        }
+        log_line!("device {id}: stopping on a signal");
+        match self.served.stop() {
+            Ok(()) => true,
+            Err(e) => {
+                log_line!("{e}");
+                false
+            }
+        }
+    }
+}
+
+/// Whether somebody has the device mounted or open exclusively.
+#[must_use]
+pub fn in_use(id: u32) -> bool {
+    let opened = File::options().read(true).custom_flags(libc::O_EXCL).open(device::block_path(id));
+    opened.is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
+}
+
+/// Takes down a device whose start failed.
+fn abandon(id: u32, run_dir: &RunDir) {
+    let cleaned = (|| {
+        let mut control = Control::open()?;
+        // Also ends the queues of a device that never started.
+        control.stop(id)?;
+        control.delete(id)
+    })();
+    if let Err(e) = cleaned {
+        log_line!("device {id} could not be taken down: {e}");
+    }
+    run_dir.remove(id);
+}
+
+/// Waits until a stopped device's daemon is gone.
+pub fn wait_for_end(state: &DeviceState) -> bool {
+    let deadline = Instant::now() + END_DEADLINE;
+    while state.daemon_runs() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// From the kernel's `sys/prctl.h`; the libc crate lacks it here.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// This process is in the path of writeback: its allocations must not wait for writeback.
+fn become_flusher() {
+    // SAFETY: the call takes numbers and changes only this process's flags.
+    let done = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+    if done != 0 {
+        let error = std::io::Error::last_os_error();
+        log_line!("PR_SET_IO_FLUSHER: {error}: serving may stall when memory is short");
+    }
+}
+
+/// Turns the signals that end a process into something to poll, for all threads to come.
+fn block_signals() -> Result<OwnedFd> {
+    let failed = || Error::System { what: "signals", source: std::io::Error::last_os_error() };
+    // SAFETY: `set` is initialised by sigemptyset before use and outlives the calls; a signalfd
+    // that is returned belongs to nobody else.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        if libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(failed());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(failed()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}

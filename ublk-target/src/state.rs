@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What is known of each device between commands: one JSON file per device.
+//!
+//! The files live in `/run/vexfs` (or `$VEXFS_RUN_DIR`), next to the daemon's log and socket. A
+//! file is replaced whole. It outlives a killed daemon, for `recover` needs it, and goes with the
+//! device; a device that is gone but has a file is forgotten when it is next looked at.
+
+use crate::device::params::Recovery;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// How a device is to be served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// The image, as an absolute path.
+    pub image: PathBuf,
+    /// Served without looking into it.
+    pub raw: bool,
+    /// Never written.
+    pub read_only: bool,
+    /// Through the page cache.
+    pub buffered: bool,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests per queue.
+    pub depth: u16,
+    /// What happens when the daemon dies.
+    pub recovery: Recovery,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// Its number.
+    pub id: u32,
+    /// The daemon.
+    pub pid: u32,
+    /// When the daemon began, in the kernel's ticks since boot: tells it from a later process.
+    pub started: u64,
+    /// Length of the device in bytes.
+    pub bytes: u64,
+    /// The daemon's log.
+    pub log: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// How it is served.
+    #[serde(flatten)]
+    pub options: Options,
+}
+
+impl DeviceState {
+    /// Whether the daemon that wrote this still runs.
+    #[must_use]
+    pub fn daemon_runs(&self) -> bool {
+        process_start(self.pid) == Some(self.started)
+    }
+}
+
+/// Start time of a running process; `None` if it is gone, or dead and not yet buried.
+#[must_use]
+pub fn process_start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// The directory of all files.
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// `$VEXFS_RUN_DIR`, or `/run/vexfs`.
+    #[must_use]
+    pub fn default_path() -> Self {
+        Self(std::env::var_os("VEXFS_RUN_DIR").map_or_else(|| "/run/vexfs".into(), PathBuf::from))
+    }
+
+    /// A directory of one's own.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Makes the directory if it is missing.
+    pub fn create(&self) -> Result<()> {
+        let failed = |source| Error::Runtime { path: self.0.clone(), source };
+        fs::create_dir_all(&self.0).map_err(failed)
+    }
+
+    /// The log of a device's daemon.
+    #[must_use]
+    pub fn log(&self, id: u32) -> PathBuf {
+        self.0.join(format!("ublk{id}.log"))
+    }
+
+    /// The control socket of a device's daemon.
+    #[must_use]
+    pub fn socket(&self, id: u32) -> PathBuf {
+        self.0.join(format!("ublk{id}.sock"))
+    }
+
+    /// Where a device's daemon may keep scratch files.
+    #[must_use]
+    pub fn scratch(&self, id: u32) -> PathBuf {
+        self.0.join(format!("ublk{id}.tmp"))
+    }
+
+    fn file(&self, id: u32) -> PathBuf {
+        self.0.join(format!("ublk{id}.json"))
+    }
+
+    /// Writes a device's file, whole or not at all.
+    pub fn save(&self, state: &DeviceState) -> Result<()> {
+        let path = self.file(state.id);
+        let failed = |source| Error::Runtime { path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(state).map_err(|e| failed(e.into()))?;
+        let fresh = path.with_extension("json.new");
+        let mut file = fs::File::create(&fresh).map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        fs::rename(&fresh, &path).map_err(failed)
+    }
+
+    /// Reads a device's file; `None` if there is none.
+    pub fn load(&self, id: u32) -> Result<Option<DeviceState>> {
+        let path = self.file(id);
+        let failed = |source| Error::Runtime { path: path.clone(), source };
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| failed(e.into())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// All devices, by number. A file that cannot be read is an error.
+    pub fn all(&self) -> Result<Vec<DeviceState>> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(Error::Runtime { path: self.0.clone(), source }),
+        };
+        let mut ids: Vec<u32> = entries
+            .flatten()
+            .filter_map(|e| {
+                e.file_name().to_str()?.strip_prefix("ublk")?.strip_suffix(".json")?.parse().ok()
+            })
+            .collect();
+        ids.sort_unstable();
+        ids.into_iter().filter_map(|id| self.load(id).transpose()).collect()
+    }
+
+    /// Forgets a device. The log stays until a device of that number is made again.
+    pub fn remove(&self, id: u32) {
+        for path in [self.file(id), self.socket(id)] {
+            let _ = fs::remove_file(path);
+        }
+        let _ = fs::remove_dir_all(self.scratch(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(id: u32) -> DeviceState {
+        DeviceState {
+            id,
+            pid: std::process::id(),
+            started: process_start(std::process::id()).unwrap(),
+            bytes: 1 << 30,
+            log: "/l".into(),
+            socket: "/s".into(),
+            options: Options {
+                image: "/i".into(),
+                raw: true,
+                read_only: false,
+                buffered: false,
+                queues: 1,
+                depth: 64,
+                recovery: Recovery::Reissue,
+            },
+        }
+    }
+
+    #[test]
+    fn states_are_kept_listed_and_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = RunDir::at(&directory.path().join("deep/er"));
+        assert!(run.all().unwrap().is_empty());
+        run.create().unwrap();
+        for id in [10, 2] {
+            run.save(&state(id)).unwrap();
+        }
+        assert_eq!(run.all().unwrap(), [state(2), state(10)]);
+        assert_eq!(run.load(3).unwrap(), None);
+        run.remove(2);
+        assert_eq!(run.all().unwrap(), [state(10)]);
+        fs::write(run.file(10), "{").unwrap();
+        assert!(run.all().unwrap_err().to_string().contains("ublk10.json"));
+    }
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_the_same_number() {
+        assert!(state(0).daemon_runs());
+        assert!(!DeviceState { started: 1, ..state(0) }.daemon_runs());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        // Dead but not waited for, or gone: both are not running.
+        while process_start(pid).is_some() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert_eq!(process_start(pid), None);
+    }
+}
