@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Making changes durable, in three stages so that the lock is not held while the device writes:
+//! begin (exclusive), write (no lock), finish (exclusive). One commit may be under way at a time.
+
+use crate::abi::{Answer, FAULT, Report, Timestamp, answer};
+use crate::handle::{CommitHandle, VolumeHandle, exclusive, give, take};
+use crate::pointer::Place;
+use core::ptr;
+use vexfs::{Device, Error, Ino};
+
+/// Freezes the running transaction. `*out` gets the commit, or null if nothing has changed since the last one.
+///
+/// 0; `-EAGAIN` with `VEXFS_WANT_NODE`; `-EINVAL` while another commit is under way; `-ENOMEM`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_commit_begin(
+    volume: *mut VolumeHandle,
+    now: Timestamp,
+    out: *mut *mut CommitHandle,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (exclusive(volume)?, Place::new(out)?) };
+        let device = *volume.device();
+        let handle = match volume.freeze(now.into())? {
+            None => ptr::null_mut(),
+            Some(commit) => match give(CommitHandle { commit, device, result: None }) {
+                Ok(handle) => handle,
+                Err(refusal) => {
+                    // Frozen, but there is no memory to hand it over: nothing can be committed after this.
+                    volume.kill();
+                    return Err(refusal);
+                }
+            },
+        };
+        out.set(handle);
+        Ok(())
+    })
+}
+
+/// Writes a frozen transaction to the device, flushes, and writes its root record. Takes no lock, and must be called
+/// by one task at a time.
+///
+/// 0, or the device's error. Either way go on with `vexfs_rust_commit_finish`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_commit_write(
+    commit: *mut CommitHandle,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract; the commit is the calling task's alone.
+        let handle = unsafe { commit.as_mut() }.ok_or(FAULT)?;
+        let result = handle.commit.write(&handle.device);
+        handle.result = Some(result);
+        result?;
+        Ok(())
+    })
+}
+
+/// Takes note of how the commit went, and gives it back. If writing failed, or was left out, the volume is dead.
+///
+/// 0, or the error `vexfs_rust_commit_write` had.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_commit_finish(
+    volume: *mut VolumeHandle,
+    commit: *mut CommitHandle,
+    report: *mut Report,
+) -> i32 {
+    // SAFETY: the crate's contract: the last use of the commit.
+    let commit = unsafe { take(commit) };
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let volume = unsafe { exclusive(volume)? };
+        for handle in commit? {
+            volume.finish(&handle.commit, handle.result.unwrap_or(Err(Error::Dead)))?;
+        }
+        Ok(())
+    })
+}
+
+/// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
+/// `*generation`, if not null, gets the newest durable generation.
+///
+/// 0, or what the stages fail with; after a failure of the device the volume is dead.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_sync_fs(
+    volume: *mut VolumeHandle,
+    now: Timestamp,
+    generation: *mut u64,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || -> Answer {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (exclusive(volume)?, Place::optional(generation)) };
+        let durable = volume.commit(now.into())?;
+        if let Some(out) = out {
+            out.set(durable.0);
+        }
+        Ok(())
+    })
+}
+
+/// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
+/// for data that was overwritten in place.
+///
+/// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_fsync_file(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    now: Timestamp,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || -> Answer {
+        // SAFETY: the crate's contract.
+        let volume = unsafe { exclusive(volume)? };
+        volume.resolve(|volume| volume.inode(Ino(ino)))?;
+        if volume.is_dirty() {
+            volume.commit(now.into())?;
+        } else {
+            volume.device().flush().map_err(Error::from)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Inodes by number: read, change attributes, make one without a name, destroy.
+
+use crate::abi::{
+    ATTR_ATIME, ATTR_GID, ATTR_MODE, ATTR_MTIME, ATTR_UID, Attr, INVALID, NewAttrs, Report,
+    SetAttrs, answer,
+};
+use crate::handle::{VolumeHandle, exclusive, shared};
+use crate::pointer::{Place, input};
+use vexfs::{Ino, NewInode, Progress, SetAttr};
+
+pub(crate) fn more(progress: Progress) -> u32 {
+    u32::from(progress == Progress::More)
+}
+
+/// Reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_init_inode(
+    volume: *const VolumeHandle,
+    ino: u64,
+    out: *mut Attr,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
+        out.set(Attr::from(&volume.inode(Ino(ino))?));
+        Ok(())
+    })
+}
+
+/// Changes attributes of inode `ino`; `*out`, if not null, gets the inode as it is then.
+///
+/// 0; `-EINVAL` for an unknown bit in `valid`; `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_write_inode(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    attrs: *const SetAttrs,
+    out: *mut Attr,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, attrs, out) =
+            unsafe { (exclusive(volume)?, input(attrs)?, Place::optional(out)) };
+        let known = ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_ATIME | ATTR_MTIME;
+        if attrs.valid & !known != 0 {
+            return Err(INVALID);
+        }
+        let has = |bit| attrs.valid & bit != 0;
+        let inode = volume.set_attr(
+            Ino(ino),
+            &SetAttr {
+                mode: has(ATTR_MODE).then_some(attrs.mode),
+                uid: has(ATTR_UID).then_some(attrs.uid),
+                gid: has(ATTR_GID).then_some(attrs.gid),
+                atime: has(ATTR_ATIME).then(|| attrs.atime.into()),
+                mtime: has(ATTR_MTIME).then(|| attrs.mtime.into()),
+                ctime: attrs.ctime.into(),
+            },
+        )?;
+        if let Some(out) = out {
+            out.set(Attr::from(&inode));
+        }
+        Ok(())
+    })
+}
+
+/// Makes a regular file without a name (`O_TMPFILE`): an orphan until it is linked.
+///
+/// 0; `-EINVAL` for another type; `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_new_inode(
+    volume: *mut VolumeHandle,
+    attrs: *const NewAttrs,
+    out: *mut Attr,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, attrs, out) = unsafe { (exclusive(volume)?, input(attrs)?, Place::new(out)?) };
+        out.set(Attr::from(&volume.create_unnamed(&new_inode(attrs, &[]))?));
+        Ok(())
+    })
+}
+
+pub(crate) fn new_inode<'a>(attrs: &NewAttrs, target: &'a [u8]) -> NewInode<'a> {
+    NewInode {
+        mode: attrs.mode,
+        uid: attrs.uid,
+        gid: attrs.gid,
+        rdev: attrs.rdev,
+        target,
+        now: attrs.now.into(),
+    }
+}
+
+/// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again.
+///
+/// 0, `-ENOENT`, `-EINVAL` if it has names, `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_destroy_inode(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    more_out: *mut u32,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (exclusive(volume)?, Place::new(more_out)?) };
+        out.set(more(volume.evict(Ino(ino))?));
+        Ok(())
+    })
+}
+
+/// Finds an inode without a name, which a mount has to destroy: `*ino` gets it, or 0 if there is none.
+///
+/// 0, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_next_orphan(
+    volume: *const VolumeHandle,
+    ino: *mut u64,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (shared(volume)?, Place::new(ino)?) };
+        out.set(volume.next_orphan()?.map_or(0, |ino| ino.0));
+        Ok(())
+    })
+}

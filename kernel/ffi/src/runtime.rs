@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What `core` and `alloc` need of a host without `std`: memory, and an end for a panic.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt::Write as _;
+use core::panic::PanicInfo;
+
+/// Largest alignment that is ever asked of the host, in bytes.
+const ALIGN_MAX: usize = 4096;
+
+unsafe extern "C" {
+    /// Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null.
+    /// May sleep; must not enter a filesystem.
+    fn vexfs_host_alloc(size: usize, align: usize) -> *mut u8;
+    /// Gives back memory of `vexfs_host_alloc`.
+    fn vexfs_host_free(memory: *mut u8);
+    /// The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being
+    /// worked on, and leaves the call it was made from with `-EIO`, or the task. Does not return.
+    fn vexfs_host_panic(message: *const u8, len: usize) -> !;
+}
+
+struct HostMemory;
+
+// SAFETY: memory comes from the host with the size and alignment asked, or null; it is never touched here after
+// it was given back.
+unsafe impl GlobalAlloc for HostMemory {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.align() > ALIGN_MAX {
+            return core::ptr::null_mut();
+        }
+        // SAFETY: the host's function asks for a size above 0, which the trait promises, and this alignment.
+        unsafe { vexfs_host_alloc(layout.size(), layout.align()) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, _layout: Layout) {
+        // SAFETY: the trait promises that it came from `alloc` above.
+        unsafe { vexfs_host_free(memory) }
+    }
+}
+
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory;
+
+struct Text {
+    bytes: [u8; 200],
+    len: usize,
+}
+
+impl core::fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = self.bytes.len().saturating_sub(self.len);
+        let text = text.as_bytes();
+        let text = text.get(..room.min(text.len())).unwrap_or_default();
+        if let Some(target) = self.bytes.get_mut(self.len..self.len + text.len()) {
+            target.copy_from_slice(text);
+            self.len += text.len();
+        }
+        Ok(())
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let mut text = Text { bytes: [0; 200], len: 0 };
+    // Cannot fail: what does not fit is cut off.
+    let _ = write!(text, "{info}");
+    // SAFETY: the message is live; the host does not come back.
+    unsafe { vexfs_host_panic(text.bytes.as_ptr(), text.len.min(text.bytes.len())) }
+}

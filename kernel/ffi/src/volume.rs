@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Opening and closing a volume, its figures, and bringing in what an operation missed.
+
+use crate::abi::{
+    ABI_VERSION, Answer, FAULT, Figures, FormatOptions, HostDevice, INVALID, Report, State, answer,
+    plain,
+};
+use crate::device::KernelDevice;
+use crate::handle::{NodeHandle, VolumeHandle, exclusive, give, shared, take};
+use crate::pointer::{Place, bytes_mut, input};
+use vexfs::{MkfsOptions, OpenOptions, Volume};
+
+/// `fill_super`: refuse every change.
+pub const OPEN_READ_ONLY: u32 = 1;
+
+/// Text of [`vexfs_rust_get_version`].
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Prepares the library. `abi_version` is the `VEXFS_ABI_VERSION` of the caller's header.
+///
+/// 0, or `-EINVAL` if the header and this object do not belong together.
+#[unsafe(no_mangle)]
+pub extern "C" fn vexfs_rust_init(abi_version: u32) -> i32 {
+    if abi_version == ABI_VERSION { 0 } else { -22 }
+}
+
+/// The counterpart of `vexfs_rust_init`. There is nothing to give back: volumes are closed one by one. Always 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn vexfs_rust_exit() -> i32 {
+    0
+}
+
+/// Writes the version, as text that ends in a zero, to the `len` bytes at `buf`.
+///
+/// 0, `-EFAULT`, or `-ERANGE` if it does not fit.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_get_version(buf: *mut u8, len: usize) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        let target = unsafe { bytes_mut(buf, len)? };
+        if buf.is_null() {
+            return Err(FAULT);
+        }
+        let text = VERSION.as_bytes();
+        target.get_mut(..text.len()).ok_or(crate::abi::RANGE)?.copy_from_slice(text);
+        *target.get_mut(text.len()).ok_or(crate::abi::RANGE)? = 0;
+        Ok(())
+    })
+}
+
+/// Opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY` or 0;
+/// `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
+///
+/// 0; `-EINVAL` if it is no VexFS this code knows, `-EUCLEAN` if it is damaged, `-EROFS` if only reading is possible,
+/// the device's error, `-ENOMEM`. The report's message says which. `*out` is written only on success; give it back
+/// with `vexfs_rust_cleanup_superblock`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_fill_super(
+    device: *const HostDevice,
+    flags: u32,
+    cache_bytes: usize,
+    out: *mut *mut VolumeHandle,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (host, out) = unsafe { (*input(device)?, Place::new(out)?) };
+        if flags & !OPEN_READ_ONLY != 0 {
+            return Err(INVALID);
+        }
+        let device = KernelDevice::new(host)?;
+        let options = OpenOptions { read_only: flags & OPEN_READ_ONLY != 0, cache_bytes };
+        let volume = Volume::open(device, &options)?;
+        out.set(give(VolumeHandle { volume })?);
+        Ok(())
+    })
+}
+
+/// Ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
+/// Commit first.
+///
+/// 0, or `-EBUSY` if there were uncommitted changes, which are lost now.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_put_super(volume: *mut VolumeHandle) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        let volume = unsafe { exclusive(volume)? };
+        let lost = volume.is_dirty() && !volume.is_dead();
+        volume.kill();
+        if lost { Err(crate::abi::Refusal::Errno(16)) } else { Ok(()) }
+    })
+}
+
+/// Gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_cleanup_superblock(volume: *mut VolumeHandle) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract: the last use of the handle.
+        drop(unsafe { take(volume)? });
+        Ok(())
+    })
+}
+
+/// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_userspace_init(
+    device: *const HostDevice,
+    options: *const FormatOptions,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (host, options) = unsafe { (*input(device)?, input(options)?) };
+        let device = KernelDevice::new(host)?;
+        let label = options.label.get(..options.label_len as usize).ok_or(INVALID)?;
+        vexfs::mkfs(
+            &device,
+            &MkfsOptions {
+                bytes: options.bytes,
+                block_bytes: options.block_bytes,
+                label,
+                uuid: options.uuid,
+                hash_key: options.hash_key,
+                now: options.now.into(),
+                root_uid: options.root_uid,
+                root_gid: options.root_gid,
+            },
+        )?;
+        Ok(())
+    })
+}
+
+/// Writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_get_statfs(
+    volume: *const VolumeHandle,
+    out: *mut Figures,
+) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
+        let figures = volume.statfs();
+        out.set(Figures {
+            blocks: figures.blocks,
+            blocks_free: figures.blocks_free,
+            blocks_available: figures.blocks_available,
+            inodes: figures.inodes,
+            block_bytes: figures.block_bytes,
+            name_max: 255,
+            uuid: figures.uuid,
+            label: figures.label,
+        });
+        Ok(())
+    })
+}
+
+/// Writes where the volume stands to `*out`. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_get_state(volume: *const VolumeHandle, out: *mut State) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
+        out.set(State {
+            durable: volume.generation().0,
+            running: volume.running().0,
+            cached_nodes: volume.cached_nodes() as u64,
+            dirty: u32::from(volume.is_dirty()),
+            dead: u32::from(volume.is_dead()),
+            read_only: u32::from(volume.is_read_only()),
+            reserved: 0,
+        });
+        Ok(())
+    })
+}
+
+/// Refuses changes from now on (`read_only` true), or allows them again. Commit before refusing. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_set_read_only(
+    volume: *mut VolumeHandle,
+    read_only: bool,
+) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        unsafe { exclusive(volume)? }.set_read_only(read_only);
+        Ok(())
+    })
+}
+
+/// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_kill(volume: *mut VolumeHandle) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        unsafe { exclusive(volume)? }.kill();
+        Ok(())
+    })
+}
+
+/// Evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_trim(
+    volume: *mut VolumeHandle,
+    limit: usize,
+    freed: *mut usize,
+) -> i32 {
+    plain(|| {
+        // SAFETY: the crate's contract.
+        let (volume, freed) = unsafe { (exclusive(volume)?, Place::new(freed)?) };
+        freed.set(volume.trim(limit));
+        Ok(())
+    })
+}
+
+/// Reads and verifies the block that the call before missed, under the same hold of the lock (which may have been
+/// downgraded to shared in between). `report` is that call's; the node goes to `*out`, for `vexfs_rust_install`.
+///
+/// 0; `-EINVAL` if the report wants no node; `-EUCLEAN`, `-ENOMEM`, or the device's error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_fetch(
+    volume: *const VolumeHandle,
+    report: *mut Report,
+    out: *mut *mut NodeHandle,
+) -> i32 {
+    // SAFETY: the crate's contract.
+    let missing = unsafe { report.as_ref() }.and_then(Report::missing);
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
+        let node = volume.fetch(&missing.ok_or(INVALID)?)?;
+        out.set(give(NodeHandle { node })?);
+        Ok(())
+    })
+}
+
+/// Takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT` or `-ENOMEM`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_install(
+    volume: *mut VolumeHandle,
+    node: *mut NodeHandle,
+    report: *mut Report,
+) -> i32 {
+    // SAFETY: the crate's contract: the last use of the node.
+    let node = unsafe { take(node) };
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let volume = unsafe { exclusive(volume)? };
+        for NodeHandle { node } in node? {
+            volume.install(node)?;
+        }
+        Ok(())
+    })
+}
+
+/// Gives back a node that is not wanted after all. 0, or `-EFAULT`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_discard(node: *mut NodeHandle) -> i32 {
+    plain(|| -> Answer {
+        // SAFETY: the crate's contract: the last use of the node.
+        drop(unsafe { take(node)? });
+        Ok(())
+    })
+}

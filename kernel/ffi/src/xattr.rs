@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Extended attributes, by their full names ("user.x"). `vexfs.vector` is not among them: see [`crate::vector`].
+
+use crate::abi::{Answer, INVALID, RANGE, Report, Timestamp, XATTR_CREATE, XATTR_REPLACE, answer};
+use crate::handle::{VolumeHandle, exclusive, shared};
+use crate::pointer::{Place, bytes, bytes_mut};
+use vexfs::{Ino, XattrMode};
+
+unsafe fn attribute<'a>(name: *const u8, len: u32) -> Answer<&'a [u8]> {
+    match len {
+        0 => Err(INVALID),
+        // SAFETY: handed on to the caller.
+        1..=255 => unsafe { bytes(name, len as usize) },
+        _ => Err(RANGE),
+    }
+}
+
+/// Reads an attribute's value into the `len` bytes at `buf`; `*used` gets its length. With `len` 0 only the length is told.
+///
+/// 0, `-ENODATA`, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_xattr_get(
+    volume: *const VolumeHandle,
+    ino: u64,
+    name: *const u8,
+    name_len: u32,
+    buf: *mut u8,
+    len: usize,
+    used: *mut usize,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, name, buf, used) = unsafe {
+            (shared(volume)?, attribute(name, name_len)?, bytes_mut(buf, len)?, Place::new(used)?)
+        };
+        let value = volume.xattr_get(Ino(ino), name)?;
+        if len != 0 {
+            buf.get_mut(..value.len()).ok_or(RANGE)?.copy_from_slice(&value);
+        }
+        used.set(value.len());
+        Ok(())
+    })
+}
+
+/// Lists attribute names, each with a zero behind it, in the `len` bytes at `buf`; `*used` gets the bytes they take. With
+/// `len` 0 only that is told.
+///
+/// 0, `-ERANGE` if they do not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_xattr_list(
+    volume: *const VolumeHandle,
+    ino: u64,
+    buf: *mut u8,
+    len: usize,
+    used: *mut usize,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, buf, used) =
+            unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
+        let mut filled = 0;
+        let mut fits = true;
+        volume.xattr_list(Ino(ino), &mut |name| {
+            let need = name.len() + 1;
+            if len != 0 {
+                match buf.get_mut(filled..filled + need).and_then(<[u8]>::split_last_mut) {
+                    Some((zero, text)) => {
+                        text.copy_from_slice(name);
+                        *zero = 0;
+                    }
+                    None => fits = false,
+                }
+            }
+            filled += need;
+            fits
+        })?;
+        if !fits {
+            return Err(RANGE);
+        }
+        used.set(filled);
+        Ok(())
+    })
+}
+
+/// Sets an attribute. `flags`: 0, `VEXFS_XATTR_CREATE` or `VEXFS_XATTR_REPLACE`.
+///
+/// 0, `-EEXIST`, `-ENODATA`, `-E2BIG`, `-ERANGE`, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_xattr_set(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    name: *const u8,
+    name_len: u32,
+    value: *const u8,
+    len: usize,
+    flags: u32,
+    now: Timestamp,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, name, value) =
+            unsafe { (exclusive(volume)?, attribute(name, name_len)?, bytes(value, len)?) };
+        let mode = match flags {
+            0 => XattrMode::Set,
+            XATTR_CREATE => XattrMode::Create,
+            XATTR_REPLACE => XattrMode::Replace,
+            _ => return Err(INVALID),
+        };
+        volume.xattr_set(Ino(ino), name, value, mode, now.into())?;
+        Ok(())
+    })
+}
+
+/// Removes an attribute. 0, `-ENODATA`, and as `vexfs_rust_xattr_set`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_xattr_remove(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    name: *const u8,
+    name_len: u32,
+    now: Timestamp,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, name) = unsafe { (exclusive(volume)?, attribute(name, name_len)?) };
+        volume.xattr_remove(Ino(ino), name, now.into())?;
+        Ok(())
+    })
+}

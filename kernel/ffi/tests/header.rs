@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The committed C header is what cbindgen makes of this crate. `UPDATE=1` rewrites it.
+
+use cbindgen::{Builder, Config, DocumentationStyle, Language, RenameRule, Style};
+use std::collections::HashMap;
+use std::path::Path;
+
+const HEAD: &str = "\
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The VexFS engine's functions for C. Generated from kernel/ffi; do not edit:
+ * UPDATE=1 cargo test -p vexfs-ffi --test header
+ */
+#ifndef VEXFS_FFI_H
+#define VEXFS_FFI_H
+
+#ifdef __KERNEL__
+#include <linux/limits.h>
+#include <linux/types.h>
+#ifndef UINT64_MAX
+#define UINT64_MAX U64_MAX
+#endif
+#else
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#endif
+";
+
+/// What the host provides besides a device: stands in `runtime.rs` as an extern block, which cbindgen leaves out.
+const TAIL: &str = "\
+// Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null. May sleep; must not
+// enter a filesystem.
+uint8_t *vexfs_host_alloc(size_t size, size_t align);
+
+// Gives back memory of `vexfs_host_alloc`.
+void vexfs_host_free(uint8_t *memory);
+
+// The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being worked on,
+// and leaves the call it was made from with `-EIO`. Does not return.
+void vexfs_host_panic(const uint8_t *message, size_t len) __attribute__((noreturn));
+
+#endif /* VEXFS_FFI_H */";
+
+const NAMES: [(&str, &str); 19] = [
+    ("Attr", "vexfs_attr"),
+    ("CommitHandle", "vexfs_commit"),
+    ("DirRecord", "vexfs_dir_record"),
+    ("Extent", "vexfs_extent"),
+    ("Figures", "vexfs_figures"),
+    ("FormatOptions", "vexfs_format_options"),
+    ("HostDevice", "vexfs_host_device"),
+    ("NameAt", "vexfs_name_at"),
+    ("NewAttrs", "vexfs_new_attrs"),
+    ("NodeHandle", "vexfs_node"),
+    ("RenameResult", "vexfs_rename_result"),
+    ("Report", "vexfs_report"),
+    ("SetAttrs", "vexfs_set_attrs"),
+    ("State", "vexfs_state"),
+    ("Timestamp", "vexfs_timestamp"),
+    ("VectorHit", "vexfs_vector_hit"),
+    ("VectorShape", "vexfs_vector_shape"),
+    ("VolumeHandle", "vexfs_volume"),
+    ("WriteRequest", "vexfs_write_request"),
+];
+
+const SOURCES: [&str; 10] = [
+    "abi.rs",
+    "runtime.rs",
+    "volume.rs",
+    "commit.rs",
+    "inode.rs",
+    "names.rs",
+    "data.rs",
+    "xattr.rs",
+    "vector.rs",
+    "selftest.rs",
+];
+
+const PRIVATE: [&str; 6] =
+    ["CHUNK_BYTES", "VERSION", "RECORD_HEAD", "NAME_MAX", "BYTES", "ALIGN_MAX"];
+
+fn generate() -> String {
+    let mut config = Config {
+        language: Language::C,
+        style: Style::Tag,
+        header: Some(HEAD.to_owned()),
+        trailer: Some(TAIL.to_owned()),
+        no_includes: true,
+        usize_is_size_t: true,
+        documentation_style: DocumentationStyle::C99,
+        tab_width: 8,
+        line_length: 100,
+        ..Config::default()
+    };
+    config.export.rename = NAMES
+        .iter()
+        .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
+        .collect::<HashMap<_, _>>();
+    config.export.exclude = PRIVATE.iter().map(|name| (*name).to_owned()).collect();
+    config.function.args = cbindgen::Layout::Auto;
+    config.enumeration.rename_variants = RenameRule::None;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut builder = Builder::new().with_config(config);
+    for source in SOURCES.iter().chain(&["handle.rs"]) {
+        builder = builder.with_src(sources.join(source));
+    }
+    let mut text = Vec::new();
+    builder.generate().expect("the sources parse").write(&mut text);
+    let text = String::from_utf8(text).expect("a header is text");
+    text.lines()
+        .map(|line| {
+            // Rust's paths mean nothing to a reader of C.
+            let line = line
+                .trim_end()
+                .replace("[`crate::volume::", "`")
+                .replace("[`", "`")
+                .replace("`]", "`");
+            let line = line.replace("        ", "\t");
+            match line.as_str().strip_prefix("#define ") {
+                Some(rest) if !rest.starts_with("VEXFS_") => format!("#define VEXFS_{rest}"),
+                _ => line,
+            }
+        })
+        .fold(String::new(), |all, line| all + &line + "\n")
+}
+
+#[test]
+fn the_header_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../include/vexfs_ffi.h");
+    let fresh = generate();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &fresh).expect("the header can be written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == fresh,
+        "kernel/include/vexfs_ffi.h is stale: UPDATE=1 cargo test -p vexfs-ffi"
+    );
+}
