@@ -32,8 +32,6 @@ pub struct Kernel {
     pub modules: PathBuf,
     /// What `make -C` is given to build a module.
     pub headers: PathBuf,
-    /// Everything above lies in here.
-    pub dir: PathBuf,
 }
 
 impl Kernel {
@@ -60,14 +58,13 @@ impl Kernel {
             image: dir.join(format!("boot/vmlinuz-{release}")),
             modules: dir.join(lib).join("modules"),
             headers: dir.join(format!("usr/src/linux-headers-{release}")),
-            dir: dir.to_owned(),
             release,
         };
         dir.join(STAMP).is_file().then_some(kernel)
     }
 
     /// Fetches and unpacks the newest kernel apt offers.
-    pub fn install(workspace: &Workspace, ui: &Ui) -> Result<Self> {
+    pub fn install(workspace: &Workspace, ui: Ui) -> Result<Self> {
         let release = newest()?;
         let step = ui.step(&format!("kernel {release}: downloading"));
         let work = tempfile::Builder::new()

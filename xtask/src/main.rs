@@ -4,9 +4,11 @@
 //! One file per command. Exit status: 0, 1 for a failure, 2 for wrong usage; `vm` passes on
 //! its command's own.
 
+mod build;
 mod kernel;
 mod setup;
 mod shell;
+mod test;
 mod ui;
 mod vm;
 mod workspace;
@@ -30,6 +32,10 @@ struct Cli {
 enum Command {
     /// Install the packages and the guest kernel that everything else needs
     Setup,
+    #[command(about = "Build the tools and the kernel module into target/dist")]
+    Build(build::BuildArgs),
+    #[command(about = "Run every check, or one part of them")]
+    Test(test::TestArgs),
     #[command(about = "Run a shell or a command in a throw-away guest")]
     Vm(vm::args::VmArgs),
 }
@@ -52,6 +58,12 @@ fn run(cli: Cli) -> Result<u8> {
             println!("ready; the guest kernel is {}", kernel.release);
             Ok(0)
         }
+        Command::Build(args) => {
+            let kernel = setup::run(&workspace)?;
+            build::run(&workspace, &kernel, &args)?;
+            Ok(0)
+        }
+        Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
         Command::Vm(args) => {
             setup::run(&workspace)?;
             vm::args::run(&workspace, args)

@@ -83,7 +83,7 @@ pub fn run(workspace: &Workspace) -> Result<Kernel> {
     }
     match kernel {
         Some(kernel) => Ok(kernel),
-        None => Kernel::install(workspace, &ui),
+        None => Kernel::install(workspace, ui),
     }
 }
 

@@ -28,7 +28,8 @@ impl Cmd {
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut command = Command::new(program);
-        command.stdin(Stdio::null());
+        // cargo points it at its own toolchain's libraries, which are not this program's.
+        command.stdin(Stdio::null()).env_remove("LD_LIBRARY_PATH");
         Self { name, command }
     }
 

@@ -17,8 +17,8 @@ use crate::workspace::Workspace;
 ///
 /// The guest's root is this machine's own under a layer of memory: everything installed here
 /// is there, nothing it writes stays. /tmp, /run and /dev/shm are its own; /host/tmp is this
-/// machine's /tmp. $VEXFS_ROOT is the repository, $VEXFS_DIST what `build` made (its bin/ is in
-/// PATH), $VEXFS_MODULE the module for its kernel: `insmod $VEXFS_MODULE`.
+/// machine's /tmp. `$VEXFS_ROOT` is the repository, `$VEXFS_DIST` what `build` made (its bin/ is in
+/// PATH), `$VEXFS_MODULE` the module for its kernel: `insmod $VEXFS_MODULE`.
 ///
 /// The exit status is the command's; 124 when the time was up; 1 when the guest died or its
 /// kernel log holds a warning.

@@ -25,6 +25,8 @@ use crate::shell::which;
 const SEPARATOR: u8 = 0x1e;
 /// A guest that has not started its command by then never will.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// The guest kernel's timer frequency (`CONFIG_HZ`).
+const GUEST_HZ: u64 = 250;
 /// How long QEMU may take to end after it was told to.
 const END_LIMIT: Duration = Duration::from_secs(20);
 
@@ -383,7 +385,8 @@ fn start_qemu(machine: &Machine<'_>, sockets: &Path) -> Result<Child> {
         ]);
     }
     let append = format!(
-        "console=ttyS0 panic=-1 oops=panic loglevel=5 maxcpus=1 vexfs.run={}",
+        "console=ttyS0 panic=-1 oops=panic loglevel=5 maxcpus=1 lpj={} vexfs.run={}",
+        loops_per_jiffy(),
         machine.run.display()
     );
     command
@@ -396,6 +399,16 @@ fn start_qemu(machine: &Machine<'_>, sockets: &Path) -> Result<Child> {
     command
         .spawn()
         .with_context(|| format!("cannot start {QEMU}: run 'cargo xtask setup' to install it"))
+}
+
+/// Spares the guest a second of calibrating its delay loop per processor; need not be exact.
+fn loops_per_jiffy() -> u64 {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mhz = cpus.lines().find_map(|line| {
+        let (_, value) = line.strip_prefix("cpu MHz")?.split_once(':')?;
+        value.trim().parse::<f64>().ok()
+    });
+    mhz.unwrap_or(2500.0) as u64 * 1_000_000 / GUEST_HZ
 }
 
 /// Lets QEMU close its images; kills it if it does not.

@@ -180,7 +180,7 @@ impl Vm {
         let mut command = String::new();
         let dist = text(&workspace.dist)?;
         let mut export = |key: &str, value: &str| {
-            command.push_str(&format!("export {key}={}\n", quote(value)));
+            command.extend(["export ", key, "=", &quote(value), "\n"]);
         };
         export("VEXFS_VM", "1");
         export("VEXFS_ROOT", text(&workspace.root)?);
@@ -206,7 +206,7 @@ impl Vm {
         for path in [&workspace.root, &workspace.target, &workspace.dist, &self.cwd] {
             let path = text(path)?;
             let hidden = ["/tmp", "/run", "/dev/shm"];
-            if hidden.iter().any(|dir| path == *dir) {
+            if hidden.contains(&path) {
                 bail!("{path} is hidden by the guest's own: use a directory inside it");
             }
             let inside = |dir: &&str| path.starts_with(&format!("{dir}/"));
@@ -225,18 +225,13 @@ impl Vm {
             ("VM_SHELL", if self.command.is_none() { "1" } else { "" }),
             ("VM_TOKEN", token),
         ] {
-            env.push_str(&format!("{key}={}\n", quote(value)));
+            env.extend([key, "=", &quote(value), "\n"]);
         }
         fs::write(run.join("env.sh"), env).context("cannot write the guest's scripts")
     }
 }
 
 impl Outcome {
-    /// Success: the command's status was 0, or the power was cut as asked, and the kernel is content.
-    pub fn passed(&self) -> bool {
-        matches!(self.end, End::Status(0) | End::Cut) && self.findings.is_empty()
-    }
-
     /// What is wrong, in one line; `None` if nothing is.
     pub fn trouble(&self) -> Option<String> {
         if let Some(line) = self.findings.first() {
