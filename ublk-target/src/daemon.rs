@@ -6,40 +6,48 @@
 //! word is a failure as well.
 
 use crate::error::{Error, Result};
+use crate::log_line;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// The child's end of the pipe.
-pub struct Reporter(Option<File>);
+pub struct Reporter {
+    pipe: Option<File>,
+    detached: bool,
+}
 
 impl Reporter {
     /// A reporter nobody listens to, for a process that stays in the foreground.
     #[must_use]
     pub fn silent() -> Self {
-        Self(None)
+        Self { pipe: None, detached: false }
     }
 
-    /// Tells the device's number, once it exists.
+    /// Tells the device's number, once it exists and the log is open.
     pub fn id(&mut self, id: u32) {
+        self.detached = true;
         self.say(&format!("id {id}"));
     }
 
     /// Tells that the device can be opened; nothing is reported after it.
     pub fn ready(&mut self) {
         self.say("ready");
-        self.0 = None;
+        self.pipe = None;
     }
 
-    /// Tells why there is no device.
+    /// Tells why there is no device, or why it ended.
     pub fn failed(&mut self, error: &Error) {
+        if self.detached {
+            log_line!("{error}");
+        }
         self.say(&format!("failed {}", error.to_string().replace('\n', " ")));
-        self.0 = None;
+        self.pipe = None;
     }
 
     fn say(&mut self, line: &str) {
-        if let Some(pipe) = &mut self.0 {
+        if let Some(pipe) = &mut self.pipe {
             // The parent may have been interrupted; the device does not depend on it.
             let _ = pipe.write_all(format!("{line}\n").as_bytes());
         }
@@ -95,7 +103,7 @@ pub unsafe fn fork() -> Result<Role> {
             }
             // SAFETY: as above; the first child has one thread as well.
             match unsafe { libc::fork() } {
-                0 => Ok(Role::Daemon(Reporter(Some(File::from(write))))),
+                0 => Ok(Role::Daemon(Reporter { pipe: Some(File::from(write)), detached: false })),
                 -1 => std::process::exit(1),
                 // No destructors: the grandchild shares what they would close or remove.
                 // SAFETY: `_exit` only ends this process.

@@ -6,7 +6,6 @@ use crate::daemon::{self, Reporter, Role};
 use crate::device::command::{Control, State, open_control};
 use crate::device::{block_path, params::Recovery};
 use crate::error::{Error, Result};
-use crate::log_line;
 use crate::serve::{self, Job, Task};
 use crate::state::{DeviceState, Options, RunDir};
 use std::fs::File;
@@ -103,10 +102,10 @@ fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) ->
             let job = Job { options, run_dir: &run_dir, task, foreground };
             let served = serve::run(&job, image, &mut reporter);
             if let Err(error) = &served {
-                log_line!("{error}");
                 reporter.failed(error);
             }
-            served
+            // The parent has said what there is to say.
+            std::process::exit(i32::from(served.is_err()))
         }
     }
 }

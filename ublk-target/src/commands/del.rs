@@ -2,10 +2,17 @@
 //! `del`: stops a device, waits for its daemon, removes it. Works as well when the daemon died.
 
 use crate::cli::DelArgs;
-use crate::device::command::{Control, State};
+use crate::device::{
+    self,
+    command::{Control, State},
+};
 use crate::error::{Error, Result};
 use crate::serve;
 use crate::state::{DeviceState, RunDir};
+use std::time::{Duration, Instant};
+
+/// Time that a device without users gets to disappear.
+const GONE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub fn run(args: &DelArgs) -> Result<()> {
     let run_dir = RunDir::default_path();
@@ -47,7 +54,30 @@ fn delete(
     if !serve::wait_for_end(state) {
         return Err(Error::DaemonStays { id, pid: state.pid, log: state.log.clone() });
     }
-    control.delete(id)?;
+    if served {
+        control.delete(id)?;
+    } else {
+        control.delete_later(id)?;
+        if !gone(control, id)? {
+            eprintln!(
+                "vexfs-ublk: device {id} is stopped; it goes away with its last user: unmount {}",
+                device::block_path(id).display()
+            );
+        }
+    }
     run_dir.remove(id);
     Ok(())
+}
+
+/// Waits a moment for a device to disappear.
+fn gone(control: &mut Control, id: u32) -> Result<bool> {
+    let deadline = Instant::now() + GONE_DEADLINE;
+    loop {
+        match control.info(id) {
+            Err(Error::NoDevice(_)) => return Ok(true),
+            Err(e) => return Err(e),
+            Ok(_) if Instant::now() >= deadline => return Ok(false),
+            Ok(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }

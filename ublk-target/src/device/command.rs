@@ -236,6 +236,21 @@ impl Control {
         self.run(&Command { name: "DEL_DEV", opcode: sys::UBLK_U_CMD_DEL_DEV, id, data: 0 })
     }
 
+    /// Removes a stopped device without waiting for those who have it open: it is gone when the
+    /// last of them is.
+    pub fn delete_later(&mut self, id: u32) -> Result<()> {
+        let opcode = sys::UBLK_U_CMD_DEL_DEV_ASYNC;
+        match self.run(&Command { name: "DEL_DEV_ASYNC", opcode, id, data: 0 }) {
+            // Before Linux 6.9.
+            Err(Error::Command { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) =>
+            {
+                self.delete(id)
+            }
+            other => other,
+        }
+    }
+
     /// Begins a recovery; waits while the dead server's descriptors are still being closed.
     pub fn start_recovery(&mut self, id: u32) -> Result<()> {
         let opcode = sys::UBLK_U_CMD_START_USER_RECOVERY;
