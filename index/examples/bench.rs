@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Build time, queries a second and recall, on a `.npy` corpus or on generated clusters.
+//!
+//!     cargo run --release -p vexfs-index --example bench [CORPUS.npy [QUERIES.npy]]
+
+use std::{path::PathBuf, time::Instant};
+
+use vexfs_index::{
+    DirStore, Element, FileId, Hit, Index, Metric, Options, Params, Result, Slot, Space,
+    npy::{self, Matrix},
+};
+
+const FILE: FileId = FileId(1);
+const K: usize = 10;
+
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    number.unwrap_or(f64::NAN) / 1024.0
+}
+
+/// Rows around random centres, deterministic.
+fn clusters(rows: usize, dim: usize) -> Matrix {
+    let mut state = 42u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let centres: Vec<Vec<f32>> =
+        (0..=rows / 50).map(|_| (0..dim).map(|_| next() * 2.0).collect()).collect();
+    let data = (0..rows)
+        .flat_map(|row| centres[row % centres.len()].iter().map(|x| x + next()).collect::<Vec<_>>())
+        .collect();
+    Matrix { rows, dim, data }
+}
+
+fn search(
+    index: &Index,
+    queries: &Matrix,
+    ef: Option<usize>,
+    exact: bool,
+) -> Result<(f64, Vec<Vec<Hit>>)> {
+    let start = Instant::now();
+    let hits = (0..queries.rows)
+        .map(|row| index.search(&[FILE], queries.row(row), K, ef, exact))
+        .collect::<Result<Vec<_>>>()?;
+    Ok((queries.rows as f64 / start.elapsed().as_secs_f64(), hits))
+}
+
+fn recall(exact: &[Vec<Hit>], found: &[Vec<Hit>]) -> f64 {
+    let good: usize = exact
+        .iter()
+        .zip(found)
+        .map(|(exact, found)| {
+            let worst = exact.last().map_or(0.0, |hit| hit.distance) + 1e-6;
+            found.iter().filter(|hit| hit.distance <= worst).count()
+        })
+        .sum();
+    good as f64 / exact.iter().map(Vec::len).sum::<usize>().max(1) as f64
+}
+
+fn main() -> Result<()> {
+    let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
+    let corpus = match paths.next() {
+        Some(path) => npy::read_matrix(&path)?,
+        None => clusters(20_000, 384),
+    };
+    let queries = if let Some(path) = paths.next() {
+        npy::read_matrix(&path)?
+    } else {
+        let step = (corpus.rows / 200).max(1);
+        let rows = (0..corpus.rows).step_by(step);
+        let data: Vec<f32> = rows.flat_map(|row| corpus.row(row).to_vec()).collect();
+        Matrix { rows: data.len() / corpus.dim, dim: corpus.dim, data }
+    };
+    println!("{} x {} f32, cosine, {} queries, k={K}", corpus.rows, corpus.dim, queries.rows);
+    let dir = std::env::temp_dir().join(format!("vexfs-bench-{}", std::process::id()));
+    let store = DirStore::open(&dir)?;
+    let (index, _) = Index::open(Some(Box::new(store)), Options { nice: 0, ..Options::default() })?;
+    let space = Space::new(Element::F32, Metric::Cosine, corpus.dim as u32);
+    index.declare(FILE, space, Params::default())?;
+    let bytes: Vec<u8> = corpus.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let base = resident_mib();
+
+    let start = Instant::now();
+    for (i, batch) in bytes.chunks(1000 * corpus.dim * 4).enumerate() {
+        index.upsert_rows(FILE, Slot(i as u64 * 1000), batch, corpus.dim * 4, 0)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("upsert     {seconds:8.2} s  {:8.0} vectors/s", corpus.rows as f64 / seconds);
+    let (qps, _) = search(&index, &queries, None, false)?;
+    println!("while building      {qps:8.0} queries/s");
+    index.settle();
+    println!("all built  {:8.2} s", start.elapsed().as_secs_f64());
+    let stats = index.stats();
+    println!(
+        "resident   {:8.1} MiB more ({} segments, {} graphs, {} pending; estimate {:.1} MiB)",
+        resident_mib() - base,
+        stats.segments,
+        stats.graphs,
+        stats.pending,
+        stats.bytes as f64 / f64::from(1 << 20)
+    );
+    let (qps, exact) = search(&index, &queries, None, true)?;
+    println!("exact               {qps:8.0} queries/s  recall 1");
+    for ef in [10, 20, 40, 80, 96, 160, 320] {
+        let (qps, found) = search(&index, &queries, Some(ef), false)?;
+        println!("ef {ef:4}             {qps:8.0} queries/s  recall {:.4}", recall(&exact, &found));
+    }
+    let start = Instant::now();
+    let written = index.checkpoint(1, b"", &[(FILE, Vec::new())])?;
+    println!(
+        "checkpoint {:8.2} s  {:8.1} MiB",
+        start.elapsed().as_secs_f64(),
+        written.bytes as f64 / f64::from(1 << 20)
+    );
+    let start = Instant::now();
+    drop(index);
+    println!("close      {:8.2} s", start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    let (index, recovered) =
+        Index::open(Some(Box::new(DirStore::open(&dir)?)), Options::default())?;
+    let graphs = index.stats().graphs;
+    println!(
+        "reopen     {:8.2} s  generation {:?}, {graphs} graphs, problems: {:?}",
+        start.elapsed().as_secs_f64(),
+        recovered.covered.map(|covered| covered.generation),
+        recovered.problems
+    );
+    drop(index);
+    // A bench's own directory: if it stays, it is in the temporary directory.
+    let _ = std::fs::remove_dir_all(&dir);
+    Ok(())
+}

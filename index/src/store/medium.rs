@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What [`TailStore`](super::TailStore) needs of a file, so that tests can bring a forgetful one.
+
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+/// Bytes at offsets; durable after `sync`, in any order before it.
+pub trait Medium: Send {
+    /// Reads exactly `buffer.len()` bytes.
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
+    /// Writes all of `data`, growing the medium if it must.
+    fn write_all_at(&self, data: &[u8], at: u64) -> io::Result<()>;
+    /// Makes everything written so far durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> io::Result<bool> {
+        self.len().map(|bytes| bytes == 0)
+    }
+    /// Cuts it off.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+}
+
+impl Medium for File {
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, at)
+    }
+
+    fn write_all_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, data, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        // Seeking tells the length of a block device too, where metadata says 0.
+        rustix::fs::seek(self, rustix::fs::SeekFrom::End(0)).map_err(Into::into)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+}

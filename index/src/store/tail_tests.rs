@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The tail store on a medium that forgets what was not synced, sector by sector.
+
+use super::*;
+use proptest::prelude::*;
+use std::sync::{Arc, Mutex};
+
+const SECTOR: usize = 512;
+
+/// Durable bytes, and writes that a power cut may lose in any combination.
+#[derive(Default)]
+struct Disk {
+    durable: Vec<u8>,
+    seen: Vec<u8>,
+    pending: Vec<(usize, Vec<u8>)>,
+    lowest: u64,
+    // Calls until the power goes; later calls fail.
+    fuse: Option<u64>,
+}
+
+#[derive(Clone, Default)]
+struct Forgetful(Arc<Mutex<Disk>>);
+
+fn place(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    if bytes.len() < at + data.len() {
+        bytes.resize(at + data.len(), 0);
+    }
+    bytes[at..at + data.len()].copy_from_slice(data);
+}
+
+impl Disk {
+    fn burn(&mut self) -> io::Result<()> {
+        if let Some(fuse) = &mut self.fuse {
+            *fuse = fuse.checked_sub(1).ok_or_else(|| io::Error::other("power is off"))?;
+        }
+        Ok(())
+    }
+
+    /// The power goes: each unsynced sector arrived or did not, as `luck` says.
+    fn crash(&mut self, mut luck: impl FnMut() -> bool) {
+        for (at, data) in std::mem::take(&mut self.pending) {
+            for (i, sector) in data.chunks(SECTOR).enumerate() {
+                if luck() {
+                    place(&mut self.durable, at + i * SECTOR, sector);
+                }
+            }
+        }
+        self.seen.clone_from(&self.durable);
+        self.fuse = None;
+    }
+}
+
+impl Medium for Forgetful {
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let disk = self.0.lock().unwrap();
+        let from = at as usize;
+        let bytes = disk.seen.get(from..from + buffer.len());
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_all_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        let mut disk = self.0.lock().unwrap();
+        disk.burn()?;
+        assert!(at >= disk.lowest, "a write below the region, at {at}");
+        place(&mut disk.seen, at as usize, data);
+        disk.pending.push((at as usize, data.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.0.lock().unwrap();
+        disk.burn()?;
+        let Disk { durable, pending, .. } = &mut *disk;
+        pending.drain(..).for_each(|(at, data)| place(durable, at, &data));
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().seen.len() as u64)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut disk = self.0.lock().unwrap();
+        disk.burn()?;
+        assert!(bytes >= disk.lowest, "cut below the region, at {bytes}");
+        disk.seen.truncate(bytes as usize);
+        disk.durable.truncate(bytes as usize);
+        for (at, data) in &mut disk.pending {
+            data.truncate((bytes as usize).saturating_sub(*at));
+        }
+        Ok(())
+    }
+}
+
+fn put<M: Medium>(store: &mut TailStore<M>, data: &[u8]) -> Result<Blob> {
+    store.write_blob(data.len() as u64, &mut |out| {
+        out.write_all(data).map_err(IndexError::storage("test"))
+    })
+}
+
+fn get<M: Medium>(store: &mut TailStore<M>, blob: &Blob) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    crate::store::read_verified(store, blob, "a test blob", &mut |from| {
+        from.read_to_end(&mut bytes).map(drop).map_err(IndexError::storage("test"))
+    })?;
+    Ok(bytes)
+}
+
+/// A manifest for tests: what round it is of, and its blobs.
+fn manifest(round: u64, blobs: &[Blob]) -> Vec<u8> {
+    let mut bytes = round.to_le_bytes().to_vec();
+    for blob in blobs {
+        bytes.extend_from_slice(&blob.at.to_le_bytes());
+        bytes.extend_from_slice(&blob.bytes.to_le_bytes());
+        bytes.extend_from_slice(&u64::from(blob.crc).to_le_bytes());
+    }
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> (u64, Vec<Blob>) {
+    let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+    let blobs =
+        words[1..].chunks(3).map(|w| Blob { at: w[0], bytes: w[1], crc: w[2] as u32 }).collect();
+    (words[0], blobs)
+}
+
+fn content(round: u64, i: u64) -> Vec<u8> {
+    let length = (round * 977 + i * 3571) % 5000;
+    (0..length).map(|x| (x * 31 + round * 7 + i) as u8).collect()
+}
+
+/// One checkpoint: keeps the even blobs of the last one, adds new ones.
+fn checkpoint(store: &mut TailStore<Forgetful>, round: u64, live: &[Blob]) -> Result<Vec<Blob>> {
+    let mut blobs: Vec<Blob> = live.iter().copied().step_by(2).collect();
+    for i in 0..=round % 4 {
+        blobs.push(put(store, &content(round, i))?);
+    }
+    store.publish(&manifest(round, &blobs))?;
+    store.retain(&blobs)?;
+    Ok(blobs)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_power_cut_leaves_the_old_or_the_new_checkpoint_whole(
+        fuse in 0u64..120, luck in any::<u64>(), start in 0u64..3,
+    ) {
+        let start = start * SLOT_BYTES;
+        let disk = Forgetful::default();
+        disk.0.lock().unwrap().lowest = start;
+        let mut store = TailStore::open(disk.clone(), start, None).unwrap();
+        disk.0.lock().unwrap().fuse = Some(fuse);
+        let (mut live, mut round) = (Vec::new(), 0);
+        let failed = loop {
+            round += 1;
+            match checkpoint(&mut store, round, &live) {
+                Ok(blobs) => live = blobs,
+                Err(error) => break error,
+            }
+        };
+        prop_assert!(failed.to_string().contains("power is off"), "{}", failed);
+        drop(store);
+        let mut state = luck;
+        disk.0.lock().unwrap().crash(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            state >> 63 == 1
+        });
+
+        let mut store = TailStore::open(disk.clone(), start, None).unwrap();
+        match store.manifest().unwrap() {
+            // Before the first was published, or while it was.
+            None => prop_assert!(round == 1, "round {} lost everything", round),
+            Some(bytes) => {
+                let (found, blobs) = parse(&bytes);
+                prop_assert!(found == round || found + 1 == round, "{} after {}", found, round);
+                for blob in &blobs {
+                    get(&mut store, blob).unwrap();
+                }
+                store.retain(&blobs).unwrap();
+                // And it goes on from there.
+                let next = checkpoint(&mut store, round + 1, &blobs).unwrap();
+                drop(store);
+                let mut store = TailStore::open(disk, start, None).unwrap();
+                let (found, again) = parse(&store.manifest().unwrap().unwrap());
+                prop_assert_eq!((found, &again), (round + 1, &next));
+            }
+        }
+    }
+}
+
+#[test]
+fn space_is_reused_and_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, vec![0xab; 8192]).unwrap();
+    let open = || {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        TailStore::open(file, 8192, None).unwrap()
+    };
+    let mut store = open();
+    for round in 0..50u8 {
+        let blob = put(&mut store, &vec![round; 100_000]).unwrap();
+        store.publish(&manifest(u64::from(round), &[blob])).unwrap();
+        store.retain(&[blob]).unwrap();
+        assert_eq!(get(&mut store, &blob).unwrap(), vec![round; 100_000]);
+    }
+    let length = std::fs::metadata(&path).unwrap().len();
+    assert!(length < 8192 + 8192 + 350_000, "{length} bytes");
+    store.publish(b"empty").unwrap();
+    store.retain(&[]).unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() < length);
+    assert!(std::fs::read(&path).unwrap()[..8192].iter().all(|&byte| byte == 0xab));
+    drop(store);
+    assert_eq!(open().manifest().unwrap().unwrap(), b"empty");
+}
+
+#[test]
+fn a_full_region_is_an_error_and_the_old_checkpoint_stays() {
+    let disk = Forgetful::default();
+    let mut store = TailStore::open(disk.clone(), 0, Some(DATA_AT + 4096)).unwrap();
+    let blob = put(&mut store, &[1; 2000]).unwrap();
+    store.publish(&manifest(1, &[blob])).unwrap();
+    store.retain(&[blob]).unwrap();
+    let error = put(&mut store, &[2; 3000]).unwrap_err();
+    assert!(matches!(error, IndexError::Full { needed: 3000, available: 1536 }), "{error}");
+    assert_eq!(get(&mut store, &blob).unwrap(), [1; 2000]);
+    assert!(TailStore::open(disk.clone(), 100, None).is_err());
+    assert!(TailStore::open(disk, 4096, Some(8192)).is_err());
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_never_taken_for_a_checkpoint() {
+    let disk = Forgetful::default();
+    let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
+    for round in 1..=2u64 {
+        store.publish(&manifest(round, &[])).unwrap();
+        store.retain(&[]).unwrap();
+    }
+    drop(store);
+    let newest = disk.0.lock().unwrap().seen.clone();
+    for byte in (0..RECORD).map(|i| SLOT_BYTES as usize + i) {
+        for bit in 0..8 {
+            disk.0.lock().unwrap().seen.clone_from(&newest);
+            disk.0.lock().unwrap().seen[byte] ^= 1 << bit;
+            let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
+            // Round 1's manifest was freed, yet nothing overwrote it here.
+            if let Some(bytes) = store.manifest().unwrap() {
+                assert_eq!(bytes, manifest(1, &[]), "byte {byte} bit {bit}");
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Element types, metrics and the decoding of raw little-endian vectors.
+//!
+//! Invariant: a decoded row can be compared with any other row of its specification without
+//! producing NaN or overflow; what cannot is refused here, with the position of the element.
+//! Rows of a cosine file are normalised on the way in. Nothing here knows slots or files.
+
+use std::{fmt, str::FromStr};
+
+use crate::error::{IndexError, Result};
+
+/// The most dimensions a vector may have.
+pub const DIM_MAX: u32 = 65_536;
+/// Larger magnitudes could overflow the sum of squares of [`DIM_MAX`] elements.
+const MAGNITUDE_MAX: f32 = 1e16;
+
+/// An opaque file identity; its owner decides what it means (an inode number, say).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u64);
+
+/// A vector's ordinal in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u64);
+
+/// How one element is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+pub enum Element {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    Bf16,
+    /// Signed byte, used as the number it is.
+    I8,
+    /// One bit; eight to a byte, the first in the most significant position, as `numpy.packbits`.
+    Bit,
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+            Self::Bit => "bit",
+        })
+    }
+}
+
+impl FromStr for Element {
+    type Err = IndexError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::F32, Self::F16, Self::Bf16, Self::I8, Self::Bit]
+            .into_iter()
+            .find(|element| element.to_string() == text)
+            .ok_or_else(|| {
+                IndexError::BadSpec(format!("element type '{text}', use f32, f16, bf16, i8 or bit"))
+            })
+    }
+}
+
+/// What a distance means. Smaller is nearer in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+pub enum Metric {
+    /// Euclidean distance (the root is taken).
+    L2,
+    /// `1 - cos`, from 0 (same direction) to 2 (opposite).
+    Cosine,
+    /// The negated dot product.
+    Dot,
+    /// The number of differing bits.
+    Hamming,
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::L2 => "l2",
+            Self::Cosine => "cosine",
+            Self::Dot => "dot",
+            Self::Hamming => "hamming",
+        })
+    }
+}
+
+impl FromStr for Metric {
+    type Err = IndexError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::L2, Self::Cosine, Self::Dot, Self::Hamming]
+            .into_iter()
+            .find(|metric| metric.to_string() == text)
+            .ok_or_else(|| {
+                IndexError::BadSpec(format!("metric '{text}', use l2, cosine, dot or hamming"))
+            })
+    }
+}
+
+/// What a file's vectors are and how they are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+pub struct Space {
+    /// Element type.
+    pub element: Element,
+    /// Metric.
+    pub metric: Metric,
+    /// Elements of a vector (bits for [`Element::Bit`]).
+    pub dim: u32,
+}
+
+/// How a file's graphs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+pub struct Params {
+    /// Links of a graph node on the upper layers (twice as many at the bottom), 2 to 64.
+    pub m: u16,
+    /// Candidates held while a node is linked, 8 to 2000.
+    pub ef_construction: u16,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self { m: 16, ef_construction: 200 }
+    }
+}
+
+impl Params {
+    /// Refuses what the graph library cannot build.
+    pub fn validate(&self) -> Result<()> {
+        if (2..=64).contains(&self.m) && (8..=2000).contains(&self.ef_construction) {
+            return Ok(());
+        }
+        Err(IndexError::BadSpec(format!(
+            "m={} and ef_construction={} must lie in 2..=64 and 8..=2000",
+            self.m, self.ef_construction
+        )))
+    }
+}
+
+impl Space {
+    /// `new(element, metric, dim)` - not yet validated.
+    pub fn new(element: Element, metric: Metric, dim: u32) -> Self {
+        Self { element, metric, dim }
+    }
+
+    /// Refuses what no index can serve.
+    pub fn validate(&self) -> Result<()> {
+        if self.dim == 0 || self.dim > DIM_MAX {
+            return Err(IndexError::BadSpec(format!(
+                "{} dimensions, between 1 and {DIM_MAX} are supported",
+                self.dim
+            )));
+        }
+        if (self.element == Element::Bit) != (self.metric == Metric::Hamming) {
+            return Err(IndexError::MetricMismatch { element: self.element, metric: self.metric });
+        }
+        Ok(())
+    }
+
+    /// Bytes of one stored vector.
+    pub fn vector_bytes(&self) -> usize {
+        let dim = self.dim as usize;
+        match self.element {
+            Element::F32 => dim * 4,
+            Element::F16 | Element::Bf16 => dim * 2,
+            Element::I8 => dim,
+            Element::Bit => dim.div_ceil(8),
+        }
+    }
+
+    /// Decodes one stored vector; `Ok(None)` is a zero vector under cosine, which has no direction.
+    pub(crate) fn decode(self, raw: &[u8]) -> Result<Option<Row>> {
+        if raw.len() != self.vector_bytes() {
+            return Err(IndexError::VectorLength {
+                expected: self.vector_bytes(),
+                given: raw.len(),
+                element: self.element,
+                dim: self.dim,
+            });
+        }
+        if self.element == Element::Bit {
+            return Ok(Some(Row::Bits(pack_bits(raw, self.dim as usize))));
+        }
+        let mut row = decode_numbers(self.element, raw);
+        Ok(self.admit(&mut row)?.then_some(Row::Numbers(row)))
+    }
+
+    /// Turns a query into a row of this specification.
+    pub(crate) fn decode_query(self, query: &[f32]) -> Result<Row> {
+        if self.element == Element::Bit {
+            let mut raw = vec![0u8; query.len().div_ceil(8)];
+            for (position, &value) in query.iter().enumerate() {
+                let one = value.to_bits() == 1.0f32.to_bits();
+                if !one && value.abs().to_bits() != 0 {
+                    return Err(IndexError::NotABit { position, value });
+                }
+                raw[position / 8] |= if one { 0x80 >> (position % 8) } else { 0 };
+            }
+            return Ok(Row::Bits(pack_bits(&raw, query.len())));
+        }
+        let mut row = query.to_vec();
+        if self.admit(&mut row)? { Ok(Row::Numbers(row)) } else { Err(IndexError::ZeroQuery) }
+    }
+
+    /// Validates and, for cosine, normalises; false for a zero vector under cosine.
+    fn admit(self, row: &mut [f32]) -> Result<bool> {
+        for (position, &value) in row.iter().enumerate() {
+            if !value.is_finite() {
+                return Err(IndexError::NotFinite { position, value });
+            }
+            if self.metric != Metric::Cosine && value.abs() > MAGNITUDE_MAX {
+                return Err(IndexError::TooLarge { position, value });
+            }
+        }
+        if self.metric != Metric::Cosine {
+            return Ok(true);
+        }
+        // In f64 neither the largest nor the smallest f32 leaves the range when squared.
+        let norm = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        if norm == 0.0 {
+            return Ok(false);
+        }
+        for x in row.iter_mut() {
+            *x = (f64::from(*x) / norm) as f32;
+        }
+        Ok(true)
+    }
+}
+
+/// One decoded vector.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Row {
+    Numbers(Vec<f32>),
+    Bits(Vec<u64>),
+}
+
+impl Row {
+    /// As numbers, bits as 0 and 1: the form in which a row can be a query again.
+    pub(crate) fn to_query(&self, dim: usize) -> Vec<f32> {
+        match self {
+            Self::Numbers(row) => row.clone(),
+            Self::Bits(words) => (0..dim)
+                .map(|i| if words[i / 64] >> (63 - i % 64) & 1 == 1 { 1.0 } else { 0.0 })
+                .collect(),
+        }
+    }
+}
+
+pub(crate) fn decode_numbers(element: Element, raw: &[u8]) -> Vec<f32> {
+    let pairs = || raw.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match element {
+        Element::F32 => {
+            raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        Element::F16 => pairs().map(half_to_f32).collect(),
+        Element::Bf16 => pairs().map(|h| f32::from_bits(u32::from(h) << 16)).collect(),
+        Element::I8 => raw.iter().map(|&b| f32::from(b.cast_signed())).collect(),
+        Element::Bit => Vec::new(),
+    }
+}
+
+/// Big-endian words keep the file's bit order; bits past the last dimension are cleared so that
+/// a file's padding never counts as a difference.
+fn pack_bits(raw: &[u8], dim: usize) -> Vec<u64> {
+    let mut words: Vec<u64> = raw
+        .chunks(8)
+        .map(|chunk| {
+            let mut word = [0u8; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_be_bytes(word)
+        })
+        .collect();
+    if let (Some(last), used @ 1..) = (words.last_mut(), dim % 64) {
+        *last &= !0 << (64 - used);
+    }
+    words
+}
+
+/// IEEE binary16 to binary32; exact, since every half is a single.
+fn half_to_f32(half: u16) -> f32 {
+    let sign = u32::from(half >> 15) << 31;
+    let exponent = u32::from(half >> 10) & 0x1f;
+    let mantissa = u32::from(half) & 0x3ff;
+    match exponent {
+        0 => {
+            // A subnormal half is mantissa * 2^-24, which a single holds as a normal number.
+            let magnitude = mantissa as f32 * f32::from_bits((127 - 24) << 23);
+            f32::from_bits(sign | magnitude.to_bits())
+        }
+        31 => f32::from_bits(sign | 0x7f80_0000 | mantissa << 13),
+        _ => f32::from_bits(sign | (exponent + 112) << 23 | mantissa << 13),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_decode_to_their_published_values() {
+        for (half, value) in [
+            (0x3c00u16, 1.0f32),
+            (0xc000, -2.0),
+            (0x7bff, 65504.0),
+            (0x0400, 6.103_515_6e-5),
+            (0x0001, 5.960_464_5e-8),
+            (0x8000, -0.0),
+            (0x3555, 0.333_251_95),
+        ] {
+            assert_eq!(half_to_f32(half).to_bits(), value.to_bits(), "{half:#x}");
+        }
+        assert!(half_to_f32(0x7e00).is_nan());
+        assert_eq!(half_to_f32(0xfc00).to_bits(), f32::NEG_INFINITY.to_bits());
+    }
+
+    #[test]
+    fn a_nan_names_its_position_and_a_short_vector_both_lengths() {
+        let spec = Space::new(Element::F32, Metric::L2, 3);
+        let raw: Vec<u8> = [1.0f32, f32::NAN, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert!(matches!(spec.decode(&raw), Err(IndexError::NotFinite { position: 1, .. })));
+        let text = spec.decode(&raw[..8]).unwrap_err().to_string();
+        assert!(text.contains("8 bytes") && text.contains("12"), "{text}");
+    }
+
+    #[test]
+    fn padding_bits_do_not_count() {
+        let spec = Space::new(Element::Bit, Metric::Hamming, 12);
+        assert_eq!(spec.decode(&[0xab, 0xcf]).unwrap(), spec.decode(&[0xab, 0xc0]).unwrap());
+        let row = spec.decode(&[0xab, 0xc0]).unwrap().unwrap();
+        assert_eq!(spec.decode_query(&row.to_query(12)).unwrap(), row);
+    }
+
+    #[test]
+    fn cosine_normalises_extremes_and_knows_zero() {
+        let spec = Space::new(Element::F32, Metric::Cosine, 2);
+        for scale in [f32::MAX, 1e-45] {
+            let row = spec.decode_query(&[scale, 0.0]).unwrap();
+            assert_eq!(row, Row::Numbers(vec![1.0, 0.0]));
+        }
+        assert!(spec.decode(&[0; 8]).unwrap().is_none());
+        assert!(matches!(spec.decode_query(&[0.0, 0.0]), Err(IndexError::ZeroQuery)));
+    }
+
+    #[test]
+    fn hamming_is_for_bits_only() {
+        for (element, metric) in [(Element::F32, Metric::Hamming), (Element::Bit, Metric::L2)] {
+            assert!(Space::new(element, metric, 8).validate().is_err());
+        }
+    }
+}
