@@ -5,10 +5,12 @@
 //! its command's own.
 
 mod build;
+mod demo;
 mod kernel;
 mod setup;
 mod shell;
 mod test;
+mod truth;
 mod ui;
 mod vm;
 mod workspace;
@@ -34,6 +36,8 @@ enum Command {
     Setup,
     #[command(about = "Build the tools and the kernel module into target/dist")]
     Build(build::BuildArgs),
+    /// Walk the whole road once: image, device, mount, files, vectors, search, crash
+    Demo,
     #[command(about = "Run every check, or one part of them")]
     Test(test::TestArgs),
     #[command(about = "Run a shell or a command in a throw-away guest")]
@@ -62,6 +66,10 @@ fn run(cli: Cli) -> Result<u8> {
             let kernel = setup::run(&workspace)?;
             build::run(&workspace, &kernel, &args)?;
             Ok(0)
+        }
+        Command::Demo => {
+            let kernel = setup::run(&workspace)?;
+            Ok(u8::from(!demo::run(&workspace, &kernel)?))
         }
         Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
         Command::Vm(args) => {

@@ -7,6 +7,8 @@
 //! - `cut=MARKER` the power is cut when the script prints a line with MARKER, and the script is run a
 //!   second time with the same disks and `VEXFS_BOOT=2` (the first time it is 1).
 //!
+//! `VEXFS_TRUTH` is a file with the true neighbours of the sample queries, a line each.
+//!
 //! It prints `ok NAME` and `not ok NAME`, exits with 0 when all is well, and is counted as one
 //! check more itself: it ended well and its kernel log is clean.
 
@@ -21,6 +23,7 @@ use super::Tally;
 use crate::build::{self, module};
 use crate::kernel::Kernel;
 use crate::shell::quote;
+use crate::truth;
 use crate::ui::Ui;
 use crate::vm::args::{parse_size, prepare_disk};
 use crate::vm::{End, Said, Vm};
@@ -84,11 +87,16 @@ pub fn one(
     vm.timeout = header.timeout.map(Duration::from_secs).or(vm.timeout);
     vm.cut_after.clone_from(&header.cut);
 
+    let truth = truth::write(workspace)?;
+
     let mut tally = Tally::default();
     let mut seconds = 0.0;
     let boots = if header.cut.is_some() { 2 } else { 1 };
     for boot in 1..=boots {
-        vm.env = vec![("VEXFS_BOOT".to_owned(), boot.to_string())];
+        vm.env = vec![
+            ("VEXFS_BOOT".to_owned(), boot.to_string()),
+            ("VEXFS_TRUTH".to_owned(), truth.display().to_string()),
+        ];
         if boot == 2 {
             vm.cut_after = None;
             vm.name = format!("{name}-boot2");
