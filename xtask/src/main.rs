@@ -9,6 +9,7 @@ mod demo;
 mod kernel;
 mod setup;
 mod shell;
+mod sources;
 mod test;
 mod truth;
 mod ui;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::kernel::Kernel;
 use crate::shell::Cmd;
+use crate::sources;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
@@ -65,13 +66,18 @@ pub fn run(workspace: &Workspace) -> Result<Kernel> {
         return Ok(kernel);
     }
     ensure!(cfg!(target_arch = "x86_64"), "VexFS is developed on x86-64; this is another machine");
-    let step = ui.step("package lists (apt-get update)");
     if is_root() {
+        if kernel.is_none()
+            && let Some(file) = sources::add_security()?
+        {
+            eprintln!("   ... apt source of the security suite added: {}", file.display());
+        }
+        let step = ui.step("package lists (apt-get update)");
         apt(["update"]).run(&step).context(
             "apt-get update failed: the machine needs its Debian mirrors for the first set-up",
         )?;
+        step.done();
     }
-    step.done();
     if !missing.is_empty() {
         ensure!(
             is_root(),

@@ -50,7 +50,7 @@ pub fn sparse(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<Vec<Stri
         .args(["C=2", "CHECK=sparse", "CF=-D__CHECK_ENDIAN__"])
         .lines(|line| step.message(line))?;
     if !status.success() {
-        bail!("sparse did not run ({}):\n{}", describe(status), lines.join("\n"));
+        bail!("sparse did not run ({}):\n{}", describe(status), complaints(&lines));
     }
     step.done();
     let own = dir.display().to_string();
@@ -76,7 +76,7 @@ fn make(kernel: &Kernel, dir: &Path, safe: bool, step: &Step) -> Result<()> {
     let safe = if safe { "SAFE=1" } else { "SAFE=" };
     let (status, lines) = kbuild(kernel, dir).arg(safe).lines(|line| step.message(line))?;
     if !status.success() {
-        bail!("the module does not build ({}):\n{}", describe(status), lines.join("\n"));
+        bail!("the module does not build ({}):\n{}", describe(status), complaints(&lines));
     }
     let warnings: Vec<&str> = lines
         .iter()
@@ -86,9 +86,16 @@ fn make(kernel: &Kernel, dir: &Path, safe: bool, step: &Step) -> Result<()> {
     if !warnings.is_empty() {
         // The next build must complain again.
         remove_objects(dir)?;
-        bail!("the module builds with warnings:\n{}", lines.join("\n"));
+        bail!("the module builds with warnings:\n{}", warnings.join("\n"));
     }
     Ok(())
+}
+
+/// The lines that say what is wrong; all of them if none does.
+fn complaints(lines: &[String]) -> String {
+    let wrong = |line: &&String| line.contains("rror") || line.contains("undefined");
+    let said: Vec<&str> = lines.iter().filter(wrong).map(String::as_str).collect();
+    if said.is_empty() { lines.join("\n") } else { said.join("\n") }
 }
 
 fn remove_objects(dir: &Path) -> Result<()> {
