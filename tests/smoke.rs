@@ -53,7 +53,7 @@ fn volume(bytes: usize) -> Volume<Memory> {
     Volume::open(device, &OpenOptions::default()).unwrap()
 }
 
-fn reopen(volume: Volume<Memory>) -> Volume<Memory> {
+fn reopen(volume: &Volume<Memory>) -> Volume<Memory> {
     assert_clean(volume.device());
     let device = Memory(RefCell::new(volume.device().0.borrow().clone()));
     Volume::open(device, &OpenOptions::default()).unwrap()
@@ -104,7 +104,7 @@ fn thousands_of_files_come_back() {
         v.write_at(f.ino, 0, &body, now()).unwrap();
     }
     v.commit(now()).unwrap();
-    let mut v = reopen(v);
+    let mut v = reopen(&v);
     for i in 0..4000u32 {
         let dir = dirs[i as usize % dirs.len()];
         let name = format!("file number {i}");
@@ -168,6 +168,7 @@ fn a_full_filesystem_can_be_emptied() {
 }
 
 #[test]
+#[allow(clippy::many_single_char_names)]
 fn attributes_links_and_renames() {
     let mut v = volume(8 << 20);
     let a = v.run(now(), |v| v.create(Ino::ROOT, b"a", &file(0o100_644))).unwrap();
@@ -197,7 +198,7 @@ fn attributes_links_and_renames() {
     assert_eq!(v.resolve(|v| v.lookup(Ino::ROOT, b"a")).unwrap().0, l.ino);
     assert_eq!(v.resolve(|v| v.lookup(e.ino, b"l2")).unwrap().0, a.ino);
     v.commit(now()).unwrap();
-    let v2 = &mut reopen(v);
+    let v2 = &mut reopen(&v);
     assert_eq!(v2.resolve(|v| v.inode(a.ino)).unwrap().nlink, 2);
 }
 
