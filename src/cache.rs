@@ -216,7 +216,8 @@ impl NodeCache {
             node.pointer = Pointer { block: BlockNr(u64::MAX), ..Pointer::default() };
         }
         self.live = self.live.saturating_sub(1);
-        self.vacant.push(index);
+        // Room was made when it came in; without it only the slot's reuse would be lost.
+        let _ = push(&mut self.vacant, index);
     }
 
     /// Evicts nodes that have not been used lately until the limit holds, sparing those newer than `durable`.

@@ -129,7 +129,7 @@ pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<Ch
 /// Blocks that were met, by group; a group's bits exist once one of its blocks was met.
 struct Seen {
     groups: Vec<Option<Vec<u8>>>,
-    group_blocks: u64,
+    group_shift: u32,
     count: u64,
 }
 
@@ -139,20 +139,20 @@ impl Seen {
         let count = geometry.groups() as usize;
         groups.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
         groups.resize(count, None);
-        Ok(Self { groups, group_blocks: geometry.group_blocks(), count: 0 })
+        Ok(Self { groups, group_shift: geometry.group_shift(), count: 0 })
     }
 
     /// Marks a block; false if it was marked before.
     fn mark(&mut self, block: u64) -> Result<bool> {
-        let bytes = (self.group_blocks / 8) as usize;
-        let Some(group) = self.groups.get_mut((block / self.group_blocks) as usize) else {
+        let bytes = 1usize << (self.group_shift - 3);
+        let Some(group) = self.groups.get_mut((block >> self.group_shift) as usize) else {
             return Ok(true);
         };
         let bits = match group {
             Some(bits) => bits,
             None => group.insert(zeroed(bytes)?),
         };
-        let within = block % self.group_blocks;
+        let within = block & ((1 << self.group_shift) - 1);
         let Some(byte) = bits.get_mut((within / 8) as usize) else { return Ok(true) };
         let bit = 1u8 << (within % 8);
         let new = *byte & bit == 0;
@@ -162,9 +162,9 @@ impl Seen {
     }
 
     fn get(&self, block: u64) -> bool {
-        let within = block % self.group_blocks;
+        let within = block & ((1 << self.group_shift) - 1);
         self.groups
-            .get((block / self.group_blocks) as usize)
+            .get((block >> self.group_shift) as usize)
             .and_then(Option::as_ref)
             .and_then(|bits| bits.get((within / 8) as usize))
             .is_some_and(|byte| byte >> (within % 8) & 1 == 1)

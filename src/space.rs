@@ -129,7 +129,8 @@ struct Run {
 pub(crate) struct Space {
     /// Sorted by index.
     groups: Vec<Group>,
-    group_blocks: u64,
+    /// `log2` of the blocks of a group.
+    group_shift: u32,
     blocks: u64,
     free: u64,
     pinned: u64,
@@ -143,10 +144,9 @@ pub(crate) struct Space {
 
 impl Space {
     pub(crate) fn new(geometry: &Geometry) -> Self {
-        let group_blocks = geometry.group_blocks();
         Self {
             groups: Vec::new(),
-            group_blocks,
+            group_shift: geometry.group_shift(),
             blocks: geometry.blocks,
             free: 0,
             pinned: 0,
@@ -180,16 +180,21 @@ impl Space {
     }
 
     pub(crate) const fn group_of(&self, block: BlockNr) -> u64 {
-        block.0 / self.group_blocks
+        block.0 >> self.group_shift
     }
 
     /// Blocks of a group.
     pub(crate) const fn group_blocks(&self) -> u64 {
-        self.group_blocks
+        1 << self.group_shift
+    }
+
+    /// Where in its group a block is.
+    const fn within(&self, block: BlockNr) -> usize {
+        (block.0 & (self.group_blocks() - 1)) as usize
     }
 
     pub(crate) const fn group_count(&self) -> u64 {
-        self.blocks.div_ceil(self.group_blocks)
+        self.blocks.saturating_add(self.group_blocks() - 1) >> self.group_shift
     }
 
     pub(crate) const fn meta_cursor(&self) -> BlockNr {
@@ -226,19 +231,19 @@ impl Space {
 
     /// Blocks of a group that exist; the last group may be short.
     fn blocks_in(&self, index: u64) -> u64 {
-        self.blocks.saturating_sub(index * self.group_blocks).min(self.group_blocks)
+        self.blocks.saturating_sub(index * self.group_blocks()).min(self.group_blocks())
     }
 
     fn add(&mut self, index: u64, used: Bits, pointer: Option<Pointer>) -> Result<()> {
         let Err(position) = self.find_group(index) else { return Ok(()) };
-        let bits = self.group_blocks as usize;
+        let bits = self.group_blocks() as usize;
         let set: u64 = used.0.iter().map(|word| u64::from(word.count_ones())).sum();
         let group = Group {
             index,
             used,
             pinned_running: Bits::new(bits)?,
             pinned_commit: Bits::new(bits)?,
-            free: self.group_blocks.saturating_sub(set),
+            free: self.group_blocks().saturating_sub(set),
             pinned: 0,
             pointer,
             dirty: false,
@@ -251,9 +256,9 @@ impl Space {
 
     /// Brings in a group that was never written: only what the format reserves is in use.
     pub(crate) fn insert_fresh(&mut self, index: u64) -> Result<()> {
-        let mut used = Bits::new(self.group_blocks as usize)?;
+        let mut used = Bits::new(self.group_blocks() as usize)?;
         let exist = self.blocks_in(index) as usize;
-        used.fill(exist, (self.group_blocks as usize).saturating_sub(exist), true);
+        used.fill(exist, (self.group_blocks() as usize).saturating_sub(exist), true);
         if index == 0 {
             used.fill(0, FIRST_FREE as usize, true);
         }
@@ -265,7 +270,7 @@ impl Space {
 
     /// Brings in a group whose bitmap was read.
     pub(crate) fn insert(&mut self, index: u64, pointer: Pointer, bitmap: &[u8]) -> Result<()> {
-        let mut used = Bits::new(self.group_blocks as usize)?;
+        let mut used = Bits::new(self.group_blocks() as usize)?;
         for (word, bytes) in used.0.iter_mut().zip(bitmap.chunks_exact(8)) {
             *word = bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
         }
@@ -275,7 +280,7 @@ impl Space {
     /// The bitmap as it goes to the medium.
     pub(crate) fn bitmap(&self, index: u64) -> Result<Vec<u8>> {
         let group = self.group(index).ok_or(Error::internal("a group is not in memory"))?;
-        let mut bitmap = zeroed(self.group_blocks as usize / 8)?;
+        let mut bitmap = zeroed(self.group_blocks() as usize / 8)?;
         for (word, bytes) in group.used.0.iter().zip(bitmap.chunks_exact_mut(8)) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -290,7 +295,7 @@ impl Space {
     /// Finds the first free block of group `index` at or after `from`.
     fn find_one(&self, index: u64, from: BlockNr) -> Option<BlockNr> {
         let group = self.group(index).filter(|group| group.available() > 0)?;
-        let first = index * self.group_blocks;
+        let first = index * self.group_blocks();
         let (at, _) = group.find(from.0.saturating_sub(first) as usize, 1)?;
         Some(BlockNr(first + at as u64))
     }
@@ -305,11 +310,11 @@ impl Space {
         align: u64,
     ) -> Option<(BlockNr, u64)> {
         let group = self.group(index).filter(|group| group.available() > 0)?;
-        let first = index * self.group_blocks;
+        let first = index * self.group_blocks();
         let mut start = from.0.saturating_sub(first) as usize;
         let mut longest: Option<(BlockNr, u64)> = None;
         // Every round moves on by at least one block.
-        for _ in 0..self.group_blocks {
+        for _ in 0..self.group_blocks() {
             let Some((at, len)) = group.find(start, count.max(align) as usize) else { break };
             let aligned = (first + at as u64).next_multiple_of(align.max(1)).saturating_sub(first);
             let skipped = aligned as usize - at;
@@ -328,16 +333,15 @@ impl Space {
     pub(crate) fn run_at(&self, start: BlockNr, count: u64) -> (BlockNr, u64) {
         let len = self
             .group(self.group_of(start))
-            .map_or(0, |group| group.run((start.0 % self.group_blocks) as usize, count as usize));
+            .map_or(0, |group| group.run(self.within(start), count as usize));
         (start, len as u64)
     }
 
     /// Takes a run that [`find`](Self::find) found.
     pub(crate) fn take(&mut self, start: BlockNr, count: u64) -> Result<()> {
-        let group_blocks = self.group_blocks;
-        let group = self.group_mut(start.0 / group_blocks)?;
-        let changed =
-            group.used.fill((start.0 % group_blocks) as usize, count as usize, true) as u64;
+        let within = self.within(start);
+        let group = self.group_mut(self.group_of(start))?;
+        let changed = group.used.fill(within, count as usize, true) as u64;
         if changed != count {
             return Err(Error::block(start, "a block that is in use was about to be handed out"));
         }
@@ -383,8 +387,8 @@ impl Space {
             return Err(Error::block(start, "blocks outside the filesystem were to be freed"));
         }
         while block < end {
-            let index = block / self.group_blocks;
-            let len = ((index + 1) * self.group_blocks).min(end) - block;
+            let index = block >> self.group_shift;
+            let len = ((index + 1) * self.group_blocks()).min(end) - block;
             if self.is_loaded(index) {
                 self.release_in(index, BlockNr(block), len)?;
             } else {
@@ -398,7 +402,7 @@ impl Space {
     }
 
     fn release_in(&mut self, index: u64, start: BlockNr, count: u64) -> Result<()> {
-        let from = (start.0 % self.group_blocks) as usize;
+        let from = self.within(start);
         let group = self.group_mut(index)?;
         if group.used.fill(from, count as usize, false) as u64 != count {
             return Err(Error::block(start, "a block that is not in use was to be freed"));

@@ -36,16 +36,22 @@ impl Geometry {
         1 << self.block_shift
     }
 
-    /// Blocks of a group: as many as one block has bits.
+    /// `log2` of the blocks of a group: as many as one block has bits.
+    #[must_use]
+    pub const fn group_shift(&self) -> u32 {
+        self.block_shift + 3
+    }
+
+    /// Blocks of a group.
     #[must_use]
     pub const fn group_blocks(&self) -> u64 {
-        8 << self.block_shift
+        1 << self.group_shift()
     }
 
     /// Groups of the filesystem, the last one perhaps short.
     #[must_use]
     pub const fn groups(&self) -> u64 {
-        self.blocks.div_ceil(self.group_blocks())
+        self.blocks.saturating_add(self.group_blocks() - 1) >> self.group_shift()
     }
 
     /// Length in bytes.
