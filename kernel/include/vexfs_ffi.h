@@ -10,7 +10,7 @@
 #include <linux/limits.h>
 #include <linux/types.h>
 #ifndef UINT64_MAX
-#define VEXFS_UINT64_MAX U64_MAX
+#define UINT64_MAX U64_MAX
 #endif
 #else
 #include <stdbool.h>
@@ -123,9 +123,9 @@ struct vexfs_report {
 	// Bytes of `message`, not counting the zero behind it; 0 unless there is something to say.
 	uint32_t message_len;
 	// For `vexfs_rust_fetch` alone.
-	uint64_t missing[MISSING_WORDS];
+	uint64_t missing[6];
 	// Text that ends in a zero.
-	uint8_t message[MESSAGE_BYTES];
+	uint8_t message[160];
 };
 
 // A point in time.
@@ -324,6 +324,21 @@ struct vexfs_vector_hit {
 	uint32_t distance_bits;
 	// Zero.
 	uint32_t reserved;
+};
+
+// The head of one record that `readdir` packs into its buffer; the name follows, and then zeroes
+// up to a multiple of 8 bytes.
+struct vexfs_dir_record {
+	// The inode.
+	uint64_t ino;
+	// Where to go on after this entry.
+	uint64_t cookie;
+	// Bytes of this record, padding included.
+	uint16_t record_len;
+	// Bytes of the name.
+	uint16_t name_len;
+	// Its `DT_*`.
+	uint32_t file_type;
 };
 
 // Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null.

@@ -49,9 +49,6 @@ pub const XATTR_CREATE: u32 = 1;
 /// `xattr_set`: fail with `-ENODATA` if it does not.
 pub const XATTR_REPLACE: u32 = 2;
 
-const MESSAGE_BYTES: usize = 160;
-const MISSING_WORDS: usize = 6;
-
 /// What a call that failed wants, and why it failed. The caller need not fill anything in.
 #[repr(C)]
 pub struct Report {
@@ -60,14 +57,13 @@ pub struct Report {
     /// Bytes of `message`, not counting the zero behind it; 0 unless there is something to say.
     pub message_len: u32,
     /// For `vexfs_rust_fetch` alone.
-    pub missing: [u64; MISSING_WORDS],
+    pub missing: [u64; 6],
     /// Text that ends in a zero.
-    pub message: [u8; MESSAGE_BYTES],
+    pub message: [u8; 160],
 }
 
 const _: () = assert!(
-    size_of::<Missing>() <= size_of::<[u64; MISSING_WORDS]>()
-        && align_of::<Missing>() <= align_of::<u64>()
+    size_of::<Missing>() <= size_of::<[u64; 6]>() && align_of::<Missing>() <= align_of::<u64>()
 );
 
 /// A point in time.
@@ -379,7 +375,7 @@ impl Report {
                 | Error::BlockSize(_)
                 | Error::Invalid(_)
         ) {
-            self.message = [0; MESSAGE_BYTES];
+            self.message = [0; 160];
             let mut line = Line { bytes: &mut self.message, len: 0 };
             // Cannot fail: what does not fit is cut off.
             let _ = write!(line, "{error}");

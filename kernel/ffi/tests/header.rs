@@ -97,6 +97,8 @@ fn generate() -> String {
         .iter()
         .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
         .collect::<HashMap<_, _>>();
+    // No function names it: readdir packs it into bytes.
+    config.export.include = vec!["DirRecord".to_owned()];
     config.export.exclude = PRIVATE.iter().map(|name| (*name).to_owned()).collect();
     config.function.args = cbindgen::Layout::Auto;
     config.enumeration.rename_variants = RenameRule::None;
@@ -118,7 +120,9 @@ fn generate() -> String {
                 .replace("`]", "`");
             let line = line.replace("        ", "\t");
             match line.as_str().strip_prefix("#define ") {
-                Some(rest) if !rest.starts_with("VEXFS_") => format!("#define VEXFS_{rest}"),
+                Some(rest) if !rest.starts_with("VEXFS_") && !rest.starts_with("UINT64_MAX") => {
+                    format!("#define VEXFS_{rest}")
+                }
                 _ => line,
             }
         })

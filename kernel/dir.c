@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Directories and the names in them. The engine changes first; the kernel's
+ * inodes follow once it succeeded.
+ */
+#include <linux/iversion.h>
+#include <linux/namei.h>
+#include <linux/posix_acl.h>
+#include <linux/slab.h>
+
+#include "vexfs.h"
+
+/* Entries are copied out of the engine in batches: readers' buffers may fault. */
+#define VEXFS_READDIR_BYTES 8192
+
+static const u8 *vexfs_name(const struct dentry *dentry)
+{
+	return dentry->d_name.name;
+}
+
+static struct dentry *vexfs_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct inode *inode = NULL;
+	struct vexfs_attr attr;
+	struct vexfs_op op;
+	u64 changes;
+	int err;
+
+	if (dentry->d_name.len > NAME_MAX)
+		return ERR_PTR(-ENAMETOOLONG);
+	vexfs_op_init(&op, fs, VEXFS_SHARED);
+	err = vexfs_run(&op, (changes = fs->changes,
+			      vexfs_rust_lookup_inode(fs->volume, dir->i_ino, vexfs_name(dentry),
+						      dentry->d_name.len, &attr, &op.report)));
+	if (!err)
+		inode = vexfs_iget(dir->i_sb, attr.ino, &attr, changes);
+	else if (err != -ENOENT)
+		return ERR_PTR(err);
+	return d_splice_alias(inode, dentry);
+}
+
+static int vexfs_iterate(struct file *file, struct dir_context *ctx)
+{
+	struct inode *dir = file_inode(file);
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_op op;
+	size_t used, at;
+	u8 *buffer;
+	int err = 0;
+
+	if (!dir_emit_dots(file, ctx))
+		return 0;
+	buffer = kmalloc(VEXFS_READDIR_BYTES, GFP_KERNEL);
+	if (!buffer)
+		return -ENOMEM;
+	for (;;) {
+		vexfs_op_init(&op, fs, VEXFS_SHARED);
+		err = vexfs_run(&op, vexfs_rust_readdir(fs->volume, dir->i_ino, ctx->pos, buffer,
+							VEXFS_READDIR_BYTES, &used, &op.report));
+		if (err || !used)
+			break;
+		for (at = 0; at < used;) {
+			const struct vexfs_dir_record *record = (const void *)(buffer + at);
+
+			if (!dir_emit(ctx, (const char *)(record + 1), record->name_len,
+				      record->ino, record->file_type))
+				goto out;
+			ctx->pos = record->cookie;
+			at += record->record_len;
+		}
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
+		cond_resched();
+	}
+out:
+	kfree(buffer);
+	return err;
+}
+
+static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *inode, dev_t rdev)
+{
+	*attrs = (struct vexfs_new_attrs){
+		.now = vexfs_time(inode_get_ctime(inode)),
+		.mode = inode->i_mode,
+		.uid = i_uid_read(inode),
+		.gid = i_gid_read(inode),
+		.rdev = new_encode_dev(rdev),
+	};
+}
+
+static struct inode *vexfs_blank(struct mnt_idmap *idmap, struct inode *dir, umode_t mode)
+{
+	struct inode *inode = new_inode(dir->i_sb);
+
+	if (inode) {
+		inode_init_owner(idmap, inode, dir, mode);
+		inode_set_atime_to_ts(inode, inode_set_mtime_to_ts(inode,
+					     inode_set_ctime_current(inode)));
+	}
+	return inode;
+}
+
+/* ACLs and security labels of a new inode. */
+static int vexfs_dress(struct inode *inode, struct inode *dir, const struct qstr *name,
+		       struct posix_acl *default_acl, struct posix_acl *acl)
+{
+	int err = 0;
+
+	if (default_acl)
+		err = vexfs_store_acl(inode, default_acl, ACL_TYPE_DEFAULT);
+	if (!err && acl)
+		err = vexfs_store_acl(inode, acl, ACL_TYPE_ACCESS);
+	if (!err)
+		err = vexfs_init_security(inode, dir, name);
+	return err;
+}
+
+/* Takes a name back whose inode could not be completed. */
+static void vexfs_undo(struct inode *dir, struct dentry *dentry, struct inode *inode)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_timestamp now = vexfs_now();
+	struct vexfs_attr attr, dir_attr;
+	struct vexfs_op op;
+	int err;
+
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL);
+	op.inode[0] = dir;
+	if (S_ISDIR(inode->i_mode))
+		err = vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino,
+							   vexfs_name(dentry), dentry->d_name.len,
+							   now, &attr, &dir_attr, &op.report));
+	else
+		err = vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino,
+							    vexfs_name(dentry), dentry->d_name.len,
+							    now, &attr, &dir_attr, &op.report));
+	if (!err) {
+		vexfs_touch_dir(dir, &dir_attr, vexfs_timespec(now));
+		clear_nlink(inode);
+	}
+}
+
+static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+		      umode_t mode, dev_t rdev, const char *target)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct posix_acl *default_acl = NULL, *acl = NULL;
+	struct vexfs_attr attr, dir_attr;
+	struct vexfs_new_attrs attrs;
+	const u8 *name = vexfs_name(dentry);
+	u32 len = dentry->d_name.len;
+	struct vexfs_op op;
+	struct inode *inode;
+	char *link = NULL;
+	int err;
+
+	if (!S_ISLNK(mode)) {
+		err = posix_acl_create(dir, &mode, &default_acl, &acl);
+		if (err)
+			return err;
+	}
+	err = -ENOMEM;
+	inode = vexfs_blank(idmap, dir, mode);
+	if (!inode)
+		goto out;
+	if (target) {
+		link = kstrdup(target, GFP_KERNEL);
+		if (!link)
+			goto out_inode;
+	}
+
+	vexfs_new_attrs(&attrs, inode, rdev);
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
+	op.inode[0] = dir;
+	op.inode[1] = inode;
+	if (S_ISDIR(mode))
+		err = vexfs_run(&op, vexfs_rust_create_dir(fs->volume, dir->i_ino, name, len,
+							   &attrs, &attr, &dir_attr, &op.report));
+	else if (target)
+		err = vexfs_run(&op, vexfs_rust_symlink(fs->volume, dir->i_ino, name, len,
+							(const u8 *)target, strlen(target), &attrs,
+							&attr, &dir_attr, &op.report));
+	else
+		err = vexfs_run(&op, vexfs_rust_create_file(fs->volume, dir->i_ino, name, len,
+							    &attrs, &attr, &dir_attr, &op.report));
+	if (err)
+		goto out_inode;
+
+	vexfs_touch_dir(dir, &dir_attr, inode_get_ctime(inode));
+	err = vexfs_inode_fill(inode, &attr);
+	inode->i_link = link;
+	link = NULL;
+	if (!err)
+		err = insert_inode_locked(inode) < 0 ? -EUCLEAN : 0;
+	if (err) {
+		/* Numbers are never given twice. */
+		vexfs_error(fs, "a new inode's number is in use");
+		make_bad_inode(inode);
+		goto out_inode;
+	}
+	err = vexfs_dress(inode, dir, &dentry->d_name, default_acl, acl);
+	if (err) {
+		vexfs_undo(dir, dentry, inode);
+		discard_new_inode(inode);
+		goto out;
+	}
+	d_instantiate_new(dentry, inode);
+	goto out;
+
+out_inode:
+	kfree(link);
+	iput(inode);
+out:
+	posix_acl_release(default_acl);
+	posix_acl_release(acl);
+	return err;
+}
+
+static int vexfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			umode_t mode, bool excl)
+{
+	return vexfs_make(idmap, dir, dentry, mode, 0, NULL);
+}
+
+static VEXFS_MKDIR_RETURNS vexfs_mkdir(struct mnt_idmap *idmap, struct inode *dir,
+				       struct dentry *dentry, umode_t mode)
+{
+	return VEXFS_MKDIR_RESULT(vexfs_make(idmap, dir, dentry, mode | S_IFDIR, 0, NULL));
+}
+
+static int vexfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+		       umode_t mode, dev_t rdev)
+{
+	return vexfs_make(idmap, dir, dentry, mode, rdev, NULL);
+}
+
+static int vexfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			 const char *target)
+{
+	if (strlen(target) >= PAGE_SIZE)
+		return -ENAMETOOLONG;
+	return vexfs_make(idmap, dir, dentry, S_IFLNK | 0777, 0, target);
+}
+
+static int vexfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file *file,
+			 umode_t mode)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct posix_acl *default_acl, *acl;
+	struct vexfs_new_attrs attrs;
+	struct vexfs_attr attr;
+	struct vexfs_op op;
+	struct inode *inode;
+	int err;
+
+	err = posix_acl_create(dir, &mode, &default_acl, &acl);
+	if (err)
+		return err;
+	inode = vexfs_blank(idmap, dir, mode);
+	if (!inode) {
+		err = -ENOMEM;
+		goto out;
+	}
+	vexfs_new_attrs(&attrs, inode, 0);
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
+	op.inode[0] = inode;
+	err = vexfs_run(&op, vexfs_rust_new_inode(fs->volume, &attrs, &attr, &op.report));
+	if (err) {
+		iput(inode);
+		goto out;
+	}
+	/* d_tmpfile() takes the one link away again. */
+	attr.nlink = 1;
+	err = vexfs_inode_fill(inode, &attr);
+	if (!err)
+		err = insert_inode_locked(inode) < 0 ? -EUCLEAN : 0;
+	if (err) {
+		vexfs_error(fs, "a new inode's number is in use");
+		make_bad_inode(inode);
+		iput(inode);
+		goto out;
+	}
+	err = vexfs_dress(inode, dir, NULL, default_acl, acl);
+	if (err) {
+		clear_nlink(inode);
+		discard_new_inode(inode);
+		goto out;
+	}
+	d_tmpfile(file, inode);
+	unlock_new_inode(inode);
+out:
+	posix_acl_release(default_acl);
+	posix_acl_release(acl);
+	return finish_open_simple(file, err);
+}
+
+static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct inode *inode = d_inode(old);
+	struct vexfs_attr attr, dir_attr;
+	struct timespec64 now = inode_set_ctime_current(inode);
+	struct vexfs_op op;
+	int err;
+
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
+	op.inode[0] = dir;
+	op.inode[1] = inode;
+	err = vexfs_run(&op, vexfs_rust_link(fs->volume, inode->i_ino, dir->i_ino,
+					     vexfs_name(dentry), dentry->d_name.len,
+					     vexfs_time(now), &attr, &dir_attr, &op.report));
+	if (err)
+		return err;
+	vexfs_touch_dir(dir, &dir_attr, now);
+	set_nlink(inode, attr.nlink);
+	inode_inc_iversion(inode);
+	ihold(inode);
+	d_instantiate(dentry, inode);
+	return 0;
+}
+
+static int vexfs_remove(struct inode *dir, struct dentry *dentry, bool directory)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct inode *inode = d_inode(dentry);
+	struct vexfs_timestamp now = vexfs_now();
+	const u8 *name = vexfs_name(dentry);
+	u32 len = dentry->d_name.len;
+	struct vexfs_attr attr, dir_attr;
+	struct vexfs_op op;
+	int err;
+
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
+	op.inode[0] = dir;
+	op.inode[1] = inode;
+	if (directory)
+		err = vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino, name, len, now,
+							   &attr, &dir_attr, &op.report));
+	else
+		err = vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino, name, len, now,
+							    &attr, &dir_attr, &op.report));
+	if (err)
+		return err;
+	vexfs_touch_dir(dir, &dir_attr, vexfs_timespec(now));
+	inode_set_ctime_to_ts(inode, vexfs_timespec(now));
+	inode_inc_iversion(inode);
+	if (directory)
+		i_size_write(inode, 0);
+	set_nlink(inode, directory ? 0 : attr.nlink);
+	return 0;
+}
+
+static int vexfs_unlink(struct inode *dir, struct dentry *dentry)
+{
+	return vexfs_remove(dir, dentry, false);
+}
+
+static int vexfs_rmdir(struct inode *dir, struct dentry *dentry)
+{
+	return vexfs_remove(dir, dentry, true);
+}
+
+static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old_dentry,
+			struct inode *new_dir, struct dentry *new_dentry, unsigned int flags)
+{
+	struct vexfs_fs *fs = VEXFS_SB(old_dir->i_sb);
+	struct inode *inode = d_inode(old_dentry), *other = d_inode(new_dentry);
+	struct vexfs_timestamp now = vexfs_now();
+	struct vexfs_name_at from = {
+		.dir = old_dir->i_ino, .name = vexfs_name(old_dentry), .len = old_dentry->d_name.len,
+	};
+	struct vexfs_name_at to = {
+		.dir = new_dir->i_ino, .name = vexfs_name(new_dentry), .len = new_dentry->d_name.len,
+	};
+	struct vexfs_rename_result *result;
+	struct vexfs_op op;
+	u32 engine_flags = 0;
+	int err;
+
+	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE))
+		return -EINVAL;
+	if (flags & RENAME_NOREPLACE)
+		engine_flags |= VEXFS_RENAME_NOREPLACE;
+	if (flags & RENAME_EXCHANGE)
+		engine_flags |= VEXFS_RENAME_EXCHANGE;
+	result = kmalloc(sizeof(*result), GFP_KERNEL);
+	if (!result)
+		return -ENOMEM;
+
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
+	op.inode[0] = inode;
+	op.inode[1] = new_dir;
+	op.inode[2] = old_dir;
+	err = vexfs_run(&op, vexfs_rust_rename(fs->volume, &from, &to, engine_flags, now, result,
+					       &op.report));
+	if (err)
+		goto out;
+	vexfs_touch_dir(old_dir, &result->from_dir, vexfs_timespec(now));
+	vexfs_touch_dir(new_dir, &result->to_dir, vexfs_timespec(now));
+	inode_set_ctime_to_ts(inode, vexfs_timespec(now));
+	inode_inc_iversion(inode);
+	if (other && other != inode && result->other.ino == other->i_ino) {
+		inode_set_ctime_to_ts(other, vexfs_timespec(now));
+		inode_inc_iversion(other);
+		if (!(flags & RENAME_EXCHANGE)) {
+			bool directory = S_ISDIR(other->i_mode);
+
+			set_nlink(other, directory ? 0 : result->other.nlink);
+		}
+	}
+out:
+	kfree(result);
+	return err;
+}
+
+const struct inode_operations vexfs_dir_iops = {
+	.lookup		= vexfs_lookup,
+	.create		= vexfs_create,
+	.link		= vexfs_link,
+	.unlink		= vexfs_unlink,
+	.symlink	= vexfs_symlink,
+	.mkdir		= vexfs_mkdir,
+	.rmdir		= vexfs_rmdir,
+	.mknod		= vexfs_mknod,
+	.rename		= vexfs_rename,
+	.tmpfile	= vexfs_tmpfile,
+	.setattr	= vexfs_setattr,
+	.getattr	= vexfs_getattr,
+	.listxattr	= vexfs_listxattr,
+	.get_inode_acl	= vexfs_get_acl,
+	.set_acl	= vexfs_set_acl,
+};
+
+const struct file_operations vexfs_dir_fops = {
+	.llseek		= generic_file_llseek,
+	.read		= generic_read_dir,
+	.iterate_shared	= vexfs_iterate,
+	.fsync		= vexfs_fsync,
+};
+
+const struct inode_operations vexfs_symlink_iops = {
+	.get_link	= simple_get_link,
+	.setattr	= vexfs_setattr,
+	.getattr	= vexfs_getattr,
+	.listxattr	= vexfs_listxattr,
+};
+
+const struct inode_operations vexfs_special_iops = {
+	.setattr	= vexfs_setattr,
+	.getattr	= vexfs_getattr,
+	.listxattr	= vexfs_listxattr,
+	.get_inode_acl	= vexfs_get_acl,
+	.set_acl	= vexfs_set_acl,
+};

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Where a file's bytes are, for reads, writes, faults and writeback.
+ *
+ * New blocks are allocated as unwritten when they are written to, and told to
+ * the engine as written only after their data is on the device: nothing stale
+ * is ever read. A written block is overwritten in place without the engine.
+ *
+ * The mapping looked up last is kept with the inode. It and every mapping that
+ * iomap holds are valid while the inode's map_seq, which grows under the
+ * engine's exclusive lock with each change, is what it was.
+ */
+#include <linux/blkdev.h>
+#include <linux/iomap.h>
+#include <linux/pagemap.h>
+#include <linux/writeback.h>
+
+#include "vexfs.h"
+
+/* Mappings are looked up for at least this many blocks: the next call wants them too. */
+#define VEXFS_MAP_BLOCKS 16384
+
+static bool vexfs_map_cached(struct inode *inode, u64 block, struct vexfs_extent *extent, u32 *seq)
+{
+	struct vexfs_inode *vi = VEXFS_I(inode);
+	bool hit;
+
+	spin_lock(&vi->map_lock);
+	hit = vi->cached.count && vi->cached_seq == READ_ONCE(vi->map_seq) &&
+	      block >= vi->cached.start && block - vi->cached.start < vi->cached.count;
+	if (hit) {
+		u64 skip = block - vi->cached.start;
+
+		*extent = vi->cached;
+		*seq = vi->cached_seq;
+		extent->start += skip;
+		extent->count -= skip;
+		if (extent->kind != VEXFS_MAP_HOLE)
+			extent->block += skip;
+	}
+	spin_unlock(&vi->map_lock);
+	return hit;
+}
+
+static void vexfs_map_remember(struct inode *inode, const struct vexfs_extent *extent, u32 seq)
+{
+	struct vexfs_inode *vi = VEXFS_I(inode);
+
+	spin_lock(&vi->map_lock);
+	vi->cached = *extent;
+	vi->cached_seq = seq;
+	spin_unlock(&vi->map_lock);
+}
+
+static int vexfs_map(struct inode *inode, u64 block, u64 count, struct vexfs_extent *extent,
+		     u32 *seq, unsigned int mode)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	u64 limit = (inode->i_sb->s_maxbytes >> VEXFS_BLOCK_SHIFT) + 1;
+	struct vexfs_op op;
+	int err;
+
+	if (vexfs_map_cached(inode, block, extent, seq))
+		return READ_ONCE(fs->dead) ? -EIO : 0;
+	count = min(max_t(u64, count, VEXFS_MAP_BLOCKS), limit - block);
+	vexfs_op_init(&op, fs, VEXFS_SHARED | mode);
+	err = vexfs_run(&op, (*seq = VEXFS_I(inode)->map_seq,
+			      vexfs_rust_map(fs->volume, inode->i_ino, block, count, extent,
+					     &op.report)));
+	if (!err)
+		vexfs_map_remember(inode, extent, *seq);
+	return err;
+}
+
+/* Makes at least the first block of the range allocated. */
+int vexfs_allocate(struct inode *inode, u64 block, u64 count, struct vexfs_extent *extent,
+		   unsigned int mode)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	struct vexfs_attr attr;
+	struct vexfs_op op;
+	int err;
+
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
+	op.inode[0] = inode;
+	err = vexfs_run(&op, vexfs_rust_allocate(fs->volume, inode->i_ino, block, count, extent,
+						 &op.report) ?:
+			     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr, &op.report));
+	if (!err)
+		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
+	return err;
+}
+
+static bool vexfs_iomap_valid(struct inode *inode, const struct iomap *iomap)
+{
+	return iomap->validity_cookie == READ_ONCE(VEXFS_I(inode)->map_seq);
+}
+
+static const struct iomap_folio_ops vexfs_folio_ops = {
+	.iomap_valid	= vexfs_iomap_valid,
+};
+
+static void vexfs_to_iomap(struct inode *inode, const struct vexfs_extent *extent, u32 seq,
+			   struct iomap *iomap)
+{
+	iomap->bdev = inode->i_sb->s_bdev;
+	iomap->offset = (loff_t)extent->start << VEXFS_BLOCK_SHIFT;
+	iomap->length = extent->count << VEXFS_BLOCK_SHIFT;
+	iomap->validity_cookie = seq;
+	iomap->folio_ops = &vexfs_folio_ops;
+	iomap->flags = 0;
+	switch (extent->kind) {
+	case VEXFS_MAP_WRITTEN:
+		iomap->type = IOMAP_MAPPED;
+		iomap->addr = extent->block << VEXFS_BLOCK_SHIFT;
+		break;
+	case VEXFS_MAP_UNWRITTEN:
+		iomap->type = IOMAP_UNWRITTEN;
+		iomap->addr = extent->block << VEXFS_BLOCK_SHIFT;
+		break;
+	default:
+		iomap->type = IOMAP_HOLE;
+		iomap->addr = IOMAP_NULL_ADDR;
+	}
+}
+
+static int vexfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, unsigned int flags,
+			     struct iomap *iomap, struct iomap *srcmap)
+{
+	struct vexfs_inode *vi = VEXFS_I(inode);
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	u64 block = pos >> VEXFS_BLOCK_SHIFT;
+	u64 count = ((pos + length - 1) >> VEXFS_BLOCK_SHIFT) - block + 1;
+	unsigned int mode = (flags & IOMAP_NOWAIT) ? VEXFS_NOWAIT : 0;
+	struct vexfs_extent extent;
+	u32 seq;
+	int err;
+
+	/* Another byte of the same block would do: everything is in whole blocks. */
+	err = vexfs_map(inode, block, count, &extent, &seq, mode);
+	if (err)
+		return err;
+	if (extent.kind == VEXFS_MAP_HOLE && (flags & IOMAP_WRITE) && !(flags & IOMAP_ZERO)) {
+		if (flags & (IOMAP_NOWAIT | IOMAP_OVERWRITE_ONLY))
+			return -EAGAIN;
+		err = vexfs_allocate(inode, block, min(count, extent.count), &extent, 0);
+		if (err)
+			return err;
+		/* Whoever changes it after this makes iomap ask again. */
+		err = vexfs_map(inode, block, count, &extent, &seq, 0);
+		if (err)
+			return err;
+		if (extent.kind == VEXFS_MAP_HOLE)
+			return -EAGAIN;
+	}
+	/* The block that a direct write has to zero the rest of may not be changed by another. */
+	if ((flags & IOMAP_OVERWRITE_ONLY) && extent.kind != VEXFS_MAP_WRITTEN)
+		return -EAGAIN;
+	vexfs_to_iomap(inode, &extent, seq, iomap);
+	if ((flags & IOMAP_WRITE) && READ_ONCE(vi->generation) > READ_ONCE(fs->durable))
+		iomap->flags |= IOMAP_F_DIRTY;
+	return 0;
+}
+
+const struct iomap_ops vexfs_iomap_ops = {
+	.iomap_begin	= vexfs_iomap_begin,
+};
+
+/*
+ * The data of this range is on the device. @size: what the file is at least
+ * long now, or 0. Called where data was promised: not to be given up for a signal.
+ */
+int vexfs_mark_written(struct inode *inode, loff_t offset, size_t len, loff_t size)
+{
+	struct vexfs_inode *vi = VEXFS_I(inode);
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	u64 block = offset >> VEXFS_BLOCK_SHIFT;
+	u64 count = ((offset + len - 1) >> VEXFS_BLOCK_SHIFT) - block + 1;
+	struct vexfs_op op;
+	u32 more;
+	int err;
+
+	if (size <= READ_ONCE(vi->disk_size))
+		size = 0;
+	do {
+		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL | VEXFS_MAPS);
+		op.inode[0] = inode;
+		err = vexfs_run(&op, vexfs_rust_mark_written(fs->volume, inode->i_ino, block, count,
+							     size ?: VEXFS_KEEP_SIZE, NULL, &more,
+							     &op.report));
+	} while (!err && more);
+	if (!err && size > READ_ONCE(vi->disk_size))
+		WRITE_ONCE(vi->disk_size, size);
+	return err;
+}
+
+/* --- writeback --- */
+
+/* Tells the engine of writes that are done, then lets those go who wait for them. */
+void vexfs_ioend_work(struct work_struct *work)
+{
+	struct vexfs_inode *vi = container_of(work, struct vexfs_inode, ioend_work);
+	unsigned int nofs = memalloc_nofs_save();
+	struct iomap_ioend *ioend;
+	struct list_head done;
+	unsigned long flags;
+
+	spin_lock_irqsave(&vi->ioend_lock, flags);
+	list_replace_init(&vi->ioend_list, &done);
+	spin_unlock_irqrestore(&vi->ioend_lock, flags);
+
+	iomap_sort_ioends(&done);
+	while ((ioend = list_first_entry_or_null(&done, struct iomap_ioend, io_list))) {
+		struct inode *inode = ioend->io_inode;
+		int err = blk_status_to_errno(ioend->io_bio.bi_status);
+		loff_t end;
+
+		list_del_init(&ioend->io_list);
+		iomap_ioend_try_merge(ioend, &done);
+		end = min_t(loff_t, ioend->io_offset + ioend->io_size, i_size_read(inode));
+		if (!err)
+			err = vexfs_mark_written(inode, ioend->io_offset, ioend->io_size, end);
+		/* The inode may be gone after the last one. */
+		iomap_finish_ioends(ioend, err);
+		cond_resched();
+	}
+	memalloc_nofs_restore(nofs);
+}
+
+static void vexfs_ioend_end_io(struct bio *bio)
+{
+	struct iomap_ioend *ioend = iomap_ioend_from_bio(bio);
+	struct vexfs_inode *vi = VEXFS_I(ioend->io_inode);
+	struct vexfs_fs *fs = VEXFS_SB(ioend->io_inode->i_sb);
+	unsigned long flags;
+
+	spin_lock_irqsave(&vi->ioend_lock, flags);
+	if (list_empty(&vi->ioend_list))
+		queue_work(fs->ioend_wq, &vi->ioend_work);
+	list_add_tail(&ioend->io_list, &vi->ioend_list);
+	spin_unlock_irqrestore(&vi->ioend_lock, flags);
+}
+
+static int vexfs_prepare_ioend(struct iomap_ioend *ioend, int status)
+{
+	struct vexfs_inode *vi = VEXFS_I(ioend->io_inode);
+
+	if (vexfs_ioend_unwritten(ioend) ||
+	    ioend->io_offset + ioend->io_size > READ_ONCE(vi->disk_size))
+		ioend->io_bio.bi_end_io = vexfs_ioend_end_io;
+	return status;
+}
+
+static int vexfs_map_blocks(struct iomap_writepage_ctx *wpc, struct inode *inode, loff_t offset,
+			    unsigned int len)
+{
+	struct vexfs_extent extent;
+	u32 seq;
+	int err;
+
+	if (offset >= wpc->iomap.offset && offset < wpc->iomap.offset + wpc->iomap.length &&
+	    wpc->iomap.bdev && vexfs_iomap_valid(inode, &wpc->iomap))
+		return 0;
+	err = vexfs_map(inode, offset >> VEXFS_BLOCK_SHIFT, 1, &extent, &seq, VEXFS_NOKILL);
+	if (err)
+		return err;
+	vexfs_to_iomap(inode, &extent, seq, &wpc->iomap);
+	return 0;
+}
+
+static const struct iomap_writeback_ops vexfs_writeback_ops = {
+	.map_blocks	= vexfs_map_blocks,
+	.prepare_ioend	= vexfs_prepare_ioend,
+};
+
+static int vexfs_writepages(struct address_space *mapping, struct writeback_control *wbc)
+{
+	struct iomap_writepage_ctx wpc = { };
+
+	return iomap_writepages(mapping, wbc, &wpc, &vexfs_writeback_ops);
+}
+
+static int vexfs_read_folio(struct file *file, struct folio *folio)
+{
+	return iomap_read_folio(folio, &vexfs_iomap_ops);
+}
+
+static void vexfs_readahead(struct readahead_control *rac)
+{
+	iomap_readahead(rac, &vexfs_iomap_ops);
+}
+
+static sector_t vexfs_bmap(struct address_space *mapping, sector_t block)
+{
+	return iomap_bmap(mapping, block, &vexfs_iomap_ops);
+}
+
+const struct address_space_operations vexfs_aops = {
+	.read_folio		= vexfs_read_folio,
+	.readahead		= vexfs_readahead,
+	.writepages		= vexfs_writepages,
+	.dirty_folio		= iomap_dirty_folio,
+	.release_folio		= iomap_release_folio,
+	.invalidate_folio	= iomap_invalidate_folio,
+	.migrate_folio		= filemap_migrate_folio,
+	.is_partially_uptodate	= iomap_is_partially_uptodate,
+	.error_remove_folio	= generic_error_remove_folio,
+	.bmap			= vexfs_bmap,
+};
+
+/* --- direct I/O --- */
+
+static int vexfs_dio_write_end_io(struct kiocb *iocb, ssize_t size, int error, unsigned int flags)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	loff_t end = iocb->ki_pos + size;
+	int err;
+
+	if (error || !size)
+		return error;
+	if (!(flags & IOMAP_DIO_UNWRITTEN) && end <= READ_ONCE(VEXFS_I(inode)->disk_size))
+		return 0;
+	err = vexfs_mark_written(inode, iocb->ki_pos, size, end);
+	/* Growing writes hold i_rwsem exclusively until they are through. */
+	if (!err && end > i_size_read(inode))
+		i_size_write(inode, end);
+	return err;
+}
+
+const struct iomap_dio_ops vexfs_dio_write_ops = {
+	.end_io		= vexfs_dio_write_end_io,
+};
