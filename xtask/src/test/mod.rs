@@ -7,6 +7,7 @@
 mod checks;
 pub mod e2e;
 mod licences;
+mod style;
 mod tally;
 
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct TestArgs {
 pub enum Part {
     /// Formatting
     Fmt,
+    /// House rules no other tool knows
+    Style,
     /// Licences of all dependencies
     Licences,
     /// Lints, warnings denied
@@ -66,6 +69,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
         let began = Instant::now();
         let done = match part {
             Part::Fmt => checks::fmt(workspace),
+            Part::Style => style::check(workspace),
             Part::Licences => licences::check(workspace),
             Part::Clippy => checks::clippy(workspace),
             Part::Unit => checks::unit(workspace, name),

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! House rules no other tool knows: licence lines, lengths, unfinished work, the kernel's C style.
+//!
+//! Only what git tracks is read. What rustfmt and sparse check is not checked again.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Tally;
+use crate::shell::Cmd;
+use crate::workspace::Workspace;
+
+/// A file that grows beyond this many lines wants to be two.
+const LINES: usize = 700;
+/// Columns of C, a tab counting as eight.
+const COLUMNS: usize = 100;
+
+/// Looks at every tracked source file.
+pub fn check(workspace: &Workspace) -> Result<Tally> {
+    let files = Cmd::new("git").arg("ls-files").dir(&workspace.root).output()?;
+    let mut tally = Tally::default();
+    let mut looked = 0;
+    for name in files.lines() {
+        let Some((_, kind)) = name.rsplit_once('.') else { continue };
+        if !["rs", "c", "h", "sh"].contains(&kind) {
+            continue;
+        }
+        // Tracked, but removed in this working tree.
+        let path = workspace.root.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
+        looked += 1;
+        for complaint in complaints(kind, &text) {
+            tally.fail(&format!("{name}:{complaint}"));
+        }
+    }
+    ensure!(looked > 0, "git tracks no source file");
+    if tally.failures.is_empty() {
+        println!("{looked} source files follow the house's rules");
+        tally.pass();
+    }
+    Ok(tally)
+}
+
+/// What is wrong with a file, each as `LINE: what`.
+fn complaints(kind: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !text.lines().take(3).any(|line| line.contains("SPDX-License-Identifier:")) {
+        found.push("1: no SPDX-License-Identifier in the first lines".to_owned());
+    }
+    let count = text.lines().count();
+    if kind != "h" && count > LINES {
+        found.push(format!("{count}: longer than {LINES} lines"));
+    }
+    // Spelled in two parts, or this file would complain about itself.
+    let unfinished = ["todo!", "unimplemented!"].map(|name| format!("{name}("));
+    let marks = [["FIX", "ME"], ["X", "XX"]].map(|parts| parts.concat());
+    for (number, line) in (1..).zip(text.lines()) {
+        let mut say = |what: &str| found.push(format!("{number}: {what}"));
+        if unfinished.iter().any(|call| line.contains(call.as_str()))
+            || line
+                .split(|c: char| !c.is_alphanumeric())
+                .any(|word| marks.iter().any(|m| m == word))
+        {
+            say("unfinished work");
+        }
+        if line.ends_with([' ', '\t']) {
+            say("blanks at the end of the line");
+        }
+        if kind == "c" || kind == "h" {
+            if line.starts_with("        ") {
+                say("indented by spaces; the kernel's C uses tabs");
+            }
+            let columns: usize =
+                line.chars().fold(0, |at, c| if c == '\t' { at / 8 * 8 + 8 } else { at + 1 });
+            if kind == "c" && columns > COLUMNS {
+                say("longer than 100 columns");
+            }
+            let words = ["if(", "for(", "while(", "switch("];
+            if words.iter().any(|word| line.trim_start().starts_with(word)) {
+                say("no blank before the parenthesis");
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaints;
+
+    #[test]
+    fn each_rule_can_fail() {
+        let good = "// SPDX-License-Identifier: X\n\tif (x)\n";
+        assert!(complaints("c", good).is_empty());
+        assert_eq!(complaints("c", "int x;\n").len(), 1);
+        let bad = "// SPDX-License-Identifier: X\n        if(x) \n\tfor(;;)\n";
+        assert_eq!(complaints("c", bad).len(), 4);
+        let long = format!("// SPDX-License-Identifier: X\n\t{}\n", "x".repeat(93));
+        assert_eq!(complaints("c", &long).len(), 1);
+        let mark = ["// SPDX-License-Identifier: X\n// FIX", "ME later\n"].concat();
+        assert_eq!(complaints("rs", &mark).len(), 1);
+        let many = format!("// SPDX-License-Identifier: X\n{}", "\n".repeat(700));
+        assert_eq!(complaints("rs", &many).len(), 1);
+    }
+}
