@@ -22,7 +22,7 @@ pub fn build(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<PathBuf> 
     let place = workspace.dist.join("modules").join(&kernel.release).join("vexfs.ko");
     make(kernel, &dir, false, &step)?;
     object::check_registers(&dir.join("vexfs.ko"))?;
-    install(&dir.join("vexfs.ko"), &place)?;
+    install_stripped(&dir, &place, &step)?;
     step.done();
     Ok(place)
 }
@@ -34,9 +34,21 @@ pub fn build_safe(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<Path
     copy_sources(&workspace.root.join("kernel"), &dir)?;
     let place = workspace.dist.join("modules").join(&kernel.release).join("safe/vexfs.ko");
     make(kernel, &dir, true, &step)?;
-    install(&dir.join("vexfs.ko"), &place)?;
+    install_stripped(&dir, &place, &step)?;
     step.done();
     Ok(place)
+}
+
+/// Debugging information stays in the build directory, for reading an oops with.
+fn install_stripped(dir: &Path, place: &Path, step: &Step) -> Result<()> {
+    let stripped = dir.join("stripped.ko");
+    Cmd::new("strip")
+        .arg("--strip-debug")
+        .arg(dir.join("vexfs.ko"))
+        .arg("-o")
+        .arg(&stripped)
+        .run(step)?;
+    install(&stripped, place)
 }
 
 /// sparse over every C file; returns its complaints about our own files.
