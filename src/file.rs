@@ -417,10 +417,16 @@ impl<D: Device> Volume<D> {
         }
         self.begin(STEP_EXTENTS as u64 / 2, false)?;
         let mut inode = self.file(ino)?;
-        let from = size.div_ceil(self.geometry.block_bytes() as u64);
+        let block_bytes = self.geometry.block_bytes() as u64;
+        if size > inode.size && self.get(orphan_key(ino))?.is_some() {
+            // An earlier truncation was given up halfway: what it left must not come back.
+            let from = inode.size.div_ceil(block_bytes);
+            self.free_step(inode, from)?;
+            return Ok(Progress::More);
+        }
         inode.size = size;
         inode.modified(now);
-        self.free_step(inode, from)
+        self.free_step(inode, size.div_ceil(block_bytes))
     }
 
     /// One step of freeing everything from block `from` on. More steps to come leave the inode

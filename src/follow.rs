@@ -15,28 +15,28 @@ use crate::types::{Mapping, MappingKind};
 use crate::volume::{OpenOptions, Volume};
 use alloc::vec::Vec;
 use vexfs_format::node::Pointer;
-use vexfs_format::{FileBlock, Generation, Ino, Key, Kind};
+use vexfs_format::{FileBlock, Generation, Ino, Kind};
 
 /// What a walk over a commit's changes meets.
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
-    /// Something of the inodes `first..=last` may have changed; those of them that are gone were removed.
+    /// Inodes in `first..=last` may have been removed: what is gone leaves no node behind to be met,
+    /// so whoever knows some of them looks whether they are still there. Comes before the inodes.
     Range {
         /// First inode.
         first: Ino,
         /// Last inode.
         last: Ino,
     },
-    /// An inode whose item is in a changed leaf; it comes after the range it is in.
+    /// An inode whose item is in a changed leaf. Every change of a file's extents, size or attributes
+    /// changes its item, so each inode that changed comes, and some of their neighbours.
     Inode(Inode),
 }
 
-/// A subtree to be walked, and the key below which its items are.
+/// A subtree to be walked.
 struct Subtree {
     pointer: Pointer,
     level: u8,
-    low: Key,
-    high: Option<Key>,
 }
 
 /// A reader of the newest committed tree.
@@ -110,12 +110,10 @@ impl<D: Device> Follower<D> {
         visit: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<()> {
         let mut stack: Vec<Subtree> = Vec::new();
-        let root = Subtree {
-            pointer: self.volume.root,
-            level: self.volume.level,
-            low: Key::MIN,
-            high: None,
-        };
+        let root = Subtree { pointer: self.volume.root, level: self.volume.level };
+        if root.pointer.generation > since {
+            visit(Change::Range { first: Ino::ROOT, last: Ino::MAX })?;
+        }
         push(&mut stack, root)?;
         // Every node has one parent, and a level below it: the walk ends.
         while let Some(subtree) = stack.pop() {
@@ -129,18 +127,12 @@ impl<D: Device> Follower<D> {
             let id = self.volume.node(&subtree.pointer, subtree.level)?;
             let data = &self.volume.cache.get(id)?.data;
             if subtree.level > 0 {
-                let mut high = subtree.high;
-                for (index, entry) in node::entries(data)?.iter().enumerate().rev() {
-                    let key = Key::from(entry.key);
-                    let low = if index == 0 { subtree.low } else { key };
+                for entry in node::entries(data)?.iter().rev() {
                     let level = subtree.level - 1;
-                    push(&mut stack, Subtree { pointer: entry.child.into(), level, low, high })?;
-                    high = Some(key);
+                    push(&mut stack, Subtree { pointer: entry.child.into(), level })?;
                 }
                 continue;
             }
-            let last = subtree.high.map_or(Ino::MAX, Key::ino);
-            visit(Change::Range { first: subtree.low.ino(), last })?;
             for index in 0..node::count(data)? {
                 let Some((key, payload)) = node::leaf_item(data, index)? else { break };
                 if key.kind() == Some(Kind::Inode) && key.ino() != Ino::SYSTEM {

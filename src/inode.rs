@@ -227,8 +227,11 @@ impl<D: Device> Volume<D> {
     }
 
     pub(crate) fn put_orphan(&mut self, ino: Ino) -> Result<()> {
-        self.put(orphan_key(ino), &[])?;
-        self.orphans = self.orphans.saturating_add(1);
+        // A truncation that was given up halfway has listed it already.
+        if self.get(orphan_key(ino))?.is_none() {
+            self.put(orphan_key(ino), &[])?;
+            self.orphans = self.orphans.saturating_add(1);
+        }
         Ok(())
     }
 

@@ -66,7 +66,7 @@ named! {
 named! {
     /// Distance of two vectors.
     Metric {
-        /// Euclidean, squared.
+        /// Euclidean.
         L2 = 1 "l2",
         /// One minus the cosine of the angle.
         Cosine = 2 "cosine",

@@ -222,3 +222,85 @@ fn sparse_files_read_as_zeroes() {
     v.commit(now()).unwrap();
     assert_clean(v.device());
 }
+
+#[test]
+fn a_truncation_given_up_halfway_shows_nothing_old() {
+    let mut v = volume(32 << 20);
+    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    for i in 0..200 {
+        v.write_at(f.ino, i * 8192, &[9; 4096], now()).unwrap();
+    }
+    let step = v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap();
+    assert_eq!(step, Progress::More);
+    v.steps(now(), |v| v.set_size(f.ino, 200 * 8192, now())).unwrap();
+    let mut body = vec![1; 200 * 8192];
+    assert_eq!(v.read_at(f.ino, 0, &mut body).unwrap(), body.len());
+    assert!(body.iter().all(|b| *b == 0));
+    let again = v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap();
+    assert_eq!(again, Progress::Done);
+    v.write_at(f.ino, 0, &[9; 400_000], now()).unwrap();
+    v.commit(now()).unwrap();
+    assert_clean(v.device());
+}
+
+#[test]
+fn a_half_truncated_file_can_be_unlinked() {
+    let mut v = volume(32 << 20);
+    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    for i in 0..200 {
+        v.write_at(f.ino, i * 8192, &[9; 4096], now()).unwrap();
+    }
+    assert_eq!(v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap(), Progress::More);
+    v.commit(now()).unwrap();
+    assert_clean(v.device());
+    v.run(now(), |v| v.unlink(Ino::ROOT, b"f", now())).unwrap();
+    v.commit(now()).unwrap();
+    let mut v = reopen(&v);
+    v.evict_orphans(now()).unwrap();
+    v.commit(now()).unwrap();
+    assert_clean(v.device());
+    assert_eq!(v.statfs().inodes, 1);
+}
+
+#[test]
+fn a_follower_meets_what_changed() {
+    let mut v = volume(32 << 20);
+    let mut made = Vec::new();
+    for i in 0..500 {
+        let name = format!("f{i}");
+        made.push(
+            v.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644))).unwrap(),
+        );
+    }
+    v.commit(now()).unwrap();
+    let snapshot = Memory(RefCell::new(v.device().0.borrow().clone()));
+    let mut follower = Follower::open(&snapshot, 1 << 20).unwrap();
+    let mut met = Vec::new();
+    follower
+        .changes(Generation(0), &mut |change| {
+            if let Change::Inode(inode) = change {
+                met.push(inode.ino);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(met.len(), 501);
+    let before = follower.generation();
+    v.write_at(made[250].ino, 0, b"new", now()).unwrap();
+    v.commit(now()).unwrap();
+    snapshot.0.borrow_mut().copy_from_slice(&v.device().0.borrow());
+    assert_eq!(follower.poll().unwrap(), Some(v.generation()));
+    let mut met = Vec::new();
+    follower
+        .changes(before, &mut |change| {
+            if let Change::Inode(inode) = change {
+                met.push(inode.ino);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(met.contains(&made[250].ino) && met.len() < 100);
+    let parts = follower.written(made[250].ino).unwrap();
+    assert!(matches!(parts[..], [Mapping { count: 1, kind: MappingKind::Written(_), .. }]));
+    assert_eq!(follower.poll().unwrap(), None);
+}

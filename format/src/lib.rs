@@ -46,7 +46,7 @@ pub const BACKUP_FIRST: u64 = ROOT_RING_START + ROOT_SLOTS;
 pub const FIRST_FREE: u64 = BACKUP_FIRST + 1;
 /// Smallest filesystem, in blocks.
 pub const BLOCKS_MIN: u64 = 256;
-/// Largest filesystem, in blocks (2^52 keeps every byte offset within a signed 64-bit number).
+/// Largest filesystem, in blocks (2^46 keeps every byte offset within a signed 64-bit number at any block size).
 pub const BLOCKS_MAX: u64 = 1 << 46;
 /// Longest name of a directory entry, in bytes.
 pub const NAME_MAX: usize = 255;
