@@ -421,8 +421,7 @@ impl<D: Device> Volume<D> {
         if size > inode.size && self.get(orphan_key(ino))?.is_some() {
             // An earlier truncation was given up halfway: what it left must not come back.
             let from = inode.size.div_ceil(block_bytes);
-            self.free_step(inode, from)?;
-            return Ok(Progress::More);
+            return self.free_step(inode, from).map(|_| Progress::More);
         }
         inode.size = size;
         inode.modified(now);
