@@ -238,7 +238,7 @@ fn a_truncation_given_up_halfway_shows_nothing_old() {
     assert!(body.iter().all(|b| *b == 0));
     let again = v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap();
     assert_eq!(again, Progress::Done);
-    v.write_at(f.ino, 0, &[9; 400_000], now()).unwrap();
+    v.write_at(f.ino, 0, &vec![9; 400_000], now()).unwrap();
     v.commit(now()).unwrap();
     assert_clean(v.device());
 }
