@@ -77,7 +77,10 @@ fn main() -> Result<()> {
     println!("{} x {} f32, cosine, {} queries, k={K}", corpus.rows, corpus.dim, queries.rows);
     let dir = std::env::temp_dir().join(format!("vexfs-bench-{}", std::process::id()));
     let store = DirStore::open(&dir)?;
-    let (index, _) = Index::open(Some(Box::new(store)), Options { nice: 0, ..Options::default() })?;
+    let (index, _) = Index::open(
+        Some(Box::new(store)),
+        Options { nice: 0, scan_factor: 1, ..Options::default() },
+    )?;
     let space = Space::new(Element::F32, Metric::Cosine, corpus.dim as u32);
     index.declare(FILE, space, Params::default())?;
     let bytes: Vec<u8> = corpus.data.iter().flat_map(|x| x.to_le_bytes()).collect();

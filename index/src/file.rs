@@ -271,3 +271,7 @@ fn merge(space: Space, parts: &[Part]) -> Segment {
     }
     Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows)
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

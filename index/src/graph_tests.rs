@@ -122,3 +122,33 @@ fn a_build_can_be_stopped_and_a_permutation_loses_nothing() {
     order.sort_unstable();
     assert!(order.iter().enumerate().all(|(i, &row)| i as u32 == row));
 }
+
+#[test]
+fn under_dot_rows_are_lifted_to_one_length() {
+    let rows = rows(Space::new(Element::I8, Metric::Dot, 6), 60, 60);
+    let distance = RowDistance::new(&rows);
+    let lifted = |row: usize| {
+        let mut long = rows.numbers(row).to_vec();
+        long.push(distance.lift[row]);
+        long
+    };
+    let longest = (0..60).map(|row| distance::dot(rows.numbers(row), rows.numbers(row)));
+    let longest = longest.fold(0.0, f32::max);
+    for a in 0..60 {
+        let own = lifted(a);
+        assert!((distance::dot(&own, &own) / longest - 1.0).abs() < 1e-4);
+        let direct = |b: usize| distance::l2_squared(&own, &lifted(b));
+        for b in 0..60 {
+            assert!((distance.between(a, b) - direct(b)).abs() <= longest * 1e-5, "{a} {b}");
+        }
+        // A query is not lifted: the order is that of the product.
+        let query = rows.numbers(a);
+        let mut order: Vec<usize> = (0..60).collect();
+        order.sort_by(|&x, &y| {
+            distance.to_numbers(x, query).total_cmp(&distance.to_numbers(y, query))
+        });
+        let products: Vec<f32> =
+            order.iter().map(|&row| distance::dot(rows.numbers(row), query)).collect();
+        assert!(products.is_sorted_by(|x, y| x + longest * 1e-5 >= *y), "{products:?}");
+    }
+}

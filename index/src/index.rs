@@ -49,6 +49,9 @@ pub struct Options {
     pub merge_rows: usize,
     /// Candidates considered in each graph when a search does not say.
     pub default_ef: usize,
+    /// A segment of fewer vectors than this times the candidates is scanned though it has a
+    /// graph: following a link costs as much as scanning about a hundred rows.
+    pub scan_factor: usize,
     /// Where a private directory for graph dumps is made.
     pub scratch: PathBuf,
     /// Added to the build thread's niceness.
@@ -62,6 +65,7 @@ impl Default for Options {
             graph_rows: 8192,
             merge_rows: 1 << 18,
             default_ef: 96,
+            scan_factor: 100,
             scratch: std::env::temp_dir(),
             nice: 10,
         }
@@ -181,6 +185,7 @@ impl Index {
             ("graph_rows", options.graph_rows, GRAPH_ROWS_MAX),
             ("merge_rows", options.merge_rows, GRAPH_ROWS_MAX),
             ("default_ef", options.default_ef, SEARCH_LIMIT),
+            ("scan_factor", options.scan_factor, GRAPH_ROWS_MAX),
         ] {
             within(what, given, limit)?;
         }
@@ -191,16 +196,17 @@ impl Index {
         if let Some(store) = checkpoints.store.as_deref_mut() {
             match checkpoint::load(store, &scratch.0, options.owner) {
                 Ok(Some(loaded)) => {
+                    // Whatever a crash left beside it goes.
+                    if let Err(error) = store.retain(&loaded.live) {
+                        recovered.problems.push(error);
+                    }
                     files = loaded.files;
                     checkpoints.live = loaded.live;
                     recovered.covered = Some(loaded.covered);
-                    recovered.problems = loaded.problems;
+                    recovered.problems.extend(loaded.problems);
                 }
                 Ok(None) => {}
                 Err(error) => recovered.problems.push(error),
-            }
-            if let Err(error) = store.retain(&checkpoints.live) {
-                recovered.problems.push(error);
             }
         }
         let limits = Limits { graph_rows: options.graph_rows, merge_rows: options.merge_rows };
@@ -242,18 +248,28 @@ impl Index {
     pub fn declare(&self, file: FileId, space: Space, params: Params) -> Result<bool> {
         space.validate()?;
         params.validate()?;
-        let mut files = write(&self.files);
-        if let Some(known) = files.get(&file.0) {
-            let mut known = write(known);
-            if known.space == space {
-                // Graphs that exist are as good as they were; the next ones are built anew.
-                known.params = params;
+        let fresh = Arc::new(RwLock::new(File::new(space, params)));
+        loop {
+            let known = self.file(file);
+            if let Some(known) = known.as_ref().filter(|known| read(known).space == space) {
+                if read(known).params != params {
+                    // Graphs that exist are as good as they were; it is for the next ones.
+                    write(known).params = params;
+                }
                 return Ok(false);
             }
+            let mut files = write(&self.files);
+            let same = match (files.get(&file.0), &known) {
+                (Some(now), Some(known)) => Arc::ptr_eq(now, known),
+                (now, known) => now.is_none() && known.is_none(),
+            };
+            if same {
+                // A new object, never the old one emptied: a checkpoint may be writing that.
+                files.insert(file.0, fresh);
+                return Ok(true);
+            }
+            // Somebody else declared it in between: look again.
         }
-        // A new object, never the old one emptied: a checkpoint may be writing the old one.
-        files.insert(file.0, Arc::new(RwLock::new(File::new(space, params))));
-        Ok(true)
     }
 
     /// `upsert(file, slot, raw)` - stores a vector given as `space.vector_bytes()` little-endian
@@ -359,6 +375,7 @@ impl Index {
         within("k", k, SEARCH_LIMIT)?;
         let ef = ef.unwrap_or(self.options.default_ef);
         within("ef", ef, SEARCH_LIMIT)?;
+        let scan_factor = self.options.scan_factor;
         let mut ids = files.to_vec();
         ids.sort_unstable();
         ids.dedup();
@@ -377,11 +394,11 @@ impl Index {
                 Some(asked) => asked,
                 None => asked.insert((id, file.space, file.space.decode_query(query)?)),
             };
-            file.search_tail(&Request { query: row, k, ef, exact }, id.0, &mut top);
+            file.search_tail(&Request { query: row, k, ef, exact, scan_factor }, id.0, &mut top);
             parts.extend(file.parts.iter().map(|part| (id.0, part.clone())));
         }
         let Some((_, space, row)) = asked else { return Ok(Vec::new()) };
-        let request = Request { query: &row, k, ef, exact };
+        let request = Request { query: &row, k, ef, exact, scan_factor };
         for (id, part) in &parts {
             part.search(&request, *id, &mut top);
         }

@@ -115,6 +115,7 @@ pub(crate) struct Request<'a> {
     pub k: usize,
     pub ef: usize,
     pub exact: bool,
+    pub scan_factor: usize,
 }
 
 impl Part {
@@ -167,7 +168,7 @@ impl Part {
         let Some(graph) = self.segment.graph.get().filter(|_| !request.exact) else { return false };
         // Dead rows take places among the candidates: so many more are asked for.
         let ef = request.ef.max(request.k).saturating_mul(len).div_ceil(live);
-        if ef > EF_MAX || ef > len / 2 {
+        if ef > EF_MAX || ef.saturating_mul(request.scan_factor) > len {
             return false;
         }
         let mut found = graph.search(request.query, ef);
@@ -187,6 +188,54 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vector::{Element, Metric, Space};
+
+    /// A graph that remembers how wide it was searched, and finds the first rows.
+    struct Fake(Mutex<Vec<usize>>);
+
+    impl GraphIndex for Fake {
+        fn search(&self, _: &Row, ef: usize) -> Vec<u32> {
+            crate::lock(&self.0).push(ef);
+            (0..ef as u32).collect()
+        }
+
+        fn dump(&self, _: &std::path::Path) -> crate::Result<crate::graph::Dump> {
+            Err(crate::IndexError::Stopped)
+        }
+
+        fn bytes(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn dead_rows_widen_the_search_until_a_scan_is_cheaper() {
+        let space = Space::new(Element::I8, Metric::L2, 1);
+        let mut rows = Rows::new(space);
+        for row in 0..100u8 {
+            rows.push(&space.decode(&[row]).unwrap().unwrap());
+        }
+        let mut part = Part::new(Segment::new((0..100).collect(), rows));
+        let fake = Arc::new(Fake(Mutex::default()));
+        assert!(part.segment.graph.set(Arc::clone(&fake) as Arc<dyn GraphIndex>).is_ok());
+        let query = space.decode_query(&[0.0]).unwrap();
+        let found = |part: &Part, k, exact| {
+            let request = Request { query: &query, k, ef: 10, exact, scan_factor: 4 };
+            let mut top = TopK::new(k);
+            part.search(&request, 1, &mut top);
+            top.into_sorted().iter().map(|hit| hit.slot).collect::<Vec<u64>>()
+        };
+        assert_eq!(found(&part, 3, false), [0, 1, 2]);
+        part.kill_range(50, 99);
+        assert_eq!(found(&part, 3, false), [0, 1, 2]);
+        // 10 candidates, then 20 for as many alive; nothing for what is exact or too wide.
+        assert_eq!(found(&part, 3, true), [0, 1, 2]);
+        assert_eq!(found(&part, 20, false).len(), 20);
+        assert_eq!(*crate::lock(&fake.0), [10, 20]);
+        // The candidates all dead: the scan finds what the graph did not.
+        part.kill_range(0, 19);
+        assert_eq!(found(&part, 3, false), [20, 21, 22]);
+    }
 
     #[test]
     fn dead_words_must_fit_their_rows() {

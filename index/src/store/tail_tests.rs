@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tail store on a medium that forgets what was not synced, sector by sector.
+//! The tail store on a medium that forgets what was not synced, and tears it finely.
 
 use super::*;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 
-const SECTOR: usize = 512;
+// Finer than any device tears: the slots must not lean on a sector being written whole.
+const TEAR: usize = 8;
 
 /// Durable bytes, and writes that a power cut may lose in any combination.
 #[derive(Default)]
@@ -36,12 +37,12 @@ impl Disk {
         Ok(())
     }
 
-    /// The power goes: each unsynced sector arrived or did not, as `luck` says.
+    /// The power goes: each unsynced piece arrived or did not, as `luck` says.
     fn crash(&mut self, mut luck: impl FnMut() -> bool) {
         for (at, data) in std::mem::take(&mut self.pending) {
-            for (i, sector) in data.chunks(SECTOR).enumerate() {
+            for (i, piece) in data.chunks(TEAR).enumerate() {
                 if luck() {
-                    place(&mut self.durable, at + i * SECTOR, sector);
+                    place(&mut self.durable, at + i * TEAR, piece);
                 }
             }
         }

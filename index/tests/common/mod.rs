@@ -24,7 +24,8 @@ pub fn open_with(
     graph_rows: usize,
     owner: u8,
 ) -> (Index, Recovered) {
-    let options = Options { graph_rows, owner: [owner; 16], nice: 0, ..Options::default() };
+    let options =
+        Options { graph_rows, owner: [owner; 16], nice: 0, scan_factor: 2, ..Options::default() };
     Index::open(store, options).unwrap()
 }
 
