@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `vexfs`: looks into an unmounted image, and copies files out of it and into it.
+//!
+//! Only words here; what a command does is in the library. Only `put` writes to the image.
+
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use vexfs_tools::dump::Format;
+use vexfs_tools::failure::{Failure, Result};
+use vexfs_tools::names::Tree;
+use vexfs_tools::put::Copied;
+use vexfs_tools::show::Listing;
+use vexfs_tools::{Access, cli, dump, get, image, put, show, size, sys};
+
+/// Looks into a VexFS image and copies files, without mounting it
+///
+/// The image is a file or a block device that nobody has mounted or serves. Paths inside an image
+/// begin at its root, with or without a slash.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vexfs",
+    version,
+    after_help = "Examples:
+  vexfs put vexfs.img /usr/share/doc /     copy a tree into the image
+  vexfs ls -l vexfs.img /doc
+  vexfs get vexfs.img /doc out             and out again
+  vexfs cat vexfs.img /doc/README | less
+  vexfs dump --json vexfs.img
+
+Exit code: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists directories
+    #[command(after_help = "Examples:
+  vexfs ls vexfs.img
+  vexfs ls -lR vexfs.img /corpus")]
+    Ls {
+        /// With type and mode, links, owner, group, size and time of change (UTC)
+        #[arg(short = 'l')]
+        long: bool,
+        /// With everything below
+        #[arg(short = 'R')]
+        recursive: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Shows what is known of a file: its attributes, and how its vectors lie
+    #[command(after_help = "Example:
+  vexfs stat vexfs.img /corpus/packages.npy")]
+    Stat(Place),
+    /// Prints the contents of files
+    #[command(after_help = "Example:
+  vexfs cat vexfs.img /etc/motd")]
+    Cat {
+        /// The image file or block device
+        image: PathBuf,
+        /// Files in the image
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<OsString>,
+    },
+    /// Copies files and trees out of the image
+    #[command(
+        after_help = "As cp -a does: modes, times, links, holes and attributes are kept, and owners for root. Into a
+directory that exists, a tree goes under its own name, or without it when it is written '/' or 'DIR/.'.
+
+Examples:
+  vexfs get vexfs.img /corpus              into the current directory
+  vexfs get vexfs.img / out                all of it, as out
+  vexfs get vexfs.img /a /b/c.txt out      several, into the directory out"
+    )]
+    Get {
+        /// The image file or block device
+        image: PathBuf,
+        /// Files and directories in the image; of two or more, the last is the destination
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<OsString>,
+    },
+    /// Copies files and trees into the image
+    #[command(
+        after_help = "As cp -a does: modes, owners, times, links, holes and attributes are kept. A file that exists is
+replaced and keeps its vector layout. A tree written 'DIR/.' goes without its own name.
+
+Examples:
+  vexfs put vexfs.img packages.npy         into the root directory
+  vexfs put vexfs.img /usr/share/doc/. /   the contents of a directory
+  vexfs put vexfs.img a b.txt /corpus      several, into the directory /corpus"
+    )]
+    Put {
+        /// The image file or block device
+        image: PathBuf,
+        /// Files and directories of this machine; of two or more, the last is the destination in the image
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<OsString>,
+    },
+    /// Shows the superblock, the root ring and figures of the tree
+    #[command(after_help = "Examples:
+  vexfs dump vexfs.img
+  vexfs dump --tree vexfs.img | grep dirent
+  vexfs dump --json vexfs.img | jq .tree.fill_percent")]
+    Dump {
+        /// With every node and item; with --json, one object to a line
+        #[arg(long)]
+        tree: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// The image file or block device
+        image: PathBuf,
+    },
+}
+
+/// An image and paths in it.
+#[derive(Debug, Args)]
+struct Place {
+    /// The image file or block device
+    image: PathBuf,
+    /// Files and directories in the image
+    #[arg(value_name = "PATH", default_value = "/")]
+    paths: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    sys::die_of_closed_pipes();
+    let cli: Cli = match cli::parse("1", 2) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("vexfs: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = match command {
+        Command::Ls { long, recursive, place: Place { image, paths } } => {
+            show::ls(&mut open(&image)?, &bytes(paths), Listing { long, recursive }, &mut out)
+        }
+        Command::Stat(Place { image, paths }) => {
+            show::stat(&mut open(&image)?, &bytes(paths), &mut out)
+        }
+        Command::Cat { image, paths } => show::cat(&mut open(&image)?, &bytes(paths), &mut out),
+        Command::Get { image, mut paths } => {
+            let to = if paths.len() > 1 { paths.pop() } else { None };
+            let to = to.unwrap_or_else(|| ".".into());
+            get::get(&mut open(&image)?, &bytes(paths), Path::new(&to)).map(tell)
+        }
+        Command::Put { image, mut paths } => {
+            let to = if paths.len() > 1 { paths.pop() } else { None };
+            let to = to.unwrap_or_else(|| "/".into());
+            let from: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+            let volume = image::volume(&image, Access::Write)?;
+            let mut tree = Tree { volume, image: image.display().to_string() };
+            put::put(&mut tree, &from, &to.into_vec()).map(tell)
+        }
+        Command::Dump { tree, json, image } => {
+            let device = image::open(&image, Access::Read)?.unused()?;
+            dump::dump(&device, &image.display().to_string(), Format { tree, json }, &mut out)
+        }
+    };
+    // What was found before a failure is shown before it.
+    let flushed = out.flush().map_err(|source| Failure::Host {
+        subject: "standard output".to_owned(),
+        doing: "cannot be written",
+        source,
+    });
+    done.and(flushed)
+}
+
+fn open(image: &Path) -> Result<Tree> {
+    let volume = image::volume(image, Access::Read)?;
+    Ok(Tree { volume, image: image.display().to_string() })
+}
+
+fn bytes(paths: Vec<OsString>) -> Vec<Vec<u8>> {
+    paths.into_iter().map(OsStringExt::into_vec).collect()
+}
+
+fn tell(copied: Copied) {
+    eprintln!("{} inodes, {}", copied.inodes, size::human(copied.bytes));
+}

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `vexfs dump`: the superblock, the root ring and the tree, as they are on the medium.
+//!
+//! For those who work on the format. It reads the structures themselves, names what does not match
+//! its checksum, and leaves it out; whether they agree with each other is `fsck.vexfs`'s to say.
+
+use crate::cli::shown;
+use crate::failure::{Failure, Result};
+use crate::names::text;
+use crate::size;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Write};
+use uuid::Uuid;
+use vexfs::{BlockNr, Device, Error, Geometry, Superblock, Time, read_superblock};
+use vexfs_format::item::{EXTENT_UNWRITTEN, EXTENT_VECTOR, XattrHead};
+use vexfs_format::node::{InnerEntry, LeafSlot, NODE_MAGIC, Pointer};
+use vexfs_format::{
+    DirentHead, ExtentItem, GroupItem, InodeItem, Key, Kind, NodeHeader, ROOT_RING_START,
+    ROOT_SLOTS, RootRecord, VectorItem, crc32c,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// How to dump.
+#[derive(Clone, Copy, Debug)]
+pub struct Format {
+    /// With every item of the tree.
+    pub tree: bool,
+    /// As one JSON document, or with `tree` one to a line.
+    pub json: bool,
+}
+
+/// Figures of one kind of item.
+#[derive(Clone, Copy, Default)]
+struct Kinds {
+    items: u64,
+    bytes: u64,
+}
+
+/// What was met in the tree.
+#[derive(Default)]
+struct Statistics {
+    /// Nodes on each level, the leaves first.
+    nodes: BTreeMap<u8, u64>,
+    /// Bytes that headers, slots and payloads take, of all in the nodes.
+    used: u64,
+    kinds: BTreeMap<&'static str, Kinds>,
+    damaged: Vec<String>,
+}
+
+/// For `map_err` on what standard output says.
+fn output(source: io::Error) -> Failure {
+    Failure::Host { subject: "standard output".to_owned(), doing: "cannot be written", source }
+}
+
+/// Writes what the image holds to `out`.
+///
+/// # Errors
+/// Where there is no superblock to be believed, and the device's and standard output's.
+pub fn dump<D: Device>(device: &D, image: &str, format: Format, out: &mut dyn Write) -> Result<()> {
+    let failed = || Failure::engine(image);
+    let superblock = read_superblock(device).map_err(failed())?;
+    let geometry = Geometry::of(&superblock);
+    let roots = ring(device, &geometry).map_err(failed())?;
+    let newest = roots.iter().max_by_key(|(_, record)| record.generation.get());
+    let superblock_json = superblock_values(&superblock);
+    let ring_json: Vec<Value> =
+        roots.iter().map(|(slot, record)| root_values(*slot, record)).collect();
+    if !format.json {
+        section(out, "superblock", &superblock_json)?;
+        writeln!(out, "root ring: {} of {ROOT_SLOTS} slots hold a record", roots.len())
+            .map_err(output)?;
+        for root in &ring_json {
+            writeln!(out, "  {}", fields(root)).map_err(output)?;
+        }
+    } else if format.tree {
+        writeln!(out, "{}", json!({"superblock": superblock_json, "roots": ring_json}))
+            .map_err(output)?;
+    }
+    let mut statistics = Statistics::default();
+    if let Some((_, record)) = newest {
+        if format.tree && !format.json {
+            writeln!(out, "tree of generation {}", record.generation).map_err(output)?;
+        }
+        walk(device, &geometry, record, format, &mut statistics, image, out)?;
+    }
+    let tree_json = statistics.values(&geometry);
+    match (format.json, format.tree) {
+        (true, true) => writeln!(out, "{}", json!({"tree": tree_json})),
+        (true, false) => writeln!(
+            out,
+            "{:#}",
+            json!({"superblock": superblock_json, "roots": ring_json, "tree": tree_json})
+        ),
+        (false, _) => statistics.print(&geometry, out),
+    }
+    .map_err(output)?;
+    if newest.is_none() {
+        return Err(failed()(Error::NoRoot));
+    }
+    match statistics.damaged.len() {
+        0 => Ok(()),
+        n => Err(Failure::Said(format!(
+            "{image}: {n} blocks of the tree cannot be read; fsck.vexfs tells more"
+        ))),
+    }
+}
+
+/// `name value, name value` of a flat object.
+fn fields(values: &Value) -> String {
+    let pairs = values.as_object().into_iter().flatten();
+    pairs.map(|(name, value)| format!("{name} {}", plain(value))).collect::<Vec<_>>().join(", ")
+}
+
+/// A value as text, strings without quotes.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn section(out: &mut dyn Write, title: &str, values: &Value) -> Result<()> {
+    writeln!(out, "{title}").map_err(output)?;
+    for (name, value) in values.as_object().into_iter().flatten() {
+        writeln!(out, "  {:<15} {}", format!("{name}:"), plain(value)).map_err(output)?;
+    }
+    Ok(())
+}
+
+fn nanos(ns: u64) -> String {
+    let ns = ns as i64;
+    let seconds = ns.div_euclid(1_000_000_000);
+    size::time(Time { seconds, nanos: ns.rem_euclid(1_000_000_000) as u32 })
+}
+
+fn superblock_values(superblock: &Superblock) -> Value {
+    let label = superblock.label.split(|byte| *byte == 0).next().unwrap_or_default();
+    json!({
+        "label": text(label),
+        "uuid": Uuid::from_bytes(superblock.uuid).to_string(),
+        "version": superblock.version.get(),
+        "block_bytes": 1u64 << superblock.block_shift.get(),
+        "blocks": superblock.blocks.get(),
+        "compat": superblock.compat.get(),
+        "ro_compat": superblock.ro_compat.get(),
+        "incompat": superblock.incompat.get(),
+        "ring_start": superblock.ring_start.get(),
+        "ring_slots": superblock.ring_slots.get(),
+        "backup_first": superblock.backup_first.get(),
+        "backup_last": superblock.backup_last.get(),
+        "created": nanos(superblock.created_ns.get()),
+    })
+}
+
+fn root_values(slot: u64, record: &RootRecord) -> Value {
+    json!({
+        "slot": slot,
+        "generation": record.generation.get(),
+        "time": nanos(record.time_ns.get()),
+        "tree_block": record.tree.block.get(),
+        "level": record.level.get(),
+        "free_blocks": record.free_blocks.get(),
+        "inodes": record.inodes.get(),
+        "orphans": record.orphans.get(),
+        "next_ino": record.next_ino.get(),
+    })
+}
+
+/// The valid records of the ring and their slots.
+fn ring<D: Device>(device: &D, geometry: &Geometry) -> Result<Vec<(u64, RootRecord)>, Error> {
+    let mut block = vec![0; geometry.block_bytes()];
+    let mut roots = Vec::new();
+    for slot in 0..ROOT_SLOTS {
+        device.read(geometry.byte_of(BlockNr(ROOT_RING_START + slot)), &mut block)?;
+        roots.extend(RootRecord::parse(&block, &geometry.uuid).map(|record| (slot, record)));
+    }
+    Ok(roots)
+}
+
+fn walk<D: Device>(
+    device: &D,
+    geometry: &Geometry,
+    record: &RootRecord,
+    format: Format,
+    statistics: &mut Statistics,
+    image: &str,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut stack: Vec<Pointer> = vec![record.tree.into()];
+    let mut seen = HashSet::new();
+    let mut data = vec![0; geometry.block_bytes()];
+    while let Some(pointer) = stack.pop() {
+        let wrong = if pointer.block.0 >= geometry.blocks {
+            Some("leads outside the filesystem")
+        } else if !seen.insert(pointer.block.0) {
+            Some("is reached twice")
+        } else {
+            device.read(geometry.byte_of(pointer.block), &mut data).map_err(|error| {
+                Failure::Engine { subject: image.to_owned(), error: error.into() }
+            })?;
+            (crc32c(&data) != pointer.crc).then_some("has a wrong checksum")
+        };
+        let node = if wrong.is_none() { Node::parse(&data) } else { None };
+        let Some(node) = node else {
+            let what = wrong.unwrap_or("is no node");
+            let line = format!("block {}: {what}", pointer.block);
+            if format.tree && !format.json {
+                writeln!(out, "{line}").map_err(output)?;
+            }
+            statistics.damaged.push(line);
+            continue;
+        };
+        let header = node.header;
+        *statistics.nodes.entry(header.level).or_default() += 1;
+        statistics.used += size_of::<NodeHeader>() as u64
+            + node.slots.as_bytes().len() as u64
+            + node.entries.as_bytes().len() as u64
+            + u64::from(header.heap_live.get());
+        if format.tree {
+            let values = json!({
+                "node": pointer.block.0,
+                "level": header.level,
+                "generation": header.generation.get(),
+                "items": header.count.get(),
+            });
+            let line = if format.json { values.to_string() } else { fields(&values) };
+            writeln!(out, "{line}").map_err(output)?;
+        }
+        stack.extend(node.entries.iter().rev().map(|entry| Pointer::from(entry.child)));
+        for slot in node.slots {
+            let (at, len) = (slot.offset.get() as usize, slot.len.get() as usize);
+            let payload = data.get(at..at.saturating_add(len)).unwrap_or_default();
+            let item = Item::decode(Key::from(slot.key), payload);
+            let kind = statistics.kinds.entry(item.kind).or_default();
+            kind.items += 1;
+            kind.bytes += payload.len() as u64;
+            if format.tree {
+                item.print(format.json, out).map_err(output)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A node whose checksum is right.
+struct Node<'a> {
+    header: &'a NodeHeader,
+    slots: &'a [LeafSlot],
+    entries: &'a [InnerEntry],
+}
+
+impl<'a> Node<'a> {
+    fn parse(data: &'a [u8]) -> Option<Self> {
+        let (header, rest) = NodeHeader::ref_from_prefix(data).ok()?;
+        if header.magic.get() != NODE_MAGIC {
+            return None;
+        }
+        let count = usize::from(header.count.get());
+        if header.level == 0 {
+            let (slots, _) = <[LeafSlot]>::ref_from_prefix_with_elems(rest, count).ok()?;
+            Some(Self { header, slots, entries: &[] })
+        } else {
+            let (entries, _) = <[InnerEntry]>::ref_from_prefix_with_elems(rest, count).ok()?;
+            Some(Self { header, slots: &[], entries })
+        }
+    }
+}
+
+/// An item in words.
+struct Item {
+    ino: u64,
+    kind: &'static str,
+    offset: u64,
+    values: Value,
+}
+
+impl Item {
+    fn decode(key: Key, payload: &[u8]) -> Self {
+        let (kind, values) = match key.kind() {
+            Some(Kind::Inode) => ("inode", InodeItem::ref_from_bytes(payload).ok().map(inode)),
+            Some(Kind::Vector) => ("vector", VectorItem::ref_from_bytes(payload).ok().map(vector)),
+            Some(Kind::Xattr) => ("xattr", Some(xattr(key, payload))),
+            Some(Kind::Inline) => ("inline", Some(json!({"text": text(payload)}))),
+            Some(Kind::Dirent) => ("dirent", dirent(payload)),
+            Some(Kind::Extent) => ("extent", ExtentItem::ref_from_bytes(payload).ok().map(extent)),
+            Some(Kind::Orphan) => ("orphan", Some(json!({}))),
+            Some(Kind::Group) => ("group", GroupItem::ref_from_bytes(payload).ok().map(group)),
+            None => ("unknown", None),
+        };
+        let values = values.unwrap_or_else(|| json!({"malformed_bytes": payload.len()}));
+        Self { ino: key.ino().0, kind, offset: key.offset(), values }
+    }
+
+    fn print(&self, as_json: bool, out: &mut dyn Write) -> io::Result<()> {
+        let Self { ino, kind, offset, values } = self;
+        if as_json {
+            return writeln!(
+                out,
+                "{}",
+                json!({"ino": ino, "kind": kind, "offset": offset, "item": values})
+            );
+        }
+        let line = format!("  {ino} {kind} {offset:#x}: {}\n", fields(values));
+        out.write_all(&shown(line.trim_end().as_bytes()))?;
+        out.write_all(b"\n")
+    }
+}
+
+fn inode(item: &InodeItem) -> Value {
+    json!({
+        "mode": format!("{:06o}", item.mode.get()),
+        "nlink": item.nlink.get(),
+        "uid": item.uid.get(),
+        "gid": item.gid.get(),
+        "size": item.size.get(),
+        "blocks": item.blocks.get(),
+        "mtime": size::time(Time::from(item.mtime)),
+        "flags": item.flags.get(),
+        "rdev": item.rdev.get(),
+        "parent": item.parent.get(),
+        "version": item.version.get(),
+    })
+}
+
+fn vector(item: &VectorItem) -> Value {
+    json!({
+        "element": item.element,
+        "metric": item.metric,
+        "flags": item.flags.get(),
+        "dim": item.dim.get(),
+        "header": item.header.get(),
+        "stride": item.stride.get(),
+        "offset": item.offset.get(),
+        "m": item.m.get(),
+        "ef_construction": item.ef_construction.get(),
+    })
+}
+
+/// The head of an attribute, or a further chunk of its value.
+fn xattr(key: Key, payload: &[u8]) -> Value {
+    if key.offset() & 0xff == 0
+        && let Ok((head, rest)) = XattrHead::ref_from_prefix(payload)
+        && let Some(name) = rest.get(..usize::from(head.name_len))
+    {
+        return json!({
+            "name": text(name),
+            "bytes": head.value_len.get(),
+            "chunks": head.chunks.get(),
+        });
+    }
+    json!({"chunk_bytes": payload.len()})
+}
+
+fn dirent(payload: &[u8]) -> Option<Value> {
+    let (head, name) = DirentHead::ref_from_prefix(payload).ok()?;
+    Some(json!({"name": text(name), "ino": head.ino.get(), "type": head.file_type}))
+}
+
+fn extent(item: &ExtentItem) -> Value {
+    json!({
+        "block": item.block.get(),
+        "len": item.len.get(),
+        "unwritten": item.flags.get() & EXTENT_UNWRITTEN != 0,
+        "vector": item.flags.get() & EXTENT_VECTOR != 0,
+    })
+}
+
+fn group(item: &GroupItem) -> Value {
+    json!({"bitmap": item.bitmap.block.get(), "free": item.free.get()})
+}
+
+impl Statistics {
+    fn total_nodes(&self) -> u64 {
+        self.nodes.values().sum()
+    }
+
+    fn fill_percent(&self, geometry: &Geometry) -> u64 {
+        let bytes = self.total_nodes() * geometry.block_bytes() as u64;
+        (self.used * 100).checked_div(bytes).unwrap_or(0)
+    }
+
+    fn values(&self, geometry: &Geometry) -> Value {
+        let kinds: serde_json::Map<String, Value> = self
+            .kinds
+            .iter()
+            .map(|(name, kind)| {
+                ((*name).to_owned(), json!({"items": kind.items, "bytes": kind.bytes}))
+            })
+            .collect();
+        let levels: Vec<u64> = self.nodes.values().copied().collect();
+        json!({
+            "nodes": self.total_nodes(),
+            "nodes_by_level": levels,
+            "fill_percent": self.fill_percent(geometry),
+            "items": kinds,
+            "damaged": self.damaged,
+        })
+    }
+
+    fn print(&self, geometry: &Geometry, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "tree: {} nodes, {}% full", self.total_nodes(), self.fill_percent(geometry))?;
+        for (level, nodes) in &self.nodes {
+            writeln!(out, "  level {level}: {nodes} nodes")?;
+        }
+        for (name, kind) in &self.kinds {
+            writeln!(out, "  {name}: {} items, {} bytes", kind.items, kind.bytes)?;
+        }
+        for line in &self.damaged {
+            writeln!(out, "  damaged: {line}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Paths and trees inside an image.
+//!
+//! What an image holds is not trusted: names are checked before they reach the host, and a tree
+//! whose directories contain each other comes to an end. Symbolic links are not followed.
+
+use crate::device::FileDevice;
+use crate::failure::{Failure, Result};
+use std::collections::HashSet;
+use vexfs::{Corruption, Error, FileType, Ino, Inode, Volume};
+
+/// An entry of a directory.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub ino: Ino,
+    /// The type the directory says it has.
+    pub file_type: FileType,
+}
+
+/// An open image and its name on the host, for messages.
+#[derive(Debug)]
+pub struct Tree {
+    /// The filesystem.
+    pub volume: Volume<FileDevice>,
+    /// The image's name.
+    pub image: String,
+}
+
+/// Text of a path inside an image.
+pub fn text(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// The parts of a path, `.` and empty ones left out.
+///
+/// # Errors
+/// Where it goes upwards: inside an image a path is taken from the root.
+pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, Error> {
+    let parts: Vec<&[u8]> =
+        path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    if parts.contains(&b"..".as_slice()) {
+        return Err(Error::Invalid("a path inside an image must not contain '..'"));
+    }
+    Ok(parts)
+}
+
+/// `dir/name`.
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if dir.ends_with(b"/") || dir.is_empty() { b"" } else { b"/" };
+    [dir, slash, name].concat()
+}
+
+fn damaged(ino: Ino, what: &'static str) -> Error {
+    Error::Corrupt(Corruption { block: None, ino: Some(ino), what })
+}
+
+impl Tree {
+    /// For `map_err` on what the engine says about `path`.
+    pub fn at(&self, path: &[u8]) -> impl FnOnce(Error) -> Failure + use<> {
+        let slash = if path.starts_with(b"/") { "" } else { "/" };
+        Failure::engine(format!("{}:{slash}{}", self.image, text(path)))
+    }
+
+    /// The inode `ino`.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn inode(&mut self, ino: Ino) -> Result<Inode, Error> {
+        self.volume.resolve(|volume| volume.inode(ino))
+    }
+
+    /// The inode at `path`.
+    ///
+    /// # Errors
+    /// The engine's, about that path.
+    pub fn find(&mut self, path: &[u8]) -> Result<Inode> {
+        self.walk(path).map_err(self.at(path))
+    }
+
+    /// The inode at `path`, or `None` if nothing has the last of its names.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn find_if_there(&mut self, path: &[u8]) -> Result<Option<Inode>> {
+        match self.walk(path) {
+            Ok(inode) => Ok(Some(inode)),
+            Err(Error::NotFound) => Ok(None),
+            Err(other) => Err(self.at(path)(other)),
+        }
+    }
+
+    fn walk(&mut self, path: &[u8]) -> Result<Inode, Error> {
+        let mut ino = Ino::ROOT;
+        for part in parts(path)? {
+            ino = self.volume.resolve(|volume| volume.lookup(ino, part))?.0;
+        }
+        let inode = self.inode(ino)?;
+        if path.ends_with(b"/") && !inode.is_dir() {
+            return Err(Error::NotDirectory);
+        }
+        Ok(inode)
+    }
+
+    /// The entries of a directory, by name.
+    ///
+    /// # Errors
+    /// The engine's; damage, where a name cannot be one or is there twice.
+    pub fn entries(&mut self, dir: Ino) -> Result<Vec<Entry>, Error> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut cookie = 0;
+        loop {
+            let (before, from) = (entries.len(), cookie);
+            self.volume.resolve(|volume| {
+                volume.readdir(dir, from, &mut |entry| {
+                    entries.push(Entry {
+                        name: entry.name.to_vec(),
+                        ino: entry.ino,
+                        file_type: entry.file_type,
+                    });
+                    cookie = entry.cookie;
+                    true
+                })
+            })?;
+            if entries.len() == before {
+                break;
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in &entries {
+            if matches!(entry.name.as_slice(), b"." | b"..")
+                || entry.name.iter().any(|byte| matches!(byte, 0 | b'/'))
+            {
+                return Err(damaged(dir, "the directory has a name that is impossible"));
+            }
+        }
+        if entries.windows(2).any(|pair| matches!(pair, [a, b] if a.name == b.name)) {
+            return Err(damaged(dir, "the directory has a name twice"));
+        }
+        Ok(entries)
+    }
+
+    /// Visits `top` and all below it, parents first. `visit` gets the index its parent had (`None`
+    /// for the top), the path, and the inode; indices count the visits.
+    ///
+    /// # Errors
+    /// The engine's, about the path it happened at; the visitor's.
+    pub fn visit(
+        &mut self,
+        path: &[u8],
+        top: Inode,
+        visit: &mut dyn FnMut(&mut Self, Option<usize>, &[u8], &Inode) -> Result<()>,
+    ) -> Result<()> {
+        let mut stack = vec![(None, path.to_vec(), top)];
+        let mut directories = HashSet::new();
+        let mut count = 0;
+        while let Some((parent, path, inode)) = stack.pop() {
+            visit(self, parent, &path, &inode)?;
+            let index = count;
+            count += 1;
+            if !inode.is_dir() {
+                continue;
+            }
+            if !directories.insert(inode.ino.0) {
+                let twice = damaged(inode.ino, "the directory is reached twice");
+                return Err(self.at(&path)(twice));
+            }
+            let entries = self.entries(inode.ino).map_err(self.at(&path))?;
+            for entry in entries.into_iter().rev() {
+                let below = join(&path, &entry.name);
+                let inode = self.inode(entry.ino).map_err(self.at(&below))?;
+                stack.push((Some(index), below, inode));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names and values of an inode's extended attributes.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn xattrs(&mut self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let names = self.volume.resolve(|volume| {
+            let mut names: Vec<Vec<u8>> = Vec::new();
+            volume.xattr_list(ino, &mut |name| {
+                names.push(name.to_vec());
+                true
+            })?;
+            Ok(names)
+        })?;
+        let mut pairs = Vec::new();
+        for name in names {
+            let value = self.volume.resolve(|volume| volume.xattr_get(ino, &name))?;
+            pairs.push((name, value));
+        }
+        pairs.sort();
+        Ok(pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(parts(b"/a//b/./c/").unwrap(), [b"a", b"b", b"c"]);
+        assert!(parts(b"/").unwrap().is_empty());
+        assert!(parts(b"/a/../b").is_err());
+        assert_eq!(join(b"/", b"a"), b"/a");
+        assert_eq!(join(b"/a", b"b"), b"/a/b");
+        assert_eq!(text(b"a\x1b[2J"), "a?[2J");
+    }
+}
