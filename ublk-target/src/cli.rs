@@ -38,6 +38,10 @@ pub enum Command {
     Recover(IdArgs),
     /// Shows the devices
     List(JsonArgs),
+    /// Shows a device's requests, latencies and index
+    Stats(StatsArgs),
+    /// Finds the nearest vectors in a vector file or a directory on a mount
+    Search(SearchArgs),
     /// Shows what this kernel's ublk driver can do
     Features(JsonArgs),
     /// Prints shell completions
@@ -126,6 +130,55 @@ pub struct IdArgs {
     pub id: u32,
 }
 
+/// `stats`
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Number of the device
+    #[arg(long, value_name = "N")]
+    pub id: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `search`
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("what").required(true),
+    after_help = "What was committed (sync, fsync) before the search is found. A .tsv file beside a vector
+file, of the same name, gives its rows names: one line each.
+
+Examples:
+  vexfs-ublk search /mnt/corpus --query query.npy
+  vexfs-ublk search /mnt/corpus --query queries.npy --row 17 -k 5 --json
+  vexfs-ublk search /mnt/corpus/packages.npy --like 42 --exact"
+)]
+pub struct SearchArgs {
+    /// A vector file, or a directory whose vector files are searched together
+    pub path: PathBuf,
+    /// The vector to look for: a row of this .npy file
+    #[arg(long, value_name = "FILE.npy", group = "what")]
+    pub query: Option<PathBuf>,
+    /// The row of the query file
+    #[arg(long, value_name = "I", default_value_t = 0, conflicts_with = "like")]
+    pub row: usize,
+    /// Look for what is like this slot of the vector file
+    #[arg(long, value_name = "SLOT", group = "what")]
+    pub like: Option<u64>,
+    /// How many to find
+    #[arg(short, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub k: u32,
+    /// Width of the search: larger finds more of the true neighbours and takes longer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub ef: Option<u32>,
+    /// Compare with every vector
+    #[arg(long)]
+    pub exact: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// How to print.
 #[derive(Debug, Args)]
 pub struct JsonArgs {
@@ -154,6 +207,10 @@ mod tests {
             "vexfs-ublk add --image x --depth 5000",
             "vexfs-ublk add --image x --recovery maybe",
             "vexfs-ublk recover",
+            "vexfs-ublk search /x",
+            "vexfs-ublk search /x --query a.npy --like 1",
+            "vexfs-ublk search /x --like 1 --row 2",
+            "vexfs-ublk search /x --like 1 -k 0",
         ] {
             let parsed = Cli::try_parse_from(args.split(' '));
             assert_eq!(parsed.unwrap_err().exit_code(), 2, "{args}");

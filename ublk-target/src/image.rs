@@ -54,6 +54,7 @@ pub struct Image {
     direct: bool,
     block_device: bool,
     read_only: bool,
+    raw: bool,
     punch_hole: bool,
     identity: (u64, u64),
     lost: AtomicBool,
@@ -79,25 +80,25 @@ impl Image {
         }
         lock(&plain, path, options.read_only)?;
 
+        // What lies past a filesystem is not exposed and may have any length.
+        let exposed_bytes = if options.raw {
+            bytes
+        } else {
+            recognise(&plain, bytes)
+                .map_err(|why| Error::NotVexfs { path: path.to_owned(), why })?
+                .bytes
+        };
         let device_shift =
             if block_device { block_device_shift(&plain) } else { LOGICAL_SHIFT_MIN };
-        let direct_shift = if options.buffered { None } else { direct_shift(path, bytes) };
+        let direct_shift = if options.buffered { None } else { direct_shift(path, exposed_bytes) };
         let (logical_shift, direct) = match direct_shift {
             Some(shift) => (shift.max(device_shift), true),
             None => (device_shift, false),
         };
-        if bytes % (1 << logical_shift) != 0 {
+        if exposed_bytes % (1 << logical_shift) != 0 {
             let block = 1 << logical_shift;
             return Err(Error::ImageLength { path: path.to_owned(), bytes, block });
         }
-        let recognised = recognise(&plain, bytes);
-        let exposed_bytes = match &recognised {
-            Ok(found) if !options.raw => found.bytes,
-            Err(why) if !options.raw => {
-                return Err(Error::NotVexfs { path: path.to_owned(), why: why.clone() });
-            }
-            _ => bytes,
-        };
         let file = if direct { set_direct(plain).map_err(failed)? } else { plain };
         let punch_hole = !options.read_only && can_punch(&file, bytes, block_device);
         Ok(Self {
@@ -110,6 +111,7 @@ impl Image {
             direct,
             block_device,
             read_only: options.read_only,
+            raw: options.raw,
             punch_hole,
             lost: AtomicBool::new(false),
         })
@@ -143,6 +145,11 @@ impl Image {
     /// Whether writes are refused.
     pub fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether it is served without looking into it, so that the device is the whole image.
+    pub fn raw(&self) -> bool {
+        self.raw
     }
 
     /// Whether blocks can be given back.

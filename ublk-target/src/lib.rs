@@ -7,9 +7,11 @@
 
 pub mod cli;
 pub mod commands;
+pub mod control;
 pub mod daemon;
 pub mod device;
 pub mod error;
+pub mod follow;
 pub mod image;
 pub mod latency;
 pub mod layer;

@@ -21,8 +21,6 @@ const CHUNK_SHIFT_MIN: u32 = 12;
 const CHUNKS_MAX: u64 = 8 << 20;
 /// How many chunks make a region, as a power of two: the bits of one word.
 const REGION_SHIFT: u32 = 6;
-/// First byte of the root ring.
-pub const ROOT_RING_START: u64 = vexfs_format::ROOT_RING_START << vexfs_format::BLOCK_SHIFT_MIN;
 /// First byte past the root ring, for the largest block size.
 pub const ROOT_RING_END: u64 =
     (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) << vexfs_format::BLOCK_SHIFT_MAX;
@@ -111,7 +109,8 @@ impl DirtyLog {
                 self.flushed();
             }
         }
-        if offset < self.ring_end.load(Relaxed) && offset + len > ROOT_RING_START {
+        // The superblock counts as well: a filesystem that is made writes it last.
+        if offset < self.ring_end.load(Relaxed) {
             self.root_writes.fetch_add(1, SeqCst);
             self.wake();
         }
@@ -261,11 +260,10 @@ mod tests {
         let log = DirtyLog::new(64 * MIB).unwrap();
         let end = (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) << 12;
         log.set_block_shift(12);
-        log.mark(0, 4096, false);
         log.mark(end, 4096, false);
         assert!(!ready(&log));
         log.mark(end - 512, 512, false);
-        log.mark(ROOT_RING_START, 512, false);
+        log.mark(0, 512, false);
         assert!(ready(&log) && !ready(&log));
         assert_eq!(log.root_writes(), 2);
         log.mark(0, MIB, false);

@@ -4,10 +4,12 @@
 //! The main thread only waits: for a signal, for the queues' end, and once a second to see
 //! whether the image is still there. It never touches the device it serves while it serves it.
 
+use crate::control::service::{ControlThread, Subject};
 use crate::daemon::{self, Reporter};
 use crate::device::command::{Control, Info};
 use crate::device::{self, Served, Shape};
 use crate::error::{Error, Result};
+use crate::follow::FollowThread;
 use crate::image::{Image, ImageOptions};
 use crate::log_line;
 use crate::observe::DirtyLog;
@@ -19,8 +21,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Time that the queues get to end once their device is stopped.
-const END_DEADLINE: Duration = Duration::from_secs(30);
+/// Time that a daemon gets to end once its device is stopped; it saves its index.
+const END_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Opens the image that the options name.
 pub fn open_image(options: &Options) -> Result<Image> {
@@ -85,6 +87,8 @@ pub enum Task {
 
 struct Running {
     served: Served,
+    follower: FollowThread,
+    control: ControlThread,
     image: Arc<Image>,
     signals: OwnedFd,
     queue_end: Arc<OwnedFd>,
@@ -131,6 +135,14 @@ fn prepare(
         let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
     };
     let served = device::start(control, info, &image, &observer, on_end)?;
+    let follower = FollowThread::start(image.clone(), observer.clone())?;
+    let subject = Subject {
+        view: follower.view().clone(),
+        observer,
+        queues: served.stats().to_vec(),
+        started: Instant::now(),
+    };
+    let control = ControlThread::start(&state.socket, image.path(), subject)?;
     log_line!(
         "device {id}: serving {} ({} bytes, {} queues of {}, {})",
         image.path().display(),
@@ -139,7 +151,7 @@ fn prepare(
         info.depth,
         if image.direct() { "direct" } else { "buffered" }
     );
-    Ok(Running { served, image, signals, queue_end, foreground })
+    Ok(Running { served, follower, control, image, signals, queue_end, foreground })
 }
 
 impl Running {
@@ -164,6 +176,8 @@ impl Running {
             }
         }
         let mut control = self.served.close();
+        self.follower.finish();
+        self.control.finish();
         if own_stop {
             control.delete(id)?;
             run_dir.remove(id);

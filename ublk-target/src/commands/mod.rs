@@ -6,6 +6,8 @@ mod add;
 mod del;
 mod help;
 mod list;
+mod search;
+mod stats;
 
 use crate::cli::Command;
 use crate::error::{Error, Result};
@@ -18,6 +20,8 @@ pub fn run(command: Command) -> Result<()> {
         Command::Recover(args) => add::recover(args.id),
         Command::Del(args) => del::run(&args),
         Command::List(args) => list::devices(args.json),
+        Command::Stats(args) => stats::run(&args),
+        Command::Search(args) => search::run(&args),
         Command::Features(args) => list::features(args.json),
         Command::Completions { shell } => help::completions(shell),
         Command::Man { directory } => help::man(&directory),

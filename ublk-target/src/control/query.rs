@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Answers a search: from inodes and a query to hits, or to one line that says why not.
+//!
+//! What it answers covers everything that was committed before the request came, unless the
+//! follower needs longer than a client should wait; the answer tells which.
+
+use super::wire::{Found, Hit, Query, Search};
+use crate::follow::tracker::Trouble;
+use crate::follow::view::{Snapshot, View};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use vexfs_index::{FileId, Index, Slot, Space};
+
+/// Time that the follower gets to catch up before an answer is given without it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Answers a search.
+pub fn search(view: &View, search: &Search) -> Result<Found, String> {
+    let (snapshot, caught_up) = view.catch_up(PATIENCE);
+    let found = search_in(&snapshot, search)?;
+    Ok(Found { caught_up, ..found })
+}
+
+fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
+    let Some(index) = &snapshot.index else {
+        return Err(snapshot
+            .problem
+            .clone()
+            .unwrap_or_else(|| "there is no VexFS on the device".to_owned()));
+    };
+    let mut notes = Vec::new();
+    let mut files = Vec::new();
+    for ino in &search.files {
+        match snapshot.files.get(ino) {
+            None if search.single => return Err(NOT_A_VECTOR_FILE.to_owned()),
+            None => {}
+            Some(Some(Trouble::Unusable(why) | Trouble::Partial(why))) if search.single => {
+                return Err(why.clone());
+            }
+            Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),
+            Some(Some(Trouble::Partial(why))) => {
+                notes.push((*ino, why.clone()));
+                files.push(FileId(*ino));
+            }
+            Some(None) => files.push(FileId(*ino)),
+        }
+    }
+    let query = query_vector(index, search)?;
+    let files = of_one_space(index, files, query.len())?;
+    let ef = search.ef.map(|ef| ef as usize);
+    let hits = index
+        .search(&files, &query, search.k as usize, ef, search.exact)
+        .map_err(|e| e.to_string())?;
+    Ok(Found {
+        generation: snapshot.generation,
+        caught_up: false,
+        hits: hits
+            .into_iter()
+            .map(|hit| Hit { file: hit.file.0, slot: hit.slot.0, distance: hit.distance })
+            .collect(),
+        notes,
+    })
+}
+
+const NOT_A_VECTOR_FILE: &str = "not a vector file: set vexfs.vector on it while it is empty, or on its directory before it is written";
+
+fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
+    match (&search.query, search.files.as_slice()) {
+        (Query::Vector(vector), _) => Ok(vector.clone()),
+        (Query::Like(slot), [file]) if search.single => {
+            index.get(FileId(*file), Slot(*slot)).map_err(|e| e.to_string())
+        }
+        (Query::Like(_), _) => Err("--like needs one vector file, not a directory".to_owned()),
+    }
+}
+
+/// The files that the query can be compared with. A directory may hold files of several spaces;
+/// distances of different metrics cannot be ranked together.
+fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<Vec<FileId>, String> {
+    let spaces: BTreeMap<FileId, Space> =
+        files.iter().filter_map(|file| Some((*file, index.space(*file)?))).collect();
+    if files.is_empty() {
+        return Err(
+            "no vector files there: set vexfs.vector on the directory before they are written"
+                .to_owned(),
+        );
+    }
+    let fits = |file: &FileId| spaces.get(file).is_none_or(|space| space.dim as usize == dim);
+    let (same, other): (Vec<_>, Vec<_>) = files.into_iter().partition(fits);
+    if same.is_empty() {
+        let dims: BTreeSet<u32> =
+            other.iter().filter_map(|file| spaces.get(file)).map(|space| space.dim).collect();
+        let dims: Vec<String> = dims.iter().map(u32::to_string).collect();
+        return Err(format!(
+            "the query has {dim} dimensions, the vectors there have {}",
+            dims.join(" or ")
+        ));
+    }
+    Ok(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use vexfs_index::{Element, Metric, Options, Params};
+
+    fn snapshot() -> Snapshot {
+        let (index, _) = Index::open(None, Options::default()).unwrap();
+        let space = |dim| Space { element: Element::F32, metric: Metric::L2, dim };
+        for (file, dim) in [(10, 2), (11, 2), (12, 3)] {
+            index.declare(FileId(file), space(dim), Params::default()).unwrap();
+            for slot in 0..5u8 {
+                let row: Vec<u8> =
+                    (0..dim).flat_map(|_| (f32::from(slot) + file as f32).to_le_bytes()).collect();
+                index.upsert(FileId(file), Slot(slot.into()), &row).unwrap();
+            }
+        }
+        let files = BTreeMap::from([
+            (10, None),
+            (11, Some(Trouble::Partial("3 bytes over".into()))),
+            (12, None),
+            (13, Some(Trouble::Unusable("odd".into()))),
+        ]);
+        let index = Some(Arc::new(index));
+        Snapshot { index, generation: 7, files: Arc::new(files), ..Snapshot::default() }
+    }
+
+    fn ask(files: &[u64], single: bool, query: Query) -> Result<Found, String> {
+        let files = files.to_vec();
+        search_in(&snapshot(), &Search { files, single, query, k: 3, ef: None, exact: true })
+    }
+
+    #[test]
+    fn hits_of_several_files_are_ranked_together() {
+        let found = ask(&[10, 11, 99], false, Query::Vector(vec![12.4, 12.4])).unwrap();
+        let hits: Vec<_> = found.hits.iter().map(|h| (h.file, h.slot)).collect();
+        assert_eq!(hits, [(10, 2), (11, 1), (10, 3)]);
+        assert_eq!(
+            (found.generation, found.notes.as_slice()),
+            (7, &[(11, "3 bytes over".into())][..])
+        );
+        let like = ask(&[10], true, Query::Like(4)).unwrap();
+        assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
+    }
+
+    #[test]
+    fn every_reason_is_one_line() {
+        let vector = |n| Query::Vector(vec![0.0; n]);
+        for (files, single, query, words) in [
+            (&[99][..], true, vector(2), "not a vector file"),
+            (&[99], false, vector(2), "no vector files"),
+            (&[13], true, vector(2), "odd"),
+            (&[11], true, vector(2), "3 bytes over"),
+            (&[10, 11, 12], false, vector(5), "5 dimensions, the vectors there have 2 or 3"),
+            (&[12], true, vector(2), "2 dimensions"),
+            (&[10], true, Query::Vector(vec![f32::NAN, 0.0]), "NaN"),
+            (&[10], true, Query::Like(99), "99"),
+            (&[10, 11], false, Query::Like(0), "--like"),
+        ] {
+            let error = ask(files, single, query).unwrap_err();
+            assert!(error.contains(words) && !error.contains('\n'), "{words}: {error}");
+        }
+        let none =
+            Search { files: vec![], single: true, query: vector(1), k: 1, ef: None, exact: false };
+        assert!(search_in(&Snapshot::default(), &none).unwrap_err().contains("no VexFS"));
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! How a file's records are laid out: the attribute, and the header that the file itself begins
+//! with. What does not fit together is said in words and not indexed.
+
+use super::slots::Rows;
+use vexfs::VectorLayout;
+use vexfs_index::{Element, Metric, Params, Space, npy};
+
+/// What a file's vectors are, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Where its rows lie.
+    pub rows: Rows,
+    /// What they are.
+    pub space: Space,
+    /// How to index them.
+    pub params: Params,
+}
+
+/// Combines the attribute with the file's first bytes, which are needed if the header is
+/// automatic.
+pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, String> {
+    let space = Space {
+        element: element(attribute.element),
+        metric: metric(attribute.metric),
+        dim: attribute.dim,
+    };
+    space.validate().map_err(|e| e.to_string())?;
+    let mut header = attribute.header;
+    if attribute.auto_header
+        && let Some(found) = npy::parse(first)
+    {
+        check_npy(&found, space, attribute)?;
+        header = found.header_len;
+    }
+    let defaults = Params::default();
+    let or = |value: u16, default: u16| if value == 0 { default } else { value };
+    Ok(Layout {
+        rows: Rows::new(attribute, header),
+        space,
+        params: Params {
+            m: or(attribute.m, defaults.m),
+            ef_construction: or(attribute.ef_construction, defaults.ef_construction),
+        },
+    })
+}
+
+fn check_npy(found: &npy::NpyHeader, space: Space, attribute: &VectorLayout) -> Result<(), String> {
+    // A bit array is stored as bytes: its columns are whole ones.
+    let dim = if space.element == Element::Bit { space.dim.next_multiple_of(8) } else { space.dim };
+    if found.element != space.element || found.dim != dim {
+        return Err(format!(
+            "its .npy header says {} x {}, its vexfs.vector attribute {} x {}: write another array, or a file with another attribute",
+            found.element, found.dim, space.element, space.dim
+        ));
+    }
+    if found.fortran && found.rows > 1 && found.dim > 1 {
+        return Err("its .npy array is in Fortran order: save numpy.ascontiguousarray(a)".into());
+    }
+    if attribute.stride != attribute.vector_bytes() || attribute.offset != 0 {
+        return Err(
+            "its vexfs.vector attribute has a stride or offset, but it is an .npy file".into()
+        );
+    }
+    Ok(())
+}
+
+fn element(element: vexfs::Element) -> Element {
+    match element {
+        vexfs::Element::F32 => Element::F32,
+        vexfs::Element::F16 => Element::F16,
+        vexfs::Element::Bf16 => Element::Bf16,
+        vexfs::Element::I8 => Element::I8,
+        vexfs::Element::Bit => Element::Bit,
+    }
+}
+
+fn metric(metric: vexfs::Metric) -> Metric {
+    match metric {
+        vexfs::Metric::L2 => Metric::L2,
+        vexfs::Metric::Cosine => Metric::Cosine,
+        vexfs::Metric::Dot => Metric::Dot,
+        vexfs::Metric::Hamming => Metric::Hamming,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn npy(dim: usize) -> Vec<u8> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        npy::write(file.path(), dim, &vec![0.5; dim * 3]).unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn an_automatic_header_is_read_from_the_file() {
+        let attribute = VectorLayout::parse("type=f32,dim=7,metric=cosine").unwrap();
+        let bytes = npy(7);
+        let found = layout(&attribute, &bytes).unwrap();
+        assert_eq!(found.rows.count(bytes.len() as u64), (3, 0));
+        assert_eq!(layout(&attribute, &[1, 2, 3]).unwrap().rows.header, 0);
+        let fixed = VectorLayout::parse("type=f32,dim=7,metric=cosine,header=9,m=5").unwrap();
+        let found = layout(&fixed, &bytes).unwrap();
+        assert_eq!((found.rows.header, found.params.m), (9, 5));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let attribute = VectorLayout::parse("type=f32,dim=8,metric=l2").unwrap();
+        let error = layout(&attribute, &npy(7)).unwrap_err();
+        assert!(error.contains("f32 x 7") && error.contains("f32 x 8"), "{error}");
+        let attribute = VectorLayout::parse("type=f16,dim=7,metric=l2").unwrap();
+        assert!(layout(&attribute, &npy(7)).unwrap_err().contains("f16 x 7"));
+        let attribute = VectorLayout::parse("type=f32,dim=7,metric=l2,stride=32").unwrap();
+        assert!(layout(&attribute, &npy(7)).unwrap_err().contains("stride"));
+    }
+}

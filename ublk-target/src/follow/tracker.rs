@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! One filesystem on the image: which vector files it holds, and which of their slots the index
+//! has yet to read again.
+//!
+//! The order is what makes it right. A cycle first moves to the newest committed tree and learns
+//! from it where files lie; then it takes the marks of what was written, which may come from
+//! later commits; then it reads slots. Before a slot that was read is believed, the tree is looked
+//! at once more: if a commit came meanwhile and moved the file, its blocks may be somebody else's
+//! by now, and the slots are read again. So a slot of a file is never fed with another file's
+//! bytes, and a slot written after it was read is marked and comes again.
+//!
+//! Rows in holes are not indexed. Everything is idempotent.
+
+use super::header::{Layout, layout};
+use super::slots::{Ranges, Run, first_run, moved, written};
+use crate::log_line;
+use crate::observe::{DirtyLog, DirtyRange};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use vexfs::follow::{Change, Follower};
+use vexfs::{Device, Error, Generation, Ino, Inode, Mapping, MappingKind, VectorLayout};
+use vexfs_index::{FileId, Index, Slot};
+
+/// Bytes of tree nodes kept in memory.
+const CACHE_BYTES: usize = 4 << 20;
+/// Bytes of a file's start that are looked at for a header.
+const HEADER_BYTES: u64 = 4096;
+/// Bytes read at once.
+const BATCH_BYTES: u64 = 1 << 20;
+/// How often a walk is begun again because the tree moved on, before somebody else gets a turn.
+const WALKS: usize = 64;
+
+/// What is known of a vector file.
+#[derive(Debug)]
+struct VectorFile {
+    attribute: VectorLayout,
+    size: u64,
+    extents: Vec<Mapping>,
+    layout: Result<Layout, String>,
+    /// Slots whose vectors are there.
+    present: Ranges,
+    /// Slots to be read again.
+    todo: Ranges,
+    /// Grows when the file's place or layout changes.
+    epoch: u64,
+}
+
+/// What is said of a vector file that is not searched as one would expect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is not indexed at all.
+    Unusable(String),
+    /// Bytes follow its last whole record.
+    Partial(String),
+}
+
+/// The vector files of one filesystem.
+pub struct Tracker<D> {
+    follower: Follower<D>,
+    /// The same device, for file contents.
+    device: D,
+    index: Arc<Index>,
+    observer: Arc<DirtyLog>,
+    files: BTreeMap<u64, VectorFile>,
+    /// First byte on the device of each extent of a vector file: its end, the file, the byte there.
+    places: BTreeMap<u64, (u64, u64, u64)>,
+    seen: Generation,
+    /// Writes to the root ring when the tree was last looked at.
+    roots: u64,
+    /// Vector files whose first block was written.
+    headers: BTreeSet<u64>,
+    /// Whether overwrites are known from marks; not so for what happened before this daemon.
+    marks_complete: bool,
+    moved: bool,
+    block_shift: u32,
+}
+
+impl<D: Device + Clone> Tracker<D> {
+    /// Opens the filesystem on the device. `index` may hold files of an earlier run: they are
+    /// verified against the image, row by row, and dropped if they are gone.
+    pub fn open(device: D, index: Arc<Index>, observer: Arc<DirtyLog>) -> Result<Self, Error> {
+        let mut follower = Follower::open(device.clone(), CACHE_BYTES)?;
+        let block_shift = follower.volume().geometry().block_shift;
+        observer.set_block_shift(block_shift);
+        Ok(Self {
+            follower,
+            device,
+            index,
+            observer,
+            files: BTreeMap::new(),
+            places: BTreeMap::new(),
+            seen: Generation(0),
+            roots: u64::MAX,
+            headers: BTreeSet::new(),
+            marks_complete: false,
+            moved: false,
+            block_shift,
+        })
+    }
+
+    /// The generation that the index follows.
+    pub fn generation(&self) -> u64 {
+        self.seen.0
+    }
+
+    /// Writes to the root ring that were looked at.
+    pub fn roots(&self) -> u64 {
+        self.roots
+    }
+
+    /// Slots to be read again.
+    pub fn pending(&self) -> u64 {
+        self.files.values().map(|f| f.todo.count()).sum()
+    }
+
+    /// Vector files, and what is to be said of them.
+    pub fn files(&self) -> impl Iterator<Item = (u64, Option<Trouble>)> {
+        self.files.iter().map(|(ino, file)| (*ino, file.trouble()))
+    }
+
+    /// Moves to the newest tree, takes the marks, and reads one batch of slots. True: there is more.
+    pub fn cycle(&mut self) -> Result<bool, Error> {
+        self.look()?;
+        self.step()
+    }
+
+    /// Learns what was committed and what was written.
+    fn look(&mut self) -> Result<(), Error> {
+        if self.observer.root_writes() != self.roots {
+            self.sync()?;
+        }
+        if self.moved {
+            let ends = self.places.iter();
+            self.observer
+                .watch(ends.map(|(start, (end, ..))| DirtyRange { start: *start, end: *end }));
+            self.moved = false;
+        }
+        let dirty = self.observer.drain();
+        self.overwritten(&dirty);
+        while let Some(ino) = self.headers.first().copied() {
+            self.refresh(Ino(ino))?;
+            self.headers.remove(&ino);
+        }
+        Ok(())
+    }
+
+    /// Brings the files to the newest tree.
+    fn sync(&mut self) -> Result<(), Error> {
+        for _ in 0..WALKS {
+            let roots = self.observer.root_writes();
+            self.follower.poll()?;
+            let generation = self.follower.generation();
+            if generation == self.seen {
+                self.roots = roots;
+                return Ok(());
+            }
+            match self.walk() {
+                Ok(()) => {
+                    self.seen = generation;
+                    self.roots = roots;
+                    self.marks_complete = true;
+                    return Ok(());
+                }
+                Err(Error::Stale) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::Stale)
+    }
+
+    fn walk(&mut self) -> Result<(), Error> {
+        let mut touched: BTreeSet<u64> = BTreeSet::new();
+        let known: BTreeSet<u64> =
+            self.files.keys().copied().chain(self.index.files().iter().map(|f| f.0)).collect();
+        self.follower.changes(self.seen, &mut |change| {
+            match change {
+                Change::Range { first, last } => {
+                    touched.extend(known.range(first.0..=last.0));
+                }
+                Change::Inode(inode) if inode.vector && inode.is_file() => {
+                    touched.insert(inode.ino.0);
+                }
+                Change::Inode(_) => {}
+            }
+            Ok(())
+        })?;
+        for ino in touched {
+            self.refresh(Ino(ino))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at one file again.
+    fn refresh(&mut self, ino: Ino) -> Result<(), Error> {
+        let Some((inode, attribute)) = self.attributes(ino)? else {
+            self.forget(ino.0);
+            return Ok(());
+        };
+        let extents = self.follower.written(ino)?;
+        let first = if attribute.auto_header {
+            read_extents(
+                &self.device,
+                &extents,
+                self.block_shift,
+                &(0..HEADER_BYTES.min(inode.size)),
+            )?
+        } else {
+            Vec::new()
+        };
+        let found = layout(&attribute, &first);
+        let epoch = self.files.get(&ino.0).map_or(0, |old| old.epoch);
+        let mut file = VectorFile {
+            attribute,
+            size: inode.size,
+            present: Ranges::default(),
+            todo: Ranges::default(),
+            layout: found,
+            extents,
+            epoch,
+        };
+        let old = self.files.remove(&ino.0);
+        self.compare(ino.0, old.as_ref(), &mut file);
+        if old.as_ref().is_none_or(|old| old.extents != file.extents) {
+            if let Some(old) = &old {
+                self.unplace(ino.0, &old.extents);
+            }
+            self.place(ino.0, &file.extents);
+        }
+        self.files.insert(ino.0, file);
+        Ok(())
+    }
+
+    /// A regular file with a name and a vector attribute, or nothing.
+    fn attributes(&mut self, ino: Ino) -> Result<Option<(Inode, VectorLayout)>, Error> {
+        let found = self.follower.volume().resolve(|volume| {
+            let inode = volume.inode(ino)?;
+            if !inode.vector || !inode.is_file() || inode.nlink == 0 {
+                return Ok(None);
+            }
+            Ok(volume.vector(ino)?.map(|attribute| (inode, attribute)))
+        });
+        match found.map_err(|e| self.follower.judge(e)) {
+            Err(Error::NotFound) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Finds out which slots of the file have to be read again.
+    fn compare(&self, ino: u64, old: Option<&VectorFile>, file: &mut VectorFile) {
+        let Ok(layout) = &file.layout else {
+            // What the index had of it is of another layout.
+            self.index.drop_file(FileId(ino));
+            file.epoch += 1;
+            return;
+        };
+        let (count, _) = layout.rows.count(file.size);
+        for range in written(&file.extents, self.block_shift, file.size).iter() {
+            let rows = layout.rows.within(&range);
+            file.present.insert(rows.start..rows.end.min(count));
+        }
+        let fresh = match self.index.declare(FileId(ino), layout.space, layout.params) {
+            Ok(fresh) => fresh,
+            Err(e) => {
+                file.layout = Err(e.to_string());
+                file.epoch += 1;
+                return;
+            }
+        };
+        self.index.truncate(FileId(ino), count);
+        // The bytes of a file that was there before this daemon, or that changed while nobody
+        // marked, cannot be known to be those that were indexed.
+        let known = old.filter(|old| old.layout == file.layout && !fresh && self.marks_complete);
+        let Some(old) = known else {
+            file.epoch += 1;
+            file.todo.insert(0..count);
+            return;
+        };
+        file.todo = old.todo.clone();
+        file.todo.truncate(count);
+        if old.size == file.size && old.extents == file.extents {
+            return;
+        }
+        file.epoch += 1;
+        let (before, _) = layout.rows.count(old.size);
+        file.todo.insert(before.min(count)..count);
+        for range in moved(&old.extents, &file.extents, self.block_shift).iter() {
+            let rows = layout.rows.touching(&range);
+            file.todo.insert(rows.start..rows.end.min(count));
+        }
+        // Rows that lost their blocks, and those that got them back.
+        for (one, other) in [(&old.present, &file.present), (&file.present, &old.present)] {
+            for mut range in one.iter() {
+                while !range.is_empty() {
+                    let (end, both) = other.run(&range);
+                    if !both {
+                        file.todo.insert(range.start..end.min(count));
+                    }
+                    range.start = end;
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, ino: u64) {
+        self.index.drop_file(FileId(ino));
+        if let Some(file) = self.files.remove(&ino) {
+            self.unplace(ino, &file.extents);
+        }
+    }
+
+    fn spans(&self, extents: &[Mapping]) -> Vec<(u64, u64, u64)> {
+        let shift = self.block_shift;
+        let span = |m: &Mapping| match m.kind {
+            MappingKind::Written(block) => {
+                let start = block.0 << shift;
+                Some((start, start + (m.count << shift), m.start.0 << shift))
+            }
+            _ => None,
+        };
+        extents.iter().filter_map(span).collect()
+    }
+
+    fn place(&mut self, ino: u64, extents: &[Mapping]) {
+        for (start, end, at) in self.spans(extents) {
+            self.places.insert(start, (end, ino, at));
+        }
+        self.moved = true;
+    }
+
+    fn unplace(&mut self, ino: u64, extents: &[Mapping]) {
+        for (start, ..) in self.spans(extents) {
+            if self.places.get(&start).is_some_and(|(_, owner, _)| *owner == ino) {
+                self.places.remove(&start);
+            }
+        }
+        self.moved = true;
+    }
+
+    /// Turns written ranges of the device into slots.
+    fn overwritten(&mut self, dirty: &[DirtyRange]) {
+        for range in dirty {
+            // The extent that begins before the range may reach into it.
+            let before = self.places.range(..range.start).next_back();
+            let hit: Vec<(u64, Range<u64>)> = before
+                .into_iter()
+                .chain(self.places.range(range.start..range.end))
+                .filter(|(_, (end, ..))| *end > range.start)
+                .map(|(start, (end, ino, at))| {
+                    let low = range.start.max(*start) - start + at;
+                    let high = range.end.min(*end) - start + at;
+                    (*ino, low..high)
+                })
+                .collect();
+            for (ino, bytes) in hit {
+                let Some(file) = self.files.get_mut(&ino) else { continue };
+                if file.attribute.auto_header && bytes.start < HEADER_BYTES {
+                    self.headers.insert(ino);
+                }
+                if let Ok(layout) = &file.layout {
+                    let rows = layout.rows.touching(&bytes);
+                    let (count, _) = layout.rows.count(file.size);
+                    file.todo.insert(rows.start..rows.end.min(count));
+                }
+            }
+        }
+    }
+
+    /// Reads one batch of slots into the index. True: there is more to read.
+    fn step(&mut self) -> Result<bool, Error> {
+        let Some((&ino, file)) = self.files.iter_mut().find(|(_, f)| !f.todo.is_empty()) else {
+            return Ok(false);
+        };
+        let Ok(Layout { rows, .. }) = file.layout else {
+            file.todo = Ranges::default();
+            return Ok(true);
+        };
+        let batch = (BATCH_BYTES / rows.stride).max(1);
+        let Some(slots) = file.todo.take(batch) else { return Ok(true) };
+        let epoch = file.epoch;
+        let mut part = slots.clone();
+        while !part.is_empty() {
+            let Some(file) = self.files.get(&ino) else { break };
+            let (end, present) = file.present.run(&part);
+            let done = if present {
+                self.feed(ino, epoch, part.start..end)
+            } else {
+                self.index.remove(FileId(ino), part.start..end);
+                Ok(true)
+            };
+            match done {
+                Ok(true) => part.start = end,
+                // Moved meanwhile, or unreadable: what is left comes again.
+                other => {
+                    if let Some(file) = self.files.get_mut(&ino) {
+                        file.todo.insert(part);
+                    }
+                    other?;
+                    break;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads slots that are present and hands them to the index; false if the file moved meanwhile.
+    fn feed(&mut self, ino: u64, epoch: u64, slots: Range<u64>) -> Result<bool, Error> {
+        let Some(VectorFile { layout: Ok(Layout { rows, .. }), extents, .. }) =
+            self.files.get(&ino)
+        else {
+            return Ok(false);
+        };
+        let rows = *rows;
+        let last = rows.start(slots.end.saturating_sub(1)) + rows.offset + rows.vector;
+        let range = rows.start(slots.start)..last;
+        let mut bytes = read_extents(&self.device, extents, self.block_shift, &range)?;
+        bytes.resize(((slots.end - slots.start) * rows.stride) as usize, 0);
+        if self.observer.root_writes() != self.roots {
+            self.look()?;
+            if self.files.get(&ino).is_none_or(|file| file.epoch != epoch) {
+                return Ok(false);
+            }
+        }
+        let (stride, offset) = (rows.stride as usize, rows.offset as usize);
+        let fed = self.index.upsert_rows(FileId(ino), Slot(slots.start), &bytes, stride, offset);
+        if let Err(e) = fed {
+            log_line!("inode {ino}: rows {slots:?} cannot be indexed: {e}");
+            if let Some(file) = self.files.get_mut(&ino) {
+                file.layout = Err(e.to_string());
+                file.todo = Ranges::default();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes a checkpoint of everything that is indexed.
+    pub fn checkpoint(&self) -> Result<(), vexfs_index::IndexError> {
+        let files: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(_, file)| file.layout.is_ok())
+            .map(|(ino, _)| (FileId(*ino), Vec::new()))
+            .collect();
+        self.index.checkpoint(self.seen.0, &[], &files).map(|_| ())
+    }
+}
+
+/// Reads bytes of a file whose extents are known; holes are zeroes. The engine's devices take whole sectors.
+fn read_extents<D: Device>(
+    device: &D,
+    extents: &[Mapping],
+    block_shift: u32,
+    range: &Range<u64>,
+) -> Result<Vec<u8>, Error> {
+    const SECTOR: u64 = vexfs_format::SECTOR_BYTES as u64;
+    let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+    let mut at = range.start;
+    let mut sectors = Vec::new();
+    while at < range.end {
+        let Run { at: place, len } = first_run(extents, block_shift, &(at..range.end));
+        if len == 0 {
+            break;
+        }
+        if let Some(place) = place {
+            let start = place - place % SECTOR;
+            let end = (place + len).next_multiple_of(SECTOR);
+            sectors.resize((end - start) as usize, 0);
+            device.read(start, &mut sectors)?;
+            let skip = (place - start) as usize;
+            let to = (at - range.start) as usize;
+            bytes[to..to + len as usize].copy_from_slice(&sectors[skip..skip + len as usize]);
+        }
+        at += len;
+    }
+    Ok(bytes)
+}
+
+impl VectorFile {
+    fn trouble(&self) -> Option<Trouble> {
+        match &self.layout {
+            Err(why) => Some(Trouble::Unusable(why.clone())),
+            Ok(layout) => match layout.rows.count(self.size) {
+                (_, 0) => None,
+                (count, rest) => Some(Trouble::Partial(format!(
+                    "its {} bytes are not a multiple of its stride: after a header of {} and {count} records of {} bytes, {rest} are left; complete or truncate it",
+                    self.size, layout.rows.header, layout.rows.stride
+                ))),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

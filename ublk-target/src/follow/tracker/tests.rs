@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The tracker beside a filesystem that the engine writes: after every cycle the index holds what
+//! the files hold.
+
+use super::*;
+use crate::follow::reader::ImageReader;
+use crate::follow::testing::{Mounted, NOW, floats, reader};
+use vexfs_index::{Options, npy};
+
+const BYTES: u64 = 64 << 20;
+const FILE: u32 = 0o100_644;
+const L2: &str = "type=f32,dim=4,metric=l2";
+
+struct World {
+    image: tempfile::NamedTempFile,
+    mounted: Mounted,
+    index: Arc<Index>,
+    tracker: Tracker<ImageReader>,
+}
+
+fn new_index() -> Arc<Index> {
+    Arc::new(Index::open(None, Options::default()).unwrap().0)
+}
+
+impl World {
+    fn new() -> Self {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(BYTES).unwrap();
+        let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
+        let mounted = Mounted::format(image.path(), BYTES, observer.clone());
+        let index = new_index();
+        let tracker = Tracker::open(reader(image.path(), BYTES), index.clone(), observer).unwrap();
+        Self { image, mounted, index, tracker }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            match self.tracker.cycle() {
+                Ok(false) => return,
+                Ok(true) | Err(Error::Stale) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+        panic!("the tracker does not come to an end");
+    }
+
+    fn commit(&mut self) {
+        self.mounted.commit();
+        self.settle();
+    }
+
+    fn row(&self, ino: Ino, slot: u64) -> Option<Vec<f32>> {
+        self.index.get(FileId(ino.0), Slot(slot)).ok()
+    }
+}
+
+fn rows(count: usize, start: f32) -> Vec<u8> {
+    floats((0..count * 4).map(|i| start + i as f32))
+}
+
+// As the index gives it.
+#[allow(clippy::unnecessary_wraps)]
+fn row(slot: usize, start: f32) -> Option<Vec<f32>> {
+    Some((0..4).map(|i| start + (slot * 4 + i) as f32).collect())
+}
+
+#[test]
+fn rows_are_found_after_their_commit_and_not_before() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let file = w.mounted.create(dir, "a", FILE);
+    w.mounted.write(file, 0, &rows(1000, 0.0));
+    w.settle();
+    assert!(w.index.files().is_empty());
+    w.commit();
+    assert_eq!(w.index.stats().vectors, 1000);
+    assert_eq!((w.row(file, 0), w.row(file, 999)), (row(0, 0.0), row(999, 0.0)));
+    // Appended rows, one of them across a block that was written before.
+    w.mounted.write(file, 16_000, &rows(500, 0.5));
+    w.settle();
+    assert_eq!(w.index.stats().vectors, 1000);
+    w.commit();
+    assert_eq!((w.row(file, 1000), w.row(file, 1499)), (row(0, 0.5), row(499, 0.5)));
+}
+
+#[test]
+fn rows_overwritten_in_place_are_found_without_a_commit() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let file = w.mounted.create(dir, "a", FILE);
+    w.mounted.write(file, 0, &rows(1000, 0.0));
+    w.commit();
+    let generation = w.tracker.generation();
+    w.mounted.write(file, 16 * 300, &rows(3, 7000.0));
+    w.settle();
+    assert_eq!(w.tracker.generation(), generation, "no commit was needed");
+    assert_eq!((w.row(file, 299), w.row(file, 300)), (row(299, 0.0), row(0, 7000.0)));
+    assert_eq!((w.row(file, 302), w.row(file, 303)), (row(2, 7000.0), row(303, 0.0)));
+    assert_eq!(w.index.stats().vectors, 1000);
+}
+
+#[test]
+fn a_numpy_file_is_read_from_where_numpy_put_its_rows() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", "type=f32,dim=4,metric=cosine");
+    let scratch = tempfile::NamedTempFile::new().unwrap();
+    let values: Vec<f32> = (0..400).map(|i| (i % 37) as f32 + 1.0).collect();
+    npy::write(scratch.path(), 4, &values).unwrap();
+    let bytes = std::fs::read(scratch.path()).unwrap();
+    let file = w.mounted.create(dir, "a.npy", FILE);
+    w.mounted.write(file, 0, &bytes);
+    let other = w.mounted.create(dir, "wrong.npy", FILE);
+    npy::write(scratch.path(), 5, &values).unwrap();
+    w.mounted.write(other, 0, &std::fs::read(scratch.path()).unwrap());
+    w.commit();
+    assert_eq!(w.index.file_stats(FileId(file.0)).unwrap().vectors, 100);
+    let hits = w.index.search(&[FileId(file.0)], &values[44..48], 1, None, true).unwrap();
+    assert!(hits[0].distance.abs() < 1e-6);
+    let trouble: BTreeMap<_, _> = w.tracker.files().collect();
+    assert_eq!(trouble[&file.0], None);
+    assert!(matches!(&trouble[&other.0], Some(Trouble::Unusable(why)) if why.contains("f32 x 5")));
+    // The wrong one is put right in place.
+    npy::write(scratch.path(), 4, &values[..80]).unwrap();
+    w.mounted.volume.truncate(other, 0, NOW).unwrap();
+    w.mounted.write(other, 0, &std::fs::read(scratch.path()).unwrap());
+    w.commit();
+    assert_eq!(w.index.file_stats(FileId(other.0)).unwrap().vectors, 20);
+}
+
+#[test]
+fn holes_cuts_and_removed_files_leave_the_index() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let file = w.mounted.create(dir, "a", FILE);
+    w.mounted.write(file, 0, &rows(1024, 0.0));
+    // A hole of 4 blocks, then a block.
+    w.mounted.write(file, 32_768, &rows(256, 1.0));
+    w.commit();
+    assert_eq!(w.index.stats().vectors, 1024 + 256);
+    assert_eq!((w.row(file, 1024), w.row(file, 2048)), (None, row(0, 1.0)));
+    // The hole is filled, and a part in use punched.
+    w.mounted.write(file, 16_384, &rows(256, 2.0));
+    w.mounted.volume.steps(NOW, |v| v.punch(file, vexfs::FileBlock(1), 1, NOW)).unwrap();
+    w.commit();
+    assert_eq!((w.row(file, 255), w.row(file, 256)), (row(255, 0.0), None));
+    assert_eq!((w.row(file, 512), w.row(file, 1024)), (row(512, 0.0), row(0, 2.0)));
+    w.mounted.volume.truncate(file, 16 * 600 + 5, NOW).unwrap();
+    w.commit();
+    assert_eq!((w.row(file, 599), w.row(file, 600)), (row(599, 0.0), None));
+    let trouble: BTreeMap<_, _> = w.tracker.files().collect();
+    assert!(matches!(&trouble[&file.0], Some(Trouble::Partial(why)) if why.contains("5 are left")));
+    // Another file takes the freed blocks; nothing of the old one is found.
+    w.mounted.unlink(dir, "a");
+    w.mounted.commit();
+    let next = w.mounted.create(dir, "b", FILE);
+    w.mounted.write(next, 0, &rows(3000, 9.0));
+    w.commit();
+    assert_eq!(w.index.files(), [FileId(next.0)]);
+    assert_eq!(w.row(next, 2999), row(2999, 9.0));
+}
+
+#[test]
+fn what_happened_while_nobody_looked_is_found_by_verifying() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let (kept, gone) = (w.mounted.create(dir, "a", FILE), w.mounted.create(dir, "b", FILE));
+    for file in [kept, gone] {
+        w.mounted.write(file, 0, &rows(500, 0.0));
+    }
+    w.commit();
+    // Overwritten in place, and the marks are lost with the daemon; a file is removed.
+    w.mounted.write(kept, 16 * 20, &rows(1, 5000.0));
+    w.mounted.unlink(dir, "b");
+    w.mounted.commit();
+    w.mounted.observer.drain();
+    w.tracker =
+        Tracker::open(reader(w.image.path(), BYTES), w.index.clone(), w.mounted.observer.clone())
+            .unwrap();
+    assert_eq!(w.row(kept, 20), row(20, 0.0), "not known yet");
+    w.settle();
+    assert_eq!((w.row(kept, 20), w.row(kept, 21)), (row(0, 5000.0), row(21, 0.0)));
+    assert_eq!(w.index.files(), [FileId(kept.0)]);
+}
+
+/// A file's rows by its own bytes.
+fn expected(w: &mut World, ino: Ino) -> BTreeMap<u64, Vec<f32>> {
+    let size = w.mounted.volume.resolve(|v| v.inode(ino)).unwrap().size;
+    let mut bytes = vec![0; size as usize];
+    w.mounted.volume.read_at(ino, 0, &mut bytes).unwrap();
+    let rows = bytes.chunks_exact(16).enumerate();
+    rows.map(|(slot, row)| {
+        let floats = row.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()));
+        (slot as u64, floats.collect())
+    })
+    .collect()
+}
+
+#[test]
+fn after_random_changes_the_index_is_what_the_files_are() {
+    for seed in 1..=12u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut random = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let mut w = World::new();
+        let dir = w.mounted.corpus("corpus", L2);
+        let mut files: Vec<(String, Ino)> = Vec::new();
+        for step in 0..80u64 {
+            match random(8) {
+                0 | 1 if files.len() < 5 => {
+                    let name = format!("f{step}");
+                    let ino = w.mounted.create(dir, &name, FILE);
+                    files.push((name, ino));
+                }
+                2 if !files.is_empty() => {
+                    let (name, _) = files.remove(random(files.len() as u64) as usize);
+                    w.mounted.unlink(dir, &name);
+                }
+                3 if !files.is_empty() => {
+                    let (_, ino) = files[random(files.len() as u64) as usize];
+                    w.mounted.volume.truncate(ino, random(10_000) * 4, NOW).unwrap();
+                }
+                4..=6 if !files.is_empty() => {
+                    let (_, ino) = files[random(files.len() as u64) as usize];
+                    // Never a hole, whose rows the index leaves out.
+                    let size = w.mounted.volume.resolve(|v| v.inode(ino)).unwrap().size;
+                    let at = random(size / 4 + 1) * 4;
+                    let data = rows(random(400) as usize + 1, (step * 1000) as f32);
+                    w.mounted.write(ino, at, &data);
+                }
+                _ => w.mounted.commit(),
+            }
+            if random(3) == 0 {
+                // A look at any moment must not harm.
+                let _ = w.tracker.cycle();
+            }
+        }
+        w.commit();
+        for (name, ino) in files {
+            let expected = expected(&mut w, ino);
+            let id = FileId(ino.0);
+            // What a truncation put back as a hole is left out.
+            let missing = expected.len() as u64 - w.index.file_stats(id).map_or(0, |s| s.vectors);
+            let mut zeroes = 0;
+            for (slot, row) in expected {
+                if let Some(found) = w.row(ino, slot) {
+                    assert_eq!(found, row, "seed {seed}: {name} slot {slot}");
+                } else {
+                    assert!(row.contains(&0.0), "seed {seed}: {name} slot {slot}: {row:?}");
+                    zeroes += 1;
+                }
+            }
+            assert_eq!(missing, zeroes, "seed {seed}: {name}");
+        }
+        let known = w.index.files().len();
+        assert!(known <= 5, "seed {seed}: removed files stayed: {known}");
+    }
+}
