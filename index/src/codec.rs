@@ -172,6 +172,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn bytes_left_over_are_refused() {
+        let mut bytes = seal(&sample()).unwrap();
+        bytes.push(0);
+        let (length, crc) = (bytes.len() - HEADER, crc32c::crc32c(&bytes[HEADER..]));
+        bytes[8..16].copy_from_slice(&(length as u64).to_le_bytes());
+        bytes[16..HEADER].copy_from_slice(&crc.to_le_bytes());
+        let text = unseal(&bytes).unwrap_err().to_string();
+        assert!(text.contains("left over"), "{text}");
+    }
+
     proptest! {
         // With a right checksum over wrong bytes the decoder itself is what refuses.
         #[test]

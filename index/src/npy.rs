@@ -103,10 +103,10 @@ fn parse_raw(bytes: &[u8]) -> Option<Raw<'_>> {
     let text = std::str::from_utf8(rest.get(prefix..prefix + length)?).ok()?;
     let mut scan = Scan { rest: text };
     let (mut descr, mut fortran, mut shape) = (None, None, None);
-    scan.expect('{')?;
+    scan.demand('{')?;
     while !scan.accept('}') {
         let key = scan.string()?;
-        scan.expect(':')?;
+        scan.demand(':')?;
         // A key that occurs twice is not something numpy writes.
         match key {
             "descr" if descr.is_none() => descr = Some(scan.string()?),
@@ -115,7 +115,7 @@ fn parse_raw(bytes: &[u8]) -> Option<Raw<'_>> {
             _ => return None,
         }
         if !scan.accept(',') {
-            scan.expect('}')?;
+            scan.demand('}')?;
             break;
         }
     }
@@ -147,7 +147,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn expect(&mut self, wanted: char) -> Option<()> {
+    fn demand(&mut self, wanted: char) -> Option<()> {
         self.accept(wanted).then_some(())
     }
 
@@ -155,7 +155,7 @@ impl<'a> Scan<'a> {
         let quote = if self.accept('\'') {
             '\''
         } else {
-            self.expect('"')?;
+            self.demand('"')?;
             '"'
         };
         let (text, rest) = self.rest.split_once(quote)?;
@@ -184,15 +184,15 @@ impl<'a> Scan<'a> {
 
     /// `(n,)` as one row of n, `(r, c)` as it is; nothing else can be rows of vectors.
     fn shape(&mut self) -> Option<[u64; 2]> {
-        self.expect('(')?;
+        self.demand('(')?;
         let first = self.number()?;
-        self.expect(',')?;
+        self.demand(',')?;
         if self.accept(')') {
             return Some([1, first]);
         }
         let second = self.number()?;
         self.accept(',');
-        self.expect(')')?;
+        self.demand(')')?;
         Some([first, second])
     }
 }
