@@ -12,14 +12,6 @@ pub fn zeroed(len: usize) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// A copy of `data`, or [`Error::NoMemory`].
-pub fn copied(data: &[u8]) -> Result<Vec<u8>> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(data.len()).map_err(|_| Error::NoMemory)?;
-    buffer.extend_from_slice(data);
-    Ok(buffer)
-}
-
 /// Appends `value`, or fails with [`Error::NoMemory`] and leaves the list as it is.
 pub fn push<T>(list: &mut Vec<T>, value: T) -> Result<()> {
     list.try_reserve(1).map_err(|_| Error::NoMemory)?;

@@ -6,7 +6,7 @@
 //! durable. Groups come into memory when first touched; one without an item in the tree is wholly
 //! free. This module does no I/O and knows nothing of the tree (see `txn`).
 
-use crate::buffer::{push, zeroed};
+use crate::buffer::push;
 use crate::error::{Error, Result};
 use crate::superblock::Geometry;
 use alloc::vec::Vec;
@@ -277,14 +277,13 @@ impl Space {
         self.add(index, used, Some(pointer))
     }
 
-    /// The bitmap as it goes to the medium.
-    pub(crate) fn bitmap(&self, index: u64) -> Result<Vec<u8>> {
+    /// Writes the bitmap into `block` as it goes to the medium.
+    pub(crate) fn bitmap(&self, index: u64, block: &mut [u8]) -> Result<()> {
         let group = self.group(index).ok_or(Error::internal("a group is not in memory"))?;
-        let mut bitmap = zeroed(self.group_blocks() as usize / 8)?;
-        for (word, bytes) in group.used.0.iter().zip(bitmap.chunks_exact_mut(8)) {
+        for (word, bytes) in group.used.0.iter().zip(block.chunks_exact_mut(8)) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        Ok(bitmap)
+        Ok(())
     }
 
     /// Makes sure that the next `count` frees need no memory.
@@ -315,7 +314,11 @@ impl Space {
         let mut longest: Option<(BlockNr, u64)> = None;
         // Every round moves on by at least one block.
         for _ in 0..self.group_blocks() {
-            let Some((at, len)) = group.find(start, count.max(align) as usize) else { break };
+            let Some((at, len)) =
+                group.find(start, count.saturating_add(align - align.min(1)) as usize)
+            else {
+                break;
+            };
             let aligned = (first + at as u64).next_multiple_of(align.max(1)).saturating_sub(first);
             let skipped = aligned as usize - at;
             if len >= skipped + count as usize {

@@ -14,6 +14,9 @@ use vexfs_format::{
 };
 use zerocopy::FromBytes;
 
+/// Bytes that are read to look for a superblock.
+const PROBE_BYTES: usize = 1 << BLOCK_SHIFT_MIN;
+
 /// The shape of a filesystem, from its superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
@@ -127,16 +130,20 @@ fn parse(sector: &[u8]) -> Result<Superblock> {
 /// [`Error::NotVexfs`] without one, [`Error::Truncated`] on a device too short, [`Error::Corrupt`]
 /// where every copy is damaged, and what an unknown version or feature calls for.
 pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
-    let mut sector = zeroed(SECTOR_BYTES)?;
-    if device.len_bytes() < SUPER_OFFSET + SECTOR_BYTES as u64 {
+    // A whole block of the smallest size at a time: some devices read nothing shorter.
+    let mut block = zeroed(PROBE_BYTES)?;
+    if device.len_bytes() < PROBE_BYTES as u64 {
         return Err(Error::NotVexfs);
     }
-    device.read(SUPER_OFFSET, &mut sector)?;
-    let found = match parse(&sector) {
+    device.read(0, &mut block)?;
+    let sector = block.get(SUPER_OFFSET as usize..).unwrap_or(&[]);
+    let found = match parse(sector) {
         Ok(superblock) => Ok(superblock),
         Err(first @ (Error::NotVexfs | Error::Corrupt(_))) => {
-            let was_vexfs = has_magic(&sector);
-            backup(device, &mut sector, was_vexfs).ok_or(first)
+            let blank = sector.iter().take(SECTOR_BYTES).all(|byte| *byte == 0);
+            // A sector of something else's is no damaged superblock: that stays what it is.
+            let ours = has_magic(sector) || blank;
+            ours.then(|| backup(device, &mut block)).flatten().ok_or(first)
         }
         Err(other) => Err(other),
     }?;
@@ -149,17 +156,13 @@ pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
 }
 
 /// The first backup of a primary superblock that was damaged, looked for at every block size.
-/// A sector without our magic counts as damaged only if it is blank: another filesystem's stays that.
-fn backup(device: &impl Device, sector: &mut [u8], was_vexfs: bool) -> Option<Superblock> {
-    if !was_vexfs && sector.iter().any(|byte| *byte != 0) {
-        return None;
-    }
+fn backup(device: &impl Device, block: &mut [u8]) -> Option<Superblock> {
     for shift in BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX {
         let at = BACKUP_FIRST << shift;
-        if at + SECTOR_BYTES as u64 > device.len_bytes() || device.read(at, sector).is_err() {
+        if at + block.len() as u64 > device.len_bytes() || device.read(at, block).is_err() {
             continue;
         }
-        if let Ok(superblock) = parse(sector)
+        if let Ok(superblock) = parse(block)
             && superblock.block_shift.get() == shift
         {
             return Some(superblock);

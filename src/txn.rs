@@ -10,7 +10,7 @@
 //! follows, so a full filesystem can always be deleted from. An operation that fails after it
 //! changed something stops the volume: nothing half done is ever committed.
 
-use crate::buffer::{copied, push, zeroed};
+use crate::buffer::{push, zeroed};
 use crate::device::{Device, Write};
 use crate::error::{Error, Missing, Result};
 use crate::superblock::Geometry;
@@ -36,7 +36,43 @@ pub struct Commit {
     generation: Generation,
     geometry: Geometry,
     blocks: Vec<(BlockNr, Vec<u8>)>,
-    record: RootRecord,
+    /// The root record's block.
+    root: Vec<u8>,
+}
+
+/// Writes that are handed to the device at once where there is no memory for a list of all.
+const FEW_WRITES: usize = 32;
+
+/// Memory for a commit, taken before anything is changed for it.
+struct Room {
+    blocks: Vec<(BlockNr, Vec<u8>)>,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Room {
+    fn new(count: usize, block_bytes: usize) -> Result<Self> {
+        let (mut blocks, mut buffers) = (Vec::new(), Vec::new());
+        blocks.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
+        buffers.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
+        for _ in 0..count {
+            push(&mut buffers, zeroed(block_bytes)?)?;
+        }
+        Ok(Self { blocks, buffers })
+    }
+
+    /// A buffer for one more block.
+    fn buffer(&mut self) -> Result<Vec<u8>> {
+        self.buffers.pop().ok_or(Error::internal("a commit has more blocks than were counted"))
+    }
+
+    /// Adds a copy of `data` as the contents of `block`.
+    fn add(&mut self, block: BlockNr, data: &[u8]) -> Result<()> {
+        let mut buffer = self.buffer()?;
+        for (to, from) in buffer.iter_mut().zip(data) {
+            *to = *from;
+        }
+        push(&mut self.blocks, (block, buffer))
+    }
 }
 
 impl Commit {
@@ -56,18 +92,23 @@ impl Commit {
     /// # Errors
     /// The device's. Whatever came of it, hand the result to [`Volume::finish`].
     pub fn write<D: Device + ?Sized>(&self, device: &D) -> Result<()> {
+        let block_bytes = self.geometry.block_bytes() as u32;
         let mut writes = Vec::new();
-        writes.try_reserve_exact(self.blocks.len()).map_err(|_| Error::NoMemory)?;
-        writes.extend(self.blocks.iter().map(|(block, data)| Write { block: *block, data }));
-        device.write_many(self.geometry.block_bytes() as u32, &writes)?;
-        device.flush()?;
-        let mut sector = zeroed(self.geometry.block_bytes())?;
-        let record = self.record.as_bytes();
-        if let Some(head) = sector.get_mut(..record.len()) {
-            head.copy_from_slice(record);
+        if writes.try_reserve_exact(self.blocks.len()).is_ok() {
+            writes.extend(self.blocks.iter().map(|(block, data)| Write { block: *block, data }));
+            device.write_many(block_bytes, &writes)?;
+        } else {
+            for few in self.blocks.chunks(FEW_WRITES) {
+                let mut writes = [Write { block: BlockNr(0), data: &[] }; FEW_WRITES];
+                for (write, (block, data)) in writes.iter_mut().zip(few) {
+                    *write = Write { block: *block, data };
+                }
+                device.write_many(block_bytes, writes.get(..few.len()).unwrap_or(&writes))?;
+            }
         }
+        device.flush()?;
         let slot = BlockNr(ROOT_RING_START + self.generation.0 % ROOT_SLOTS);
-        device.write_fua(self.geometry.byte_of(slot), &sector)?;
+        device.write_fua(self.geometry.byte_of(slot), &self.root)?;
         Ok(())
     }
 }
@@ -191,10 +232,12 @@ impl<D: Device> Volume<D> {
             return Err(Error::Invalid("a commit is still being written"));
         }
         self.place_bitmaps()?;
+        let blocks = self.space.dirty_groups() as usize + self.dirty_nodes + 1;
+        let room = Room::new(blocks, self.geometry.block_bytes())?;
         let commit = self.change(|volume| {
-            // From here on nothing misses; a failure leaves checksums half filled in.
+            // From here on nothing misses or takes memory; a failure leaves checksums half filled in.
             volume.changes = volume.changes.wrapping_add(1);
-            volume.seal(now)
+            volume.seal(now, room)
         })?;
         self.in_flight = Some(self.running);
         self.running = Generation(self.running.0.saturating_add(1));
@@ -240,14 +283,13 @@ impl<D: Device> Volume<D> {
         Err(Error::internal("the bitmaps find no place"))
     }
 
-    fn seal(&mut self, now: Time) -> Result<Commit> {
-        let mut blocks: Vec<(BlockNr, Vec<u8>)> = Vec::new();
-        let dirty = self.space.dirty_groups() as usize;
-        blocks.try_reserve_exact(dirty + self.dirty_nodes).map_err(|_| Error::NoMemory)?;
+    fn seal(&mut self, now: Time, mut room: Room) -> Result<Commit> {
+        let mut root = room.buffer()?;
         let mut index = 0;
         while let Some((group, pointer, free)) = self.space.next_dirty(index) {
             index = group + 1;
-            let bitmap = self.space.bitmap(group)?;
+            let mut bitmap = room.buffer()?;
+            self.space.bitmap(group, &mut bitmap)?;
             let sealed =
                 vexfs_format::node::Pointer { crc: vexfs_format::crc32c(&bitmap), ..pointer };
             self.space.group_mut(group)?.pointer = Some(sealed);
@@ -257,9 +299,10 @@ impl<D: Device> Volume<D> {
                 reserved: U32::ZERO,
             };
             self.put(Key::new(Ino::SYSTEM, Kind::Group, group), item.as_bytes())?;
-            push(&mut blocks, (sealed.block, bitmap))?;
+            push(&mut room.blocks, (sealed.block, bitmap))?;
         }
-        self.seal_nodes(&mut |pointer, data| push(&mut blocks, (pointer.block, copied(data)?)))?;
+        self.seal_nodes(&mut |pointer, data| room.add(pointer.block, data))?;
+        let Room { mut blocks, .. } = room;
         blocks.sort_unstable_by_key(|(block, _)| *block);
         let record = RootRecord {
             magic: U32::new(ROOT_MAGIC),
@@ -276,7 +319,10 @@ impl<D: Device> Volume<D> {
             crc: U32::ZERO,
         }
         .sealed();
-        Ok(Commit { generation: self.running, geometry: self.geometry, blocks, record })
+        for (to, from) in root.iter_mut().zip(record.as_bytes()) {
+            *to = *from;
+        }
+        Ok(Commit { generation: self.running, geometry: self.geometry, blocks, root })
     }
 
     /// Takes note of how the commit went. If it failed the volume stops: what the medium holds is not known.

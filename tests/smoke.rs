@@ -11,10 +11,13 @@ impl Device for Memory {
         self.0.borrow().len() as u64
     }
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        // As a device with blocks of 4096 bytes has it.
+        assert!(at.is_multiple_of(4096) && buf.len().is_multiple_of(4096));
         buf.copy_from_slice(&self.0.borrow()[at as usize..at as usize + buf.len()]);
         Ok(())
     }
     fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        assert!(at.is_multiple_of(4096) && data.len().is_multiple_of(4096));
         self.0.borrow_mut()[at as usize..at as usize + data.len()].copy_from_slice(data);
         Ok(())
     }
@@ -303,4 +306,20 @@ fn a_follower_meets_what_changed() {
     let parts = follower.written(made[250].ino).unwrap();
     assert!(matches!(parts[..], [Mapping { count: 1, kind: MappingKind::Written(_), .. }]));
     assert_eq!(follower.poll().unwrap(), None);
+}
+
+#[test]
+fn vector_files_start_aligned() {
+    let mut v = volume(400 << 20);
+    let odd = v.run(now(), |v| v.create(Ino::ROOT, b"odd", &file(0o100_644))).unwrap();
+    v.write_at(odd.ino, 0, &vec![1; 37 * 4096], now()).unwrap();
+    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    let layout = VectorLayout::parse("type=f32,dim=384,metric=cosine").unwrap();
+    v.run(now(), |v| v.set_vector(f.ino, Some(&layout), now())).unwrap();
+    for piece in 0..8 {
+        v.write_at(f.ino, piece << 18, &vec![2; 1 << 18], now()).unwrap();
+    }
+    let first = v.resolve(|v| v.map(f.ino, FileBlock(0), 10_000)).unwrap();
+    let MappingKind::Written(block) = first.kind else { panic!("{first:?}") };
+    assert_eq!((block.0 % 512, first.count), (0, 512));
 }
