@@ -87,19 +87,11 @@ static bool vexfs_reachable(struct block_device *bdev, const void *data)
 	return !((unsigned long)data & (bdev_dma_alignment(bdev) | (SECTOR_SIZE - 1)));
 }
 
-static int vexfs_device_read(void *ctx, uint64_t at, uint8_t *buf, size_t len)
+static int vexfs_read_aligned(struct block_device *bdev, u64 at, void *target, size_t len)
 {
-	struct vexfs_fs *fs = ctx;
-	struct block_device *bdev = fs->sb->s_bdev;
 	struct vexfs_batch batch = { .pending = ATOMIC_INIT(1) };
 	struct bio *bio = NULL;
-	void *target = buf;
 
-	if (!vexfs_reachable(bdev, buf)) {
-		target = kvmalloc(roundup_pow_of_two(len), GFP_NOFS);
-		if (!target)
-			return -ENOMEM;
-	}
 	init_completion(&batch.done);
 	batch.vecs = bio_max_segs(len / PAGE_SIZE + 2);
 	vexfs_batch_add(&batch, bdev, &bio, REQ_OP_READ | REQ_META | REQ_PRIO, at, target, len);
@@ -107,11 +99,30 @@ static int vexfs_device_read(void *ctx, uint64_t at, uint8_t *buf, size_t len)
 		vexfs_batch_submit(&batch, bio);
 	vexfs_batch_put(&batch);
 	wait_for_completion_io(&batch.done);
-	if (target != buf) {
-		memcpy(buf, target, len);
-		kvfree(target);
-	}
 	return batch.error;
+}
+
+static int vexfs_device_read(void *ctx, uint64_t at, uint8_t *buf, size_t len)
+{
+	struct vexfs_fs *fs = ctx;
+	struct block_device *bdev = fs->sb->s_bdev;
+	unsigned int sector = bdev_logical_block_size(bdev);
+	u64 start = round_down(at, sector);
+	size_t whole = round_up(at + len, sector) - start;
+	void *copy;
+	int err;
+
+	if (whole == len && vexfs_reachable(bdev, buf))
+		return vexfs_read_aligned(bdev, at, buf, len);
+	/* A superblock is smaller than a large sector; and not every buffer suits the device. */
+	copy = kvmalloc(roundup_pow_of_two(whole), GFP_NOFS);
+	if (!copy)
+		return -ENOMEM;
+	err = vexfs_read_aligned(bdev, start, copy, whole);
+	if (!err)
+		memcpy(buf, copy + (at - start), len);
+	kvfree(copy);
+	return err;
 }
 
 static int vexfs_device_write(void *ctx, const struct vexfs_write_request *requests, size_t count,
