@@ -171,7 +171,6 @@ pub struct Index {
     // u64::MAX: none yet.
     generation: AtomicU64,
     options: Options,
-    scratch: Scratch,
 }
 
 impl Index {
@@ -230,7 +229,6 @@ impl Index {
             checkpoints: Mutex::new(checkpoints),
             generation: AtomicU64::new(generation),
             options,
-            scratch,
         };
         Ok((index, recovered))
     }
@@ -479,7 +477,9 @@ impl Index {
             states: files,
             files: &known,
         };
-        let written = checkpoint::save(store, &self.scratch.0, live, &source)?;
+        // Only while it is needed: a process that is killed leaves nothing behind otherwise.
+        let scratch = Scratch::create(&self.options.scratch)?;
+        let written = checkpoint::save(store, &scratch.0, live, &source)?;
         self.generation.store(generation, Ordering::Relaxed);
         Ok(written)
     }
