@@ -336,7 +336,7 @@ fn vector(item: &VectorItem) -> Value {
 
 /// The head of an attribute, or a further chunk of its value.
 fn xattr(key: Key, payload: &[u8]) -> Value {
-    if key.offset() & 0xff == 0
+    if key.offset() as u8 == 0
         && let Ok((head, rest)) = XattrHead::ref_from_prefix(payload)
         && let Some(name) = rest.get(..usize::from(head.name_len))
     {

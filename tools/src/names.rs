@@ -20,6 +20,12 @@ pub struct Entry {
     pub file_type: FileType,
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
+/// What [`Tree::visit`] calls: with the parent's index, the path, and the inode.
+pub type Visitor<'a> = dyn FnMut(&mut Tree, Option<usize>, &[u8], &Inode) -> Result<()> + 'a;
+
 /// An open image and its name on the host, for messages.
 #[derive(Debug)]
 pub struct Tree {
@@ -148,12 +154,7 @@ impl Tree {
     ///
     /// # Errors
     /// The engine's, about the path it happened at; the visitor's.
-    pub fn visit(
-        &mut self,
-        path: &[u8],
-        top: Inode,
-        visit: &mut dyn FnMut(&mut Self, Option<usize>, &[u8], &Inode) -> Result<()>,
-    ) -> Result<()> {
+    pub fn visit(&mut self, path: &[u8], top: Inode, visit: &mut Visitor<'_>) -> Result<()> {
         let mut stack = vec![(None, path.to_vec(), top)];
         let mut directories = HashSet::new();
         let mut count = 0;
@@ -182,7 +183,7 @@ impl Tree {
     ///
     /// # Errors
     /// The engine's.
-    pub fn xattrs(&mut self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn xattrs(&mut self, ino: Ino) -> Result<Vec<Xattr>, Error> {
         let names = self.volume.resolve(|volume| {
             let mut names: Vec<Vec<u8>> = Vec::new();
             volume.xattr_list(ino, &mut |name| {

@@ -7,12 +7,13 @@
 use crate::cli;
 use crate::failure::{Failure, Result, host_errno};
 use crate::image::now;
-use crate::names::{Tree, join, parts};
+use crate::names::{Tree, Xattr, join, parts};
 use crate::show::encode_device;
+use crate::size;
 use indicatif::ProgressBar;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -52,6 +53,7 @@ struct Source {
 /// The host's and the engine's; what was not committed until then is not in the image.
 pub fn put(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Copied> {
     let sources = plan(tree, from, to)?;
+    check_room(tree, &sources)?;
     let total = sources.iter().filter(|s| s.metadata.is_file()).map(|s| s.metadata.len()).sum();
     let bar = cli::progress(total, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
     let before = tree.volume.generation();
@@ -99,6 +101,35 @@ fn plan(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Vec<Source>> {
         walk(first, image.as_ref(), &mut sources)?;
     }
     Ok(sources)
+}
+
+/// Refuses contents that cannot fit, before anything is changed. What is replaced makes room.
+fn check_room(tree: &mut Tree, sources: &[Source]) -> Result<()> {
+    let figures = tree.volume.statfs();
+    let block_bytes = u64::from(figures.block_bytes);
+    let (mut need, mut room) = (0u64, figures.blocks_available);
+    let mut seen = HashSet::new();
+    for source in sources.iter().filter(|source| source.metadata.is_file()) {
+        let metadata = &source.metadata;
+        if let Ok(Some(old)) = tree.find_if_there(&source.to) {
+            room = room.saturating_add(old.blocks);
+        }
+        if metadata.nlink() == 1 || seen.insert((metadata.dev(), metadata.ino())) {
+            // Holes take no room.
+            let bytes = metadata.len().min(metadata.blocks().saturating_mul(512));
+            need = need.saturating_add(bytes.div_ceil(block_bytes));
+        }
+    }
+    if need <= room {
+        return Ok(());
+    }
+    let human = |blocks: u64| size::human(blocks.saturating_mul(block_bytes));
+    Err(Failure::Said(format!(
+        "{}: no space left: {} are needed, {} are free; make a larger image",
+        tree.image,
+        human(need),
+        human(room)
+    )))
 }
 
 fn file_name(path: &Path) -> Vec<u8> {
@@ -286,7 +317,7 @@ fn times(tree: &mut Tree, source: &Source, ino: Ino) -> Result<()> {
 ///
 /// # Errors
 /// The host's.
-pub fn host_xattrs(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub fn host_xattrs(path: &Path) -> Result<Vec<Xattr>> {
     let unreadable = || host_errno(path, "its attributes cannot be read");
     // The kernel's limits, so that one call is enough.
     let mut buffer = vec![0; 65_536];

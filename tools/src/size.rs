@@ -30,7 +30,7 @@ pub fn human(bytes: u64) -> String {
         return format!("{bytes} bytes");
     };
     let whole = bytes >> shift;
-    let tenths = ((bytes & ((1 << shift) - 1)) >> (shift - 10)) * 10 >> 10;
+    let tenths = (((bytes & ((1 << shift) - 1)) >> (shift - 10)) * 10) >> 10;
     if tenths == 0 { format!("{whole} {name}iB") } else { format!("{whole}.{tenths} {name}iB") }
 }
 

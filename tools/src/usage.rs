@@ -66,11 +66,10 @@ pub fn user_of(metadata: &Metadata, writing: bool) -> Option<String> {
             Some(mount) if matters(&mount) => {
                 return Some(format!("it is mounted on {} through /dev/{name}", mount.on));
             }
-            Some(_) => {}
             None if writing || !read_only => {
                 return Some(format!("it is attached to /dev/{name}"));
             }
-            None => {}
+            _ => {}
         }
     }
     None

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A scratch directory and the three programs, for the tests of all.
+
+// Each test program uses a part of this.
+#![allow(dead_code, missing_docs)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+pub const MKFS: &str = env!("CARGO_BIN_EXE_mkfs-vexfs");
+pub const FSCK: &str = env!("CARGO_BIN_EXE_fsck-vexfs");
+pub const VEXFS: &str = env!("CARGO_BIN_EXE_vexfs");
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    /// It failed with `code`, and said all of `words` in one line.
+    #[track_caller]
+    pub fn refused(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        let mut lines = self.err.lines();
+        let last = lines.next_back().unwrap_or_default();
+        for word in words {
+            assert!(last.contains(word), "'{word}' is missing: {self:#?}");
+        }
+        assert_eq!(lines.count(), 0, "more than one line: {self:#?}");
+        self
+    }
+}
+
+pub struct Lab(pub TempDir);
+
+impl Lab {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A directory with a new filesystem `a.img`.
+    pub fn with_image(size: &str) -> Self {
+        let lab = Self::new();
+        lab.run(MKFS, ["-L", "test", "a.img", size]).ok();
+        lab
+    }
+
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = S>) -> Run {
+        let done = Command::new(program).args(args).current_dir(self.0.path()).output().unwrap();
+        Run {
+            code: done.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&done.stdout).into_owned(),
+            err: String::from_utf8_lossy(&done.stderr).into_owned(),
+        }
+    }
+
+    pub fn vexfs(&self, args: &str) -> Run {
+        self.run(VEXFS, args.split(' '))
+    }
+
+    pub fn mkfs(&self, args: &str) -> Run {
+        self.run(MKFS, args.split(' '))
+    }
+
+    pub fn fsck(&self, args: &str) -> Run {
+        self.run(FSCK, args.split(' '))
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// Changes one byte of a file.
+    pub fn flip(&self, name: &str, at: u64) {
+        let file = File::options().read(true).write(true).open(self.path(name)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+    }
+
+    pub fn write(&self, name: &str, data: &[u8]) {
+        std::fs::write(self.path(name), data).unwrap();
+    }
+}
+
+/// Locks a file as a daemon does that serves it, until the result is dropped.
+pub fn hold(path: &Path, alone: bool) -> File {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    assert!(vexfs_tools::sys::lock(&file, alone).unwrap());
+    file
+}
+
+/// Bytes the medium beneath really holds of a file.
+pub fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    path.metadata().unwrap().blocks() * 512
+}
