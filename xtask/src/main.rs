@@ -4,6 +4,7 @@
 //! One file per command. Exit status: 0, 1 for a failure, 2 for wrong usage; `vm` passes on
 //! its command's own.
 
+mod bench;
 mod build;
 mod demo;
 mod kernel;
@@ -43,6 +44,11 @@ enum Command {
     Test(test::TestArgs),
     #[command(about = "Run a shell or a command in a throw-away guest")]
     Vm(vm::args::VmArgs),
+    #[command(about = "Measure VexFS beside its neighbours in one guest")]
+    Bench(bench::BenchArgs),
+    /// The guest's side of bench
+    #[command(hide = true)]
+    BenchGuest(bench::guest::GuestArgs),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +82,15 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Vm(args) => {
             setup::run(&workspace)?;
             vm::args::run(&workspace, args)
+        }
+        Command::Bench(args) => {
+            let kernel = setup::run(&workspace)?;
+            bench::run(&workspace, &kernel, &args)?;
+            Ok(0)
+        }
+        Command::BenchGuest(args) => {
+            bench::guest::run(&args)?;
+            Ok(0)
         }
     }
 }

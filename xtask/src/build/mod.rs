@@ -19,8 +19,16 @@ use crate::shell::Cmd;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// The programs people run.
-pub const PROGRAMS: [&str; 4] = ["mkfs.vexfs", "fsck.vexfs", "vexfs", "vexfs-ublk"];
+/// The programs people run: what cargo calls them, what they are installed as, and the
+/// section of their manual page.
+const PROGRAMS: [(&str, &str, u8); 4] = [
+    ("mkfs-vexfs", "mkfs.vexfs", 8),
+    ("fsck-vexfs", "fsck.vexfs", 8),
+    ("vexfs", "vexfs", 1),
+    ("vexfs-ublk", DAEMON, 8),
+];
+/// It documents itself with subcommands, the other tools with a flag.
+const DAEMON: &str = "vexfs-ublk";
 /// The packages that hold them.
 const PACKAGES: [&str; 2] = ["vexfs-tools", "vexfs-ublk"];
 
@@ -63,33 +71,38 @@ pub fn tools(workspace: &Workspace, ui: Ui) -> Result<()> {
     }
     cargo.dir(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target).run(&step)?;
     let bin = workspace.dist.join("bin");
-    for program in PROGRAMS {
-        install(&workspace.target.join("release").join(program), &bin.join(program))?;
+    for (built, program, _) in PROGRAMS {
+        install(&workspace.target.join("release").join(built), &bin.join(program))?;
     }
     step.done();
     let step = ui.step("manual pages and completions");
-    for program in PROGRAMS {
-        documents(&bin.join(program), program, &workspace.dist.join("share"))?;
+    let share = workspace.dist.join("share");
+    for (_, program, section) in PROGRAMS {
+        let manual = share.join(format!("man/man{section}"));
+        if program == DAEMON {
+            fs::create_dir_all(&manual)?;
+            Cmd::new(bin.join(program)).arg("man").arg(&manual).output()?;
+        } else {
+            let page = Cmd::new(bin.join(program)).args(["--generate", "man"]).bytes()?;
+            write(&manual.join(format!("{program}.{section}")), &page)?;
+        }
+        for (shell, file) in [
+            ("bash", format!("bash-completion/completions/{program}")),
+            ("zsh", format!("zsh/site-functions/_{program}")),
+            ("fish", format!("fish/vendor_completions.d/{program}.fish")),
+        ] {
+            let word = if program == DAEMON { "completions" } else { "--generate" };
+            let script = Cmd::new(bin.join(program)).args([word, shell]).bytes()?;
+            write(&share.join(file), &script)?;
+        }
     }
     step.done();
     Ok(())
 }
 
-/// What `program` writes about itself with its hidden subcommand, below `share`.
-fn documents(path: &Path, program: &str, share: &Path) -> Result<()> {
-    let files = [
-        (["completions", "bash"].as_slice(), format!("bash-completion/completions/{program}")),
-        (&["completions", "zsh"], format!("zsh/site-functions/_{program}")),
-        (&["completions", "fish"], format!("fish/vendor_completions.d/{program}.fish")),
-        (&["man"], format!("man/man8/{program}.8")),
-    ];
-    for (args, file) in files {
-        let text = Cmd::new(path).args(args).bytes()?;
-        let file = share.join(file);
-        make_parent(&file)?;
-        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(())
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    make_parent(path)?;
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Copies a file into place in one step: a guest or a daemon may be using the old one.

@@ -2,7 +2,8 @@
 //! Whether hardware virtualisation is usable here: tried once, by booting, then remembered.
 //!
 //! A machine may have `/dev/kvm` and still not run an ordinary guest; only a guest kernel that
-//! got as far as looking for its root filesystem counts. `VEXFS_ACCEL` (kvm, tcg) decides by hand.
+//! got as far as looking for its root filesystem counts. `VEXFS_ACCEL` (kvm, tcg, counted) decides
+//! by hand.
 
 use std::fs;
 use std::io::Read;
@@ -22,6 +23,9 @@ pub enum Accel {
     Kvm,
     /// QEMU's emulation: works everywhere, some ten times slower.
     Tcg,
+    /// Emulation whose clock counts instructions: slower still, and a busy host changes no
+    /// figure. Its processors take turns.
+    Counted,
 }
 
 /// How long a guest under KVM may take to reach its root filesystem.
@@ -29,10 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 impl Accel {
     /// QEMU's options for it.
-    pub fn options(self) -> [&'static str; 4] {
+    pub fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // 8 ns each.
+            Self::Counted => {
+                &["-accel", "tcg,thread=single", "-cpu", "max", "-icount", "shift=3,sleep=on"]
+            }
         }
     }
 
@@ -41,7 +49,8 @@ impl Accel {
         match std::env::var("VEXFS_ACCEL").as_deref() {
             Ok("kvm") => return Ok(Self::Kvm),
             Ok("tcg") => return Ok(Self::Tcg),
-            Ok(other) => bail!("VEXFS_ACCEL is '{other}': it may be 'kvm' or 'tcg'"),
+            Ok("counted") => return Ok(Self::Counted),
+            Ok(other) => bail!("VEXFS_ACCEL is '{other}': it may be 'kvm', 'tcg' or 'counted'"),
             Err(_) => {}
         }
         if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {

@@ -53,6 +53,8 @@ pub struct Vm {
     pub env: Vec<(String, String)>,
     /// Hands over the kernel's log lines too while the command runs.
     pub kernel_lines: bool,
+    /// How its instructions are run; `None` is the fastest way that works here.
+    pub accel: Option<Accel>,
 }
 
 /// Why a guest stopped.
@@ -107,6 +109,7 @@ impl Vm {
             cut_after: None,
             env: Vec::new(),
             kernel_lines: false,
+            accel: None,
         }
     }
 
@@ -117,7 +120,10 @@ impl Vm {
             "a guest needs root here: virtiofsd shows it this machine's own root. Run this as root"
         );
         let kernel = Kernel::need(workspace)?;
-        let accel = Accel::choose(workspace, &kernel)?;
+        let accel = match self.accel {
+            Some(accel) => accel,
+            None => Accel::choose(workspace, &kernel)?,
+        };
         let first = self.boot(workspace, &kernel, accel, said)?;
         let (outcome, log) = if first.1.boot_race() {
             eprintln!("vm: the emulator's early boot race (Oops: int3); booting again, once");

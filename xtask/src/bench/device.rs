@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Block devices side by side: the same jobs on each, the image the same file for all that
+//! have one.
+//!
+//! The image is written once, in full, on ext4 on a disk of memory, so that neither a real
+//! disk nor allocation is part of the figures. Every device exists only while it is measured.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::fio::{self, Job, Length};
+use super::guest::Guest;
+use super::sample::DEVICE;
+use crate::shell::Cmd;
+
+/// The one that is ours.
+pub const OURS: &str = "vexfs-ublk";
+/// The one ours is compared with.
+pub const REFERENCE: &str = "rublk loop";
+/// In the order in which tables show them.
+pub const SUBJECTS: [&str; 5] = ["null_blk", "ublk null", "kernel loop", REFERENCE, OURS];
+
+/// How the image is opened by whoever serves it.
+pub const MODES: [&str; 2] = ["direct", "buffered"];
+
+const JOBS: [Job; 6] = [
+    Job {
+        cell: "4 KiB random read QD1",
+        options: "rw=randread bs=4k iodepth=1 ioengine=io_uring direct=1",
+        bandwidth: false,
+    },
+    Job {
+        cell: "4 KiB random write QD1",
+        options: "rw=randwrite bs=4k iodepth=1 ioengine=io_uring direct=1",
+        bandwidth: false,
+    },
+    Job {
+        cell: "4 KiB random read QD32",
+        options: "rw=randread bs=4k iodepth=32 ioengine=io_uring direct=1",
+        bandwidth: false,
+    },
+    Job {
+        cell: "4 KiB random write QD32",
+        options: "rw=randwrite bs=4k iodepth=32 ioengine=io_uring direct=1",
+        bandwidth: false,
+    },
+    Job {
+        cell: "1 MiB sequential read",
+        options: "rw=read bs=1m iodepth=4 ioengine=io_uring direct=1",
+        bandwidth: true,
+    },
+    Job {
+        cell: "1 MiB sequential write",
+        options: "rw=write bs=1m iodepth=4 ioengine=io_uring direct=1",
+        bandwidth: true,
+    },
+];
+
+/// Queues and requests at once of every ublk device, so that none has more than another.
+const QUEUES: &str = "1";
+const DEPTH: &str = "64";
+/// Out of the way of the numbers that are given out by themselves.
+const RUBLK_ID: u32 = 40;
+
+/// A device that exists; [`Device::remove`] ends it.
+enum Device {
+    Null(PathBuf),
+    Loop(PathBuf),
+    Rublk { path: PathBuf, child: Child },
+    Vexfs { path: PathBuf },
+}
+
+/// One round: every subject once, in an order that differs by round.
+pub fn round(guest: &Guest, round: u32) -> Result<()> {
+    let mut plan: Vec<(&str, &str)> = vec![("null_blk", ""), ("ublk null", "")];
+    for mode in MODES {
+        for subject in ["kernel loop", REFERENCE, OURS] {
+            plan.push((subject, mode));
+        }
+    }
+    let turn = round as usize % plan.len();
+    plan.rotate_left(turn);
+    for (subject, mode) in plan {
+        let device = Device::make(guest, subject, mode)
+            .with_context(|| format!("cannot set up {subject} {mode}"))?;
+        let measured = measure(guest, &device, subject, mode, round);
+        let removed = device.remove(guest);
+        measured.with_context(|| format!("{subject} {mode}"))?;
+        removed.with_context(|| format!("cannot remove {subject} {mode}"))?;
+        if !mode.is_empty() {
+            // What a buffered image left in the page cache is not the next one's burden.
+            rustix::fs::sync();
+        }
+    }
+    Ok(())
+}
+
+fn measure(guest: &Guest, device: &Device, subject: &str, mode: &str, round: u32) -> Result<()> {
+    let path = device.path();
+    no_scheduler(path)?;
+    let figures = fio::run(path, Some(guest.image_bytes()), Length::Millis(guest.millis), &JOBS)?;
+    for (job, figure) in JOBS.iter().zip(figures) {
+        // Without an image there is no mode: the figure stands beside both.
+        for shown in MODES.iter().filter(|name| mode.is_empty() || **name == mode) {
+            let cell = format!("{}, {shown} image", job.cell);
+            guest.sample(DEVICE, &cell, subject, round, figure.value, figure.unit);
+        }
+    }
+    Ok(())
+}
+
+impl Device {
+    fn make(guest: &Guest, subject: &str, mode: &str) -> Result<Self> {
+        let image = guest.image();
+        match subject {
+            "null_blk" => Ok(Self::Null(null_blk("benchnull", 4096, false)?)),
+            "kernel loop" => {
+                let direct = if mode == "direct" { "on" } else { "off" };
+                let path = Cmd::new("losetup")
+                    .args(["--find", "--show", &format!("--direct-io={direct}")])
+                    .arg(&image)
+                    .output()?;
+                Ok(Self::Loop(PathBuf::from(path.trim())))
+            }
+            "ublk null" => Self::rublk(guest, &["null"]),
+            OURS => {
+                let mut add = Cmd::new("vexfs-ublk").args(["add", "--raw", "--image"]).arg(&image);
+                add = add.args(["--queues", QUEUES, "--depth", DEPTH]);
+                if mode == "buffered" {
+                    add = add.arg("--buffered");
+                }
+                Ok(Self::Vexfs { path: PathBuf::from(add.output()?.trim()) })
+            }
+            _ => {
+                let image = image.to_str().context("the image's path")?.to_owned();
+                let mut words = vec!["loop", "--file", &image];
+                if mode == "buffered" {
+                    words.push("--buffered-io");
+                }
+                Self::rublk(guest, &words)
+            }
+        }
+    }
+
+    fn rublk(guest: &Guest, words: &[&str]) -> Result<Self> {
+        let child = Command::new(&guest.rublk)
+            .arg("add")
+            .args(words)
+            .args(["--foreground", "--quiet", "--queue", QUEUES, "--depth", DEPTH])
+            .args(["--number", &RUBLK_ID.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", guest.rublk.display()))?;
+        let path = PathBuf::from(format!("/dev/ublkb{RUBLK_ID}"));
+        wait_for(&path)?;
+        Ok(Self::Rublk { path, child })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Null(path)
+            | Self::Loop(path)
+            | Self::Rublk { path, .. }
+            | Self::Vexfs { path } => path,
+        }
+    }
+
+    fn remove(self, guest: &Guest) -> Result<()> {
+        match self {
+            Self::Null(_) => remove_null_blk("benchnull"),
+            Self::Loop(path) => Cmd::new("losetup").arg("--detach").arg(path).output().map(drop),
+            Self::Rublk { mut child, path } => {
+                Cmd::new(&guest.rublk)
+                    .args(["del", "--number", &RUBLK_ID.to_string()])
+                    .output()?;
+                let status = child.wait().context("cannot wait for rublk")?;
+                ensure!(!path.exists(), "rublk ({status}) left {}", path.display());
+                Ok(())
+            }
+            Self::Vexfs { path } => remove_vexfs(&path),
+        }
+    }
+}
+
+/// Removes a device of vexfs-ublk.
+pub fn remove_vexfs(path: &Path) -> Result<()> {
+    let name = path.to_string_lossy();
+    let id = name.strip_prefix("/dev/ublkb").context("vexfs-ublk printed no device")?;
+    Cmd::new("vexfs-ublk").args(["del", "--id", id]).output().map(drop)
+}
+
+/// One hardware queue gets a scheduler by default, other kinds of devices do not.
+fn no_scheduler(device: &Path) -> Result<()> {
+    let name = device.file_name().context("a device without a name")?;
+    let file = Path::new("/sys/block").join(name).join("queue/scheduler");
+    fs::write(&file, "none").with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Waits until a device can be opened.
+fn wait_for(path: &Path) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(30);
+    while File::open(path).is_err() {
+        if Instant::now() > until {
+            bail!("{} did not come up within 30 s", path.display());
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Makes a disk that null_blk serves: of memory, or one that forgets everything.
+pub fn null_blk(name: &str, mib: u64, memory: bool) -> Result<PathBuf> {
+    let dir = Path::new("/sys/kernel/config/nullb").join(name);
+    fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let set = |key: &str, value: String| {
+        fs::write(dir.join(key), &value)
+            .with_context(|| format!("null_blk refuses {key}={value}"))
+    };
+    set("size", mib.to_string())?;
+    set("memory_backed", u8::from(memory).to_string())?;
+    set("submit_queues", "1".into())?;
+    set("hw_queue_depth", "128".into())?;
+    set("power", "1".into())?;
+    let path = Path::new("/dev").join(name);
+    wait_for(&path)?;
+    Ok(path)
+}
+
+fn remove_null_blk(name: &str) -> Result<()> {
+    let dir = Path::new("/sys/kernel/config/nullb").join(name);
+    fs::write(dir.join("power"), "0").context("null_blk does not power off")?;
+    fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))
+}
+
+/// The image all of them serve.
+pub fn make_image(path: &Path, bytes: u64) -> Result<()> {
+    let mut file =
+        File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let chunk = vec![0x5a_u8; 1 << 20];
+    for _ in 0..bytes >> 20 {
+        file.write_all(&chunk).with_context(|| format!("cannot fill {}", path.display()))?;
+    }
+    file.sync_all().with_context(|| format!("cannot sync {}", path.display()))
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `cargo xtask bench`: VexFS beside its neighbours, in one boot of a throw-away guest.
+//!
+//! Emulation is noisy and its absolute figures mean little: everything is measured in rounds,
+//! side by side, and what counts is the ratio within a round. The guest's side is this same
+//! program; the results are a table, JSON and a picture in target/bench. A slow result is a
+//! result: only a run that could not be measured fails.
+
+mod device;
+mod facts;
+mod files;
+mod fio;
+pub mod guest;
+mod meta;
+mod report;
+mod sample;
+mod svg;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::build::{self, module};
+use crate::kernel::Kernel;
+use crate::shell::{Cmd, quote};
+use crate::ui::{Step, Ui};
+use crate::vm::accel::Accel;
+use crate::vm::{End, Said, Vm};
+use crate::workspace::Workspace;
+use report::Report;
+use sample::Sample;
+
+/// What the devices are compared with, at the version that the figures name.
+const RUBLK: (&str, &str) = ("rublk", "0.2.15");
+
+/// What to measure and how long.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Two short rounds: a look, not a result
+    #[arg(long)]
+    quick: bool,
+    /// How often each thing is measured [default: 5, quick: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Measure only one part
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+    /// Measure what target/dist holds, without building it again
+    #[arg(long)]
+    no_build: bool,
+    /// Under emulation, measure by the machine's clock; the default counts instructions
+    #[arg(long)]
+    real_clock: bool,
+}
+
+/// The parts of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Block devices
+    Device,
+    /// Filesystems, mount and mkfs
+    Fs,
+}
+
+impl Part {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Fs => "fs",
+        }
+    }
+}
+
+/// Builds, boots, measures and writes the results.
+pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BenchArgs) -> Result<()> {
+    let ui = Ui::new();
+    if !args.no_build {
+        build::tools(workspace, ui)?;
+        module::build(workspace, kernel, ui)?;
+    }
+    let rublk = rublk(workspace, ui)?;
+    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
+    // Where the hardware does not help, the clock of a busy machine would be all one measures.
+    let accel = match Accel::choose(workspace, kernel)? {
+        Accel::Tcg if !args.real_clock => Accel::Counted,
+        chosen => chosen,
+    };
+    let step = ui.step(&format!("{rounds} rounds in a guest on Linux {}", kernel.release));
+    let samples = in_guest(workspace, args, accel, rounds, &rublk, &step)?;
+    step.done();
+
+    let report = Report::new(&samples, setting(kernel, accel, rounds)?);
+    let dir = workspace.target.join("bench");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let table = report.table();
+    let json = serde_json::to_string_pretty(&report.json())? + "\n";
+    for (name, content) in
+        [("bench.txt", &table), ("bench.json", &json), ("bench.svg", &svg::draw(&report))]
+    {
+        let path = dir.join(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("{table}");
+    match report.below() {
+        0 => println!("nothing is below its target"),
+        count => println!("{count} are below their target"),
+    }
+    println!("{}", dir.join("bench.{txt,json,svg}").display());
+    Ok(())
+}
+
+fn in_guest(
+    workspace: &Workspace,
+    args: &BenchArgs,
+    accel: Accel,
+    rounds: u32,
+    rublk: &std::path::Path,
+    step: &Step,
+) -> Result<Vec<Sample>> {
+    let own = std::env::current_exe().context("cannot find this program itself")?;
+    let (millis, files, mib) = if args.quick { (600, 1000, 128) } else { (1200, 3000, 256) };
+    let mut words = vec![own.display().to_string(), "bench-guest".to_owned()];
+    for (name, value) in [
+        ("--rounds", rounds.to_string()),
+        ("--millis", millis.to_string()),
+        ("--files", files.to_string()),
+        ("--mib", mib.to_string()),
+        ("--rublk", rublk.display().to_string()),
+    ] {
+        words.extend([name.to_owned(), value]);
+    }
+    if let Some(part) = args.only {
+        words.extend(["--only".to_owned(), part.word().to_owned()]);
+    }
+    let line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+    let mut vm = Vm::new(workspace, "bench", line);
+    vm.memory = 5120;
+    vm.accel = Some(accel);
+    vm.timeout = Some(Duration::from_secs(180 + u64::from(rounds) * 600));
+
+    let mut samples = Vec::new();
+    let mut said = Vec::new();
+    let mut wrong = None;
+    let mut pending = Vec::new();
+    let outcome = vm.run(workspace, &mut |event| {
+        let Said::Output(bytes) = event else { return };
+        pending.extend_from_slice(bytes);
+        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            match Sample::parse(&line) {
+                Ok(Some(sample)) => {
+                    step.message(&format!("{}, {}", sample.subject, sample.cell));
+                    samples.push(sample);
+                }
+                Ok(None) => {
+                    step.message(&line);
+                    said.push(line);
+                }
+                Err(error) => wrong = Some(error),
+            }
+        }
+    })?;
+    if let Some(error) = wrong {
+        return Err(error);
+    }
+    if let Some(trouble) = outcome.trouble() {
+        if outcome.end != End::Status(0) {
+            said.extend(outcome.log_tail);
+        }
+        let tail = &said[said.len().saturating_sub(40)..];
+        bail!("the bench failed: {trouble}\n{}", tail.join("\n"));
+    }
+    ensure!(!samples.is_empty(), "the guest measured nothing");
+    Ok(samples)
+}
+
+/// The program to compare with, built once.
+fn rublk(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
+    let (name, version) = RUBLK;
+    let root = workspace.target.join("tools");
+    let program = root.join("bin").join(name);
+    if program.is_file() && Cmd::new(&program).arg("--version").output()?.contains(version) {
+        return Ok(program);
+    }
+    let step = ui.step(&format!("{name} {version}, to compare with"));
+    Cmd::cargo()
+        .args(["install", name, "--version", version, "--locked", "--no-default-features"])
+        .arg("--root")
+        .arg(&root)
+        .env("CARGO_TARGET_DIR", workspace.target.join("tools/build"))
+        .run(&step)
+        .context("rublk could not be installed: it needs crates.io or its mirror, and libclang")?;
+    step.done();
+    Ok(program)
+}
+
+/// What a reader of the figures has to know.
+fn setting(
+    kernel: &Kernel,
+    accel: Accel,
+    rounds: u32,
+) -> Result<Vec<(&'static str, String)>> {
+    let cpus = std::thread::available_parallelism().context("cannot count the processors")?;
+    let machine = match accel {
+        Accel::Kvm => "hardware virtualisation (KVM)",
+        Accel::Tcg => "emulation (TCG): only ratios count",
+        Accel::Counted => "emulation whose clock counts instructions: only ratios count",
+    };
+    let commit = Cmd::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    Ok(vec![
+        ("guest", format!("Linux {}, 2 processors, {machine}", kernel.release)),
+        ("machine", format!("{cpus} processors")),
+        ("rounds", format!("{rounds}, interleaved; median, and half the range in percent of it")),
+        ("image", "a full file on ext4 on memory-backed null_blk; filesystems: such a disk".into()),
+        ("beside", format!("{} {}; one queue of 64 requests for every ublk device", RUBLK.0, RUBLK.1)),
+        ("source", commit.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())),
+    ])
+}
