@@ -36,14 +36,23 @@ struct Item {
 /// Copies `from` (paths in the image) to `to` on the host.
 ///
 /// # Errors
-/// The engine's and the host's; what was copied until then stays.
+/// The engine's and the host's; what was copied until then stays. Damage fails at the end, when all
+/// that can be read was copied.
 pub fn get(tree: &mut Tree, from: &[Vec<u8>], to: &Path) -> Result<Copied> {
+    tree.lost = Some(0);
     let items = plan(tree, from, to)?;
     let total = items.iter().filter(|item| item.inode.is_file()).map(|item| item.inode.size).sum();
     let bar = cli::progress(total, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
     let copied = copy(tree, &items, &bar);
     bar.finish_and_clear();
-    copied
+    let copied = copied?;
+    match tree.lost.take() {
+        None | Some(0) => Ok(copied),
+        Some(lost) => Err(Failure::Said(format!(
+            "{}: {lost} damaged files or directories were left out or are incomplete; the other {} were copied",
+            tree.image, copied.inodes
+        ))),
+    }
 }
 
 /// Lists all that is to be copied, parents first.
@@ -111,30 +120,42 @@ fn copy(tree: &mut Tree, items: &[Item], bar: &ProgressBar) -> Result<Copied> {
     let mut links: HashMap<u64, &Path> = HashMap::new();
     for item in items {
         let inode = &item.inode;
-        copied.inodes += 1;
         if inode.is_dir() {
             make_directory(item)?;
+            copied.inodes += 1;
             continue;
         }
         remove_old(&item.to)?;
         if let Some(twin) = links.get(&inode.ino.0) {
             let made = std::fs::hard_link(twin, &item.to);
             made.map_err(Failure::host(&item.to, "cannot be linked"))?;
+            copied.inodes += 1;
             continue;
         }
-        if inode.nlink > 1 {
-            links.insert(inode.ino.0, &item.to);
-        }
-        if inode.is_file() {
-            copied.bytes += file(tree, item, bar, &mut refused)?;
+        let made = if inode.is_file() {
+            file(tree, item, bar, &mut refused)
         } else {
-            special(tree, item)?;
-            finish(tree, item, &mut refused)?;
+            special(tree, item).and_then(|()| finish(tree, item, &mut refused)).map(|()| 0)
+        };
+        match made {
+            Ok(bytes) => {
+                copied.inodes += 1;
+                copied.bytes += bytes;
+                if inode.nlink > 1 {
+                    links.insert(inode.ino.0, &item.to);
+                }
+            }
+            Err(failure) => {
+                tree.step_over(failure)?;
+                remove_old(&item.to)?;
+            }
         }
     }
     // Last, for what is put into a directory changes its times, and may need its write permission.
     for item in items.iter().rev().filter(|item| item.inode.is_dir() && !item.keep) {
-        finish(tree, item, &mut refused)?;
+        if let Err(failure) = finish(tree, item, &mut refused) {
+            tree.step_over(failure)?;
+        }
     }
     refused.tell();
     Ok(copied)

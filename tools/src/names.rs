@@ -7,6 +7,7 @@
 use crate::device::FileDevice;
 use crate::failure::{Failure, Result};
 use std::collections::HashSet;
+use std::path::Path;
 use vexfs::{Corruption, Error, FileType, Ino, Inode, Volume};
 
 /// An entry of a directory.
@@ -33,6 +34,15 @@ pub struct Tree {
     pub volume: Volume<FileDevice>,
     /// The image's name.
     pub image: String,
+    /// `None` where damage is a failure; else it is stepped over, and counted here.
+    pub lost: Option<u64>,
+}
+
+impl Tree {
+    /// A tree in which damage is a failure.
+    pub fn new(volume: Volume<FileDevice>, image: &Path) -> Self {
+        Self { volume, image: image.display().to_string(), lost: None }
+    }
 }
 
 /// Text of a path inside an image.
@@ -116,11 +126,20 @@ impl Tree {
     /// # Errors
     /// The engine's; damage, where a name cannot be one or is there twice.
     pub fn entries(&mut self, dir: Ino) -> Result<Vec<Entry>, Error> {
+        match self.readable_entries(dir) {
+            (entries, None) => Ok(entries),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// The entries that can be read and believed, and why these are not all.
+    fn readable_entries(&mut self, dir: Ino) -> (Vec<Entry>, Option<Error>) {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut wrong = None;
         let mut cookie = 0;
-        loop {
+        while wrong.is_none() {
             let (before, from) = (entries.len(), cookie);
-            self.volume.resolve(|volume| {
+            let read = self.volume.resolve(|volume| {
                 volume.readdir(dir, from, &mut |entry| {
                     entries.push(Entry {
                         name: entry.name.to_vec(),
@@ -130,23 +149,38 @@ impl Tree {
                     cookie = entry.cookie;
                     true
                 })
-            })?;
+            });
+            wrong = read.err();
             if entries.len() == before {
                 break;
             }
         }
+        let count = entries.len();
+        entries.retain(|entry| {
+            !matches!(entry.name.as_slice(), b"." | b"..")
+                && !entry.name.iter().any(|byte| matches!(byte, 0 | b'/'))
+        });
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        for entry in &entries {
-            if matches!(entry.name.as_slice(), b"." | b"..")
-                || entry.name.iter().any(|byte| matches!(byte, 0 | b'/'))
-            {
-                return Err(damaged(dir, "the directory has a name that is impossible"));
+        entries.dedup_by(|a, b| a.name == b.name);
+        if entries.len() < count && wrong.is_none() {
+            wrong = Some(damaged(dir, "the directory has a name twice, or one that is impossible"));
+        }
+        (entries, wrong)
+    }
+
+    /// Where damage is to be stepped over, tells of it and counts it; anything else stays a failure.
+    ///
+    /// # Errors
+    /// The failure.
+    pub fn step_over(&mut self, failure: Failure) -> Result<()> {
+        match (&mut self.lost, &failure) {
+            (Some(lost), Failure::Engine { error: Error::Corrupt(_), .. }) => {
+                *lost += 1;
+                eprintln!("vexfs: {failure}");
+                Ok(())
             }
+            _ => Err(failure),
         }
-        if entries.windows(2).any(|pair| matches!(pair, [a, b] if a.name == b.name)) {
-            return Err(damaged(dir, "the directory has a name twice"));
-        }
-        Ok(entries)
     }
 
     /// Visits `top` and all below it, parents first. `visit` gets the index its parent had (`None`
@@ -167,13 +201,19 @@ impl Tree {
             }
             if !directories.insert(inode.ino.0) {
                 let twice = damaged(inode.ino, "the directory is reached twice");
-                return Err(self.at(&path)(twice));
+                self.step_over(self.at(&path)(twice))?;
+                continue;
             }
-            let entries = self.entries(inode.ino).map_err(self.at(&path))?;
+            let (entries, wrong) = self.readable_entries(inode.ino);
+            if let Some(error) = wrong {
+                self.step_over(self.at(&path)(error))?;
+            }
             for entry in entries.into_iter().rev() {
                 let below = join(&path, &entry.name);
-                let inode = self.inode(entry.ino).map_err(self.at(&below))?;
-                stack.push((Some(index), below, inode));
+                match self.inode(entry.ino).map_err(self.at(&below)) {
+                    Ok(inode) => stack.push((Some(index), below, inode)),
+                    Err(failure) => self.step_over(failure)?,
+                }
             }
         }
         Ok(())

@@ -69,6 +69,32 @@ fn every_damaged_node_is_4_and_named() {
 }
 
 #[test]
+fn what_can_be_read_of_a_damaged_image_is_copied_out() {
+    let lab = filled();
+    let dump = lab.vexfs("dump --tree --json a.img").ok().out;
+    let mut best = 0;
+    for block in numbers(&dump, "node") {
+        lab.flip("a.img", block * 4096 + 200);
+        let out = format!("out{block}");
+        let run = lab.vexfs(&format!("get a.img / {out}"));
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.err.contains("damaged"), "{run:?}");
+        let found = lab.path(&out).join("tree").read_dir().into_iter().flatten();
+        let mut count = 0;
+        for entry in found.map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let expected = format!("contents of {}", &name["file".len()..]);
+            assert_eq!(std::fs::read_to_string(entry.path()).unwrap(), expected);
+            count += 1;
+        }
+        assert!(count < 200, "block {block} was damaged in vain");
+        best = best.max(count);
+        lab.flip("a.img", block * 4096 + 200);
+    }
+    assert!(best > 100, "at most {best} files were copied out");
+}
+
+#[test]
 fn a_damaged_bitmap_is_4_and_stops_writing() {
     let lab = filled();
     let dump = lab.vexfs("dump --tree --json a.img").ok().out;

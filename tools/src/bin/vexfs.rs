@@ -72,6 +72,7 @@ enum Command {
     #[command(
         after_help = "As cp -a does: modes, times, links, holes and attributes are kept, and owners for root. Into a
 directory that exists, a tree goes under its own name, or without it when it is written '/' or 'DIR/.'.
+What is damaged is named and left out, and the rest copied.
 
 Examples:
   vexfs get vexfs.img /corpus              into the current directory
@@ -164,7 +165,7 @@ fn run(command: Command) -> Result<()> {
             let to = to.unwrap_or_else(|| "/".into());
             let from: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
             let volume = image::volume(&image, Access::Write)?;
-            let mut tree = Tree { volume, image: image.display().to_string() };
+            let mut tree = Tree::new(volume, &image);
             put::put(&mut tree, &from, &to.into_vec()).map(tell)
         }
         Command::Dump { tree, json, image } => {
@@ -183,7 +184,7 @@ fn run(command: Command) -> Result<()> {
 
 fn open(image: &Path) -> Result<Tree> {
     let volume = image::volume(image, Access::Read)?;
-    Ok(Tree { volume, image: image.display().to_string() })
+    Ok(Tree::new(volume, image))
 }
 
 fn bytes(paths: Vec<OsString>) -> Vec<Vec<u8>> {
