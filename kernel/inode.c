@@ -225,6 +225,7 @@ int vexfs_setsize(struct inode *inode, loff_t size)
 {
 	struct address_space *mapping = inode->i_mapping;
 	loff_t old = i_size_read(inode);
+	bool zeroed = false;
 	int err;
 
 	inode_dio_wait(inode);
@@ -233,7 +234,10 @@ int vexfs_setsize(struct inode *inode, loff_t size)
 	if (size > old)
 		err = iomap_zero_range(inode, old, size - old, NULL, &vexfs_iomap_ops);
 	else
-		err = iomap_truncate_page(inode, size, NULL, &vexfs_iomap_ops);
+		err = iomap_truncate_page(inode, size, &zeroed, &vexfs_iomap_ops);
+	/* On the medium too, before the new size is. */
+	if (!err && zeroed)
+		err = filemap_write_and_wait_range(mapping, size, size);
 	if (!err) {
 		truncate_setsize(inode, size);
 		err = vexfs_change_size(inode, size);

@@ -489,9 +489,10 @@ int32_t vexfs_rust_new_inode(struct vexfs_volume *volume,
 			     struct vexfs_attr *out,
 			     struct vexfs_report *report);
 
-// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again.
+// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again. One that has
+// names is left alone, but for what a truncation that was cut short has to free yet.
 //
-// 0, `-ENOENT`, `-EINVAL` if it has names, `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+// 0 (also if there is no such inode any more), `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_destroy_inode(struct vexfs_volume *volume,
 				 uint64_t ino,
 				 uint32_t *more_out,
@@ -641,8 +642,9 @@ int32_t vexfs_rust_release_file(const struct vexfs_volume *volume,
 				struct vexfs_report *report);
 
 // Finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there, of at most `count` blocks.
+// What does not exist is a hole.
 //
-// 0, `-EINVAL`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+// 0, `-EINVAL`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_map(const struct vexfs_volume *volume,
 		       uint64_t ino,
 		       uint64_t block,

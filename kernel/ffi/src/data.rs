@@ -80,8 +80,9 @@ pub unsafe extern "C" fn vexfs_rust_release_file(
 }
 
 /// Finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there, of at most `count` blocks.
+/// What does not exist is a hole.
 ///
-/// 0, `-EINVAL`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+/// 0, `-EINVAL`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_map(
     volume: *const VolumeHandle,

@@ -96,9 +96,10 @@ pub(crate) fn new_inode<'a>(attrs: &NewAttrs, target: &'a [u8]) -> NewInode<'a> 
     }
 }
 
-/// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again.
+/// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again. One that has
+/// names is left alone, but for what a truncation that was cut short has to free yet.
 ///
-/// 0, `-ENOENT`, `-EINVAL` if it has names, `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+/// 0 (also if there is no such inode any more), `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_destroy_inode(
     volume: *mut VolumeHandle,
