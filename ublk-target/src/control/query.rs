@@ -5,7 +5,7 @@
 //! follower needs longer than a client should wait; the answer tells which.
 
 use super::wire::{Found, Hit, Query, Search};
-use crate::follow::tracker::Trouble;
+use crate::follow::header::{TEXT, Trouble};
 use crate::follow::view::{Snapshot, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,7 +33,8 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
     for ino in &search.files {
         match snapshot.files.get(ino) {
             None if search.single => return Err(NOT_A_VECTOR_FILE.to_owned()),
-            None => {}
+            Some(Some(Trouble::Text)) if search.single => return Err(TEXT.to_owned()),
+            None | Some(Some(Trouble::Text)) => {}
             Some(Some(Trouble::Unusable(why) | Trouble::Partial(why))) if search.single => {
                 return Err(why.clone());
             }
@@ -121,6 +122,7 @@ mod tests {
             (11, Some(Trouble::Partial("3 bytes over".into()))),
             (12, None),
             (13, Some(Trouble::Unusable("odd".into()))),
+            (14, Some(Trouble::Text)),
         ]);
         let index = Some(Arc::new(index));
         Snapshot { index, generation: 7, files: Arc::new(files), ..Snapshot::default() }
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn hits_of_several_files_are_ranked_together() {
-        let found = ask(&[10, 11, 99], false, Query::Vector(vec![12.4, 12.4])).unwrap();
+        let found = ask(&[10, 11, 14, 99], false, Query::Vector(vec![12.4, 12.4])).unwrap();
         let hits: Vec<_> = found.hits.iter().map(|h| (h.file, h.slot)).collect();
         assert_eq!(hits, [(10, 2), (11, 1), (10, 3)]);
         assert_eq!(
@@ -151,6 +153,7 @@ mod tests {
             (&[99][..], true, vector(2), "not a vector file"),
             (&[99], false, vector(2), "no vector files"),
             (&[13], true, vector(2), "odd"),
+            (&[14], true, vector(2), "it holds text"),
             (&[11], true, vector(2), "3 bytes over"),
             (&[10, 11, 12], false, vector(5), "5 dimensions, the vectors there have 2 or 3"),
             (&[12], true, vector(2), "2 dimensions"),

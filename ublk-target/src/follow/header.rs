@@ -17,21 +17,38 @@ pub struct Layout {
     pub params: Params,
 }
 
+/// What is said of a vector file that is not searched as one would expect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is not indexed.
+    Unusable(String),
+    /// It is not indexed, for it holds text: a note beside vectors, most likely.
+    Text,
+    /// It is indexed, but bytes follow its last whole record.
+    Partial(String),
+}
+
+/// Said of a file that holds text.
+pub const TEXT: &str =
+    "it holds text, not vectors; if it does hold vectors, give vexfs.vector a header=0";
+
 /// Combines the attribute with the file's first bytes, which are needed if the header is
 /// automatic.
-pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, String> {
+pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, Trouble> {
     let space = Space {
         element: element(attribute.element),
         metric: metric(attribute.metric),
         dim: attribute.dim,
     };
-    space.validate().map_err(|e| e.to_string())?;
+    space.validate().map_err(|e| Trouble::Unusable(e.to_string()))?;
     let mut header = attribute.header;
-    if attribute.auto_header
-        && let Some(found) = npy::parse(first)
-    {
-        check_npy(&found, space, attribute)?;
-        header = found.header_len;
+    if attribute.auto_header {
+        if let Some(found) = npy::parse(first) {
+            check_npy(&found, space, attribute).map_err(Trouble::Unusable)?;
+            header = found.header_len;
+        } else if is_text(first) {
+            return Err(Trouble::Text);
+        }
     }
     let defaults = Params::default();
     let or = |value: u16, default: u16| if value == 0 { default } else { value };
@@ -43,6 +60,21 @@ pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, String> 
             ef_construction: or(attribute.ef_construction, defaults.ef_construction),
         },
     })
+}
+
+/// Whether these are lines of text: a directory hands its attribute on to every file in it, also
+/// to the names beside the vectors. No block of vectors looks like that but by intent.
+fn is_text(first: &[u8]) -> bool {
+    // The last character may be cut.
+    let text = match std::str::from_utf8(first) {
+        Ok(text) => text,
+        Err(e) if e.error_len().is_none() => {
+            std::str::from_utf8(&first[..e.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    text.contains('\n')
+        && !text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
 }
 
 fn check_npy(found: &npy::NpyHeader, space: Space, attribute: &VectorLayout) -> Result<(), String> {
@@ -109,11 +141,29 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said() {
         let attribute = VectorLayout::parse("type=f32,dim=8,metric=l2").unwrap();
-        let error = layout(&attribute, &npy(7)).unwrap_err();
+        let said = |attribute: &VectorLayout| match layout(attribute, &npy(7)) {
+            Err(Trouble::Unusable(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let error = said(&attribute);
         assert!(error.contains("f32 x 7") && error.contains("f32 x 8"), "{error}");
         let attribute = VectorLayout::parse("type=f16,dim=7,metric=l2").unwrap();
-        assert!(layout(&attribute, &npy(7)).unwrap_err().contains("f16 x 7"));
+        assert!(said(&attribute).contains("f16 x 7"));
         let attribute = VectorLayout::parse("type=f32,dim=7,metric=l2,stride=32").unwrap();
-        assert!(layout(&attribute, &npy(7)).unwrap_err().contains("stride"));
+        assert!(said(&attribute).contains("stride"));
+    }
+
+    #[test]
+    fn text_beside_vectors_is_not_taken_for_vectors() {
+        let automatic = VectorLayout::parse("type=f32,dim=2,metric=l2").unwrap();
+        let text = "libc6\tGNU C Library\nlibé";
+        for end in [text.len(), text.len() - 1] {
+            assert_eq!(layout(&automatic, &text.as_bytes()[..end]), Err(Trouble::Text));
+        }
+        let by_intent = VectorLayout::parse("type=f32,dim=2,metric=l2,header=0").unwrap();
+        assert!(layout(&by_intent, text.as_bytes()).is_ok());
+        for data in [&[][..], b"no line ends here", b"\n\0\0\0\0\0\x80\x3f", b"\xff\xfe\n"] {
+            assert!(layout(&automatic, data).is_ok(), "{data:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Rows in holes are not indexed. Everything is idempotent.
 
-use super::header::{Layout, layout};
+use super::header::{Layout, Trouble, layout};
 use super::slots::{Ranges, Run, first_run, moved, written};
 use crate::log_line;
 use crate::observe::{DirtyLog, DirtyRange};
@@ -37,22 +37,13 @@ struct VectorFile {
     attribute: VectorLayout,
     size: u64,
     extents: Vec<Mapping>,
-    layout: Result<Layout, String>,
+    layout: Result<Layout, Trouble>,
     /// Slots whose vectors are there.
     present: Ranges,
     /// Slots to be read again.
     todo: Ranges,
     /// Grows when the file's place or layout changes.
     epoch: u64,
-}
-
-/// What is said of a vector file that is not searched as one would expect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// It is not indexed at all.
-    Unusable(String),
-    /// Bytes follow its last whole record.
-    Partial(String),
 }
 
 /// The vector files of one filesystem.
@@ -262,7 +253,7 @@ impl<D: Device + Clone> Tracker<D> {
         let fresh = match self.index.declare(FileId(ino), layout.space, layout.params) {
             Ok(fresh) => fresh,
             Err(e) => {
-                file.layout = Err(e.to_string());
+                file.layout = Err(Trouble::Unusable(e.to_string()));
                 file.epoch += 1;
                 return;
             }
@@ -426,7 +417,7 @@ impl<D: Device + Clone> Tracker<D> {
         if let Err(e) = fed {
             log_line!("inode {ino}: rows {slots:?} cannot be indexed: {e}");
             if let Some(file) = self.files.get_mut(&ino) {
-                file.layout = Err(e.to_string());
+                file.layout = Err(Trouble::Unusable(e.to_string()));
                 file.todo = Ranges::default();
             }
         }
@@ -478,7 +469,7 @@ fn read_extents<D: Device>(
 impl VectorFile {
     fn trouble(&self) -> Option<Trouble> {
         match &self.layout {
-            Err(why) => Some(Trouble::Unusable(why.clone())),
+            Err(why) => Some(why.clone()),
             Ok(layout) => match layout.rows.count(self.size) {
                 (_, 0) => None,
                 (count, rest) => Some(Trouble::Partial(format!(

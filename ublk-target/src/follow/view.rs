@@ -5,7 +5,7 @@
 //! once the ticket is served, it is in the index. Nobody ever waits for the follower without a
 //! bound, and the follower waits for nobody.
 
-use super::tracker::Trouble;
+use super::header::Trouble;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,0 +1,140 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only OR MIT
+# From write() to search, in a guest: rows are found after a sync, appended and overwritten ones
+# too, after a daemon's death, after del and add, on a filesystem made through a raw device.
+# Needs root, ublk_drv, vexfs.ko in $VEXFS_MODULE, the binaries in PATH and tests/data.
+set -u
+data=${VEXFS_ROOT:?}/tests/data
+work=$(mktemp -d) || exit 1
+cd "$work" || exit 1
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+step() { echo "== $*"; }
+daemon() { vexfs-ublk list --json | sed -n "/\"id\": $1,/,/}/s/.*\"pid\": \([0-9]*\).*/\1/p"; }
+refused() {
+    local words=$1 out
+    shift
+    out=$("$@" 2>&1 >/dev/null)
+    local code=$?
+    [ "$code" = 1 ] || fail "$*: exit code $code"
+    [ "$(printf '%s\n' "$out" | wc -l)" = 1 ] || fail "$*: not one line: $out"
+    [[ $out == *"$words"* ]] || fail "$*: no '$words' in: $out"
+}
+# slots ARGS...: the slots found, nearest first.
+slots() { vexfs-ublk search --json "$@" | grep -o '"slot":[0-9]*' | cut -d: -f2; }
+# The first slot that a row of a query file finds in a path.
+nearest() { slots "$1" --query "$2" --row "$3" -k 1; }
+header=128 # of the .npy files in tests/data: see the first of them
+row=1536
+rowof() { dd if="$1" bs=1 skip=$((header + $2 * row)) count=$row status=none; }
+
+if ! grep -q '^vexfs ' /proc/modules; then
+    modprobe -a libcrc32c crc32c_generic 2>/dev/null
+    insmod "${VEXFS_MODULE:?}" || exit 1
+fi
+[ "$(head -c $header "$data/packages-2k.npy" | tail -c 1 | od -An -tx1 | tr -d ' ')" = 0a ] ||
+    fail "the header of packages-2k.npy is not $header bytes long"
+
+step "rows are found after a sync"
+mkfs.vexfs v.img 256M >/dev/null || fail "mkfs"
+device=$(vexfs-ublk add --image v.img) || fail "add"
+mkdir mnt && mount -t vexfs "$device" mnt || fail "mount"
+mkdir mnt/corpus
+setfattr -n vexfs.vector -v type=f32,dim=384,metric=cosine mnt/corpus || fail "setfattr"
+cp "$data/packages-2k.npy" mnt/corpus/packages.npy
+cp "$data/packages-2k.tsv" mnt/corpus/packages.tsv
+sync
+queries=$data/queries-200.npy
+found=0 wanted=0
+for i in $(seq 0 7 199); do
+    slots mnt/corpus --query "$queries" --row "$i" | sort >near
+    slots mnt/corpus --query "$queries" --row "$i" --exact | sort >exact
+    found=$((found + $(comm -12 near exact | wc -l)))
+    wanted=$((wanted + $(wc -l <exact)))
+done
+echo "recall of the first 10: $found of $wanted"
+[ "$wanted" = 290 ] || fail "exact searches found $wanted of 290"
+[ $((found * 100)) -ge $((wanted * 95)) ] || fail "recall $found/$wanted"
+for i in 0 999 1999; do
+    [ "$(nearest mnt/corpus "$data/packages-2k.npy" $i)" = $i ] || fail "row $i is not its own nearest"
+done
+vexfs-ublk search mnt/corpus/packages.npy --like 0 -k 1 |
+    grep -qF "$(head -n 1 "$data/packages-2k.tsv" | cut -f1)" || fail "no names"
+vexfs-ublk search mnt/corpus --like 0 -k 3 2>/dev/null && fail "--like on a directory"
+vexfs-ublk stats --id 0 --json | tr -d ' \n' | grep -q '"files":1,.*"vectors":2000' ||
+    fail "stats: $(vexfs-ublk stats --id 0)"
+
+step "rows appended and overwritten a moment ago are found"
+rowof "$queries" 10 >>mnt/corpus/packages.npy
+sync
+[ "$(nearest mnt/corpus "$queries" 10)" = 2000 ] || fail "appended row"
+rowof "$queries" 20 | dd of=mnt/corpus/packages.npy bs=1 seek=$((header + 5 * row)) conv=notrunc status=none
+sync
+[ "$(nearest mnt/corpus "$queries" 20)" = 5 ] || fail "overwritten row"
+rowof "$queries" 30 | dd of=mnt/corpus/packages.npy bs=$row conv=notrunc,fsync status=none \
+    oflag=seek_bytes seek=$((header + 1000 * row))
+[ "$(nearest mnt/corpus "$queries" 30)" = 1000 ] || fail "row overwritten with fsync"
+
+step "bad queries and files get one line"
+refused "NaN" vexfs-ublk search mnt/corpus --query <(
+    head -c $header "$queries"; printf '\0\0\300\177'; head -c $((200 * row - 4)) /dev/zero)
+mkdir mnt/plain && cp "$queries" mnt/plain/q.npy
+refused "not a vector file" vexfs-ublk search mnt/plain/q.npy --query "$queries"
+refused "no vector files" vexfs-ublk search mnt/plain --query "$queries"
+refused "no row 200" vexfs-ublk search mnt/corpus --query "$queries" --row 200
+refused "not a usable .npy file" vexfs-ublk search mnt/corpus --query "$data/packages-2k.tsv"
+refused "not on a mounted device" vexfs-ublk search / --query "$queries"
+refused "No such file" vexfs-ublk search mnt/none --query "$queries"
+refused "text" vexfs-ublk search mnt/corpus/packages.tsv --query "$queries"
+mkdir mnt/small && setfattr -n vexfs.vector -v type=f32,dim=8,metric=l2 mnt/small
+head -c 3200 /dev/zero >mnt/small/whole
+head -c 3201 /dev/zero >mnt/small/broken
+cp "$queries" mnt/small/wrong.npy
+sync
+refused "384 dimensions, the vectors there have 8" vexfs-ublk search mnt/small/whole --query "$queries"
+refused "1 are left" vexfs-ublk search mnt/small/broken --like 0
+refused "f32 x 384" vexfs-ublk search mnt/small/wrong.npy --like 0
+rm -r mnt/small
+
+step "a killed daemon is recovered and searches as before"
+kill -9 "$(daemon 0)"
+refused "no daemon answers" vexfs-ublk search mnt/corpus --query "$queries"
+vexfs-ublk recover --id 0 >/dev/null || fail "recover"
+[ "$(nearest mnt/corpus "$queries" 10)" = 2000 ] || fail "appended row after recovery"
+[ "$(nearest mnt/corpus "$queries" 20)" = 5 ] || fail "overwritten row after recovery"
+rowof "$queries" 40 >>mnt/corpus/packages.npy
+sync
+[ "$(nearest mnt/corpus "$queries" 40)" = 2001 ] || fail "row appended after recovery"
+
+step "removed rows and files are not found"
+truncate -s $((header + 2001 * row)) mnt/corpus/packages.npy
+sync
+[ "$(nearest mnt/corpus "$queries" 40)" = 2001 ] && fail "a cut row is found"
+umount mnt && vexfs-ublk del --id 0 || fail "umount, del"
+
+step "after del, add and mount the index is there"
+device=$(vexfs-ublk add --image v.img) && mount -t vexfs "$device" mnt || fail "add, mount"
+[ "$(nearest mnt/corpus "$queries" 10)" = 2000 ] || fail "appended row after add"
+[ "$(nearest mnt/corpus "$queries" 20)" = 5 ] || fail "overwritten row after add"
+rm mnt/corpus/packages.npy
+sync
+refused "no vector files" vexfs-ublk search mnt/corpus --query "$queries"
+umount mnt && vexfs-ublk del --id 0 || fail "umount, del"
+fsck.vexfs -n v.img || fail "fsck"
+
+step "a raw image that is formatted through the device is recognised"
+truncate -s 128M raw.img
+device=$(vexfs-ublk add --image raw.img --raw) || fail "add --raw"
+mkfs.vexfs "$device" >/dev/null && mount -t vexfs "$device" mnt || fail "mkfs, mount"
+setfattr -n vexfs.vector -v type=f32,dim=384,metric=dot mnt
+cp "$data/packages-2k.npy" mnt/p.npy
+sync
+[ "$(slots mnt --query "$data/packages-2k.npy" --row 77 -k 1)" = 77 ] || fail "search on a raw device"
+umount mnt && vexfs-ublk del --all || fail "umount, del"
+[ "$(stat -c %s raw.img)" = $((128 << 20)) ] || fail "a raw image changed its length"
+
+rm -rf "$work"
+[ "$failures" = 0 ] && echo "ublk-search: passed" && exit 0
+echo "ublk-search: $failures failures"
+exit 1
