@@ -43,7 +43,11 @@ fn generate(mut command: Command, section: &str, what: &str) -> io::Result<bool>
     let mut out: Vec<u8> = Vec::new();
     let name = command.get_name().to_owned();
     match what {
-        "man" => manual(command, section, &mut out)?,
+        "man" => {
+            manual(command, section, &mut out)?;
+            // What stands behind the help text is examples, and is called "extra" by the generator.
+            out = String::from_utf8_lossy(&out).replace(" EXTRA\n", " EXAMPLES\n").into_bytes();
+        }
         "bash" => clap_complete::generate(Shell::Bash, &mut command, name, &mut out),
         "zsh" => clap_complete::generate(Shell::Zsh, &mut command, name, &mut out),
         "fish" => clap_complete::generate(Shell::Fish, &mut command, name, &mut out),

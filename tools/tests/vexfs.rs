@@ -347,7 +347,8 @@ fn help_teaches_and_the_manual_and_completions_are_made() {
         assert!(!help.out.contains("--generate"), "{help:?}");
         assert_eq!(lab.run(program, ["--version"]).ok().out.split(' ').next(), Some(name));
         let page = lab.run(program, ["--generate", "man"]).ok().out;
-        assert!(page.contains(".TH ") && page.contains("Examples:"), "{page}");
+        assert!(page.contains(".TH ") && page.contains(".SH EXAMPLES\n"), "{page}");
+        assert!(help.out.contains(&format!("Usage: {name} ")), "{help:?}");
         for shell in ["bash", "zsh", "fish"] {
             let script = lab.run(program, ["--generate", shell]).ok().out;
             assert!(script.contains(name), "{script}");

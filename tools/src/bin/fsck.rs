@@ -25,6 +25,7 @@ const USAGE: u8 = 16;
 #[derive(Debug, Parser)]
 #[command(
     name = "fsck.vexfs",
+    bin_name = "fsck.vexfs",
     version,
     after_help = "Examples:
   fsck.vexfs vexfs.img            check an image that nobody uses

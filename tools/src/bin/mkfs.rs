@@ -25,6 +25,7 @@ use vexfs_tools::{Access, FileDevice, cli, image, signature, size, sys};
 #[derive(Debug, Parser)]
 #[command(
     name = "mkfs.vexfs",
+    bin_name = "mkfs.vexfs",
     version,
     after_help = "Examples:
   mkfs.vexfs vexfs.img 1G                  a new, sparse image of 1 GiB
