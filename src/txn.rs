@@ -16,6 +16,7 @@ use crate::error::{Error, Missing, Result};
 use crate::superblock::Geometry;
 use crate::types::Time;
 use crate::volume::Volume;
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use vexfs_format::node::RawPointer;
 use vexfs_format::root::ROOT_MAGIC;
@@ -302,8 +303,8 @@ impl<D: Device> Volume<D> {
             push(&mut room.blocks, (sealed.block, bitmap))?;
         }
         self.seal_nodes(&mut |pointer, data| room.add(pointer.block, data))?;
-        let Room { mut blocks, .. } = room;
-        blocks.sort_unstable_by_key(|(block, _)| *block);
+        // By address, for the device. Not sort_unstable(): its recursion overflows a kernel's stack.
+        let blocks = BinaryHeap::from(room.blocks).into_sorted_vec();
         let record = RootRecord {
             magic: U32::new(ROOT_MAGIC),
             level: U32::new(u32::from(self.level)),
