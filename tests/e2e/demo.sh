@@ -19,7 +19,7 @@ same_tree() { diff -r --no-dereference "$1" "$2"; }
 
 # A tree of several thousand files that every Debian machine has.
 pick_tree() {
-  for tree in /usr/share/doc /usr/lib/python3 /usr/lib/python3.* /usr/include /usr/src/rustc-*; do
+  for tree in /usr/lib/python3 /usr/lib/python3.* /usr/share/doc /usr/include /usr/src/rustc-*; do
     if [ -d "$tree" ] && [ "$(find "$tree" | head -n 2000 | wc -l)" -eq 2000 ]; then
       echo "$tree"
       return
@@ -116,7 +116,7 @@ first_boot() {
   need "mkdir" mkdir "$corpus"
   need "setfattr marks the directory" \
     setfattr -n vexfs.vector -v type=f32,dim=384,metric=cosine "$corpus"
-  say "$(getfattr --only-values -n vexfs.vector "$corpus")"
+  say "$(getfattr --absolute-names --only-values -n vexfs.vector "$corpus")"
   need "cp packages.npy is the insert" cp "$vectors" "$corpus/packages.npy"
   sync
   need "a search answers" search "$corpus" --query "$queries" --row 0 -k 3
