@@ -178,9 +178,7 @@ impl Device {
             Self::Null(_) => remove_null_blk("benchnull"),
             Self::Loop(path) => Cmd::new("losetup").arg("--detach").arg(path).output().map(drop),
             Self::Rublk { mut child, path } => {
-                Cmd::new(&guest.rublk)
-                    .args(["del", "--number", &RUBLK_ID.to_string()])
-                    .output()?;
+                Cmd::new(&guest.rublk).args(["del", "--number", &RUBLK_ID.to_string()]).output()?;
                 let status = child.wait().context("cannot wait for rublk")?;
                 ensure!(!path.exists(), "rublk ({status}) left {}", path.display());
                 Ok(())
@@ -221,8 +219,7 @@ pub fn null_blk(name: &str, mib: u64, memory: bool) -> Result<PathBuf> {
     let dir = Path::new("/sys/kernel/config/nullb").join(name);
     fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let set = |key: &str, value: String| {
-        fs::write(dir.join(key), &value)
-            .with_context(|| format!("null_blk refuses {key}={value}"))
+        fs::write(dir.join(key), &value).with_context(|| format!("null_blk refuses {key}={value}"))
     };
     set("size", mib.to_string())?;
     set("memory_backed", u8::from(memory).to_string())?;

@@ -95,7 +95,8 @@ impl Stage {
         }
         file.sync_all().context("cannot sync the disk")?;
         drop(file);
-        let device = Cmd::new("vexfs-ublk").args(["add", "--raw", "--image"]).arg(&disk).output()?;
+        let device =
+            Cmd::new("vexfs-ublk").args(["add", "--raw", "--image"]).arg(&disk).output()?;
         let mount = PathBuf::from("/run/bench-mount");
         fs::create_dir_all(&mount).context("cannot create the mount point")?;
         Ok(Self { device: PathBuf::from(device.trim()), mount })

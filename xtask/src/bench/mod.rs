@@ -199,11 +199,7 @@ fn rublk(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
 }
 
 /// What a reader of the figures has to know.
-fn setting(
-    kernel: &Kernel,
-    accel: Accel,
-    rounds: u32,
-) -> Result<Vec<(&'static str, String)>> {
+fn setting(kernel: &Kernel, accel: Accel, rounds: u32) -> Result<Vec<(&'static str, String)>> {
     let cpus = std::thread::available_parallelism().context("cannot count the processors")?;
     let machine = match accel {
         Accel::Kvm => "hardware virtualisation (KVM)",
@@ -216,7 +212,10 @@ fn setting(
         ("machine", format!("{cpus} processors")),
         ("rounds", format!("{rounds}, interleaved; median, and half the range in percent of it")),
         ("image", "a full file on ext4 on memory-backed null_blk; filesystems: such a disk".into()),
-        ("beside", format!("{} {}; one queue of 64 requests for every ublk device", RUBLK.0, RUBLK.1)),
+        (
+            "beside",
+            format!("{} {}; one queue of 64 requests for every ublk device", RUBLK.0, RUBLK.1),
+        ),
         ("source", commit.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())),
     ])
 }

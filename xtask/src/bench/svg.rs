@@ -140,11 +140,8 @@ mod tests {
             value,
             unit: "IOPS".into(),
         };
-        let samples = [
-            sample("null_blk", 1000.0),
-            sample("rublk loop", 100.0),
-            sample("vexfs-ublk", 125.0),
-        ];
+        let samples =
+            [sample("null_blk", 1000.0), sample("rublk loop", 100.0), sample("vexfs-ublk", 125.0)];
         let picture = draw(&Report::new(&samples, vec![("kernel", "6.12 & more".into())]));
         // Five in the legend, three of figures.
         assert_eq!(picture.matches("<rect").count(), 8);
