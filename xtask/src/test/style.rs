@@ -13,8 +13,8 @@ use crate::workspace::Workspace;
 
 /// A file that grows beyond this many lines wants to be two.
 const LINES: usize = 700;
-/// Columns of C, a tab counting as eight.
-const COLUMNS: usize = 100;
+/// Columns of C, a tab counting as eight; a message is not broken, so that it can be searched for.
+const COLUMNS: usize = 120;
 
 /// Looks at every tracked source file.
 pub fn check(workspace: &Workspace) -> Result<Tally> {
@@ -76,8 +76,8 @@ fn complaints(kind: &str, text: &str) -> Vec<String> {
             }
             let columns: usize =
                 line.chars().fold(0, |at, c| if c == '\t' { at / 8 * 8 + 8 } else { at + 1 });
-            if kind == "c" && columns > COLUMNS {
-                say("longer than 100 columns");
+            if kind == "c" && columns > COLUMNS && !line.contains('"') {
+                say("longer than 120 columns");
             }
             let words = ["if(", "for(", "while(", "switch("];
             if words.iter().any(|word| line.trim_start().starts_with(word)) {
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(complaints("c", "int x;\n").len(), 1);
         let bad = "// SPDX-License-Identifier: X\n        if(x) \n\tfor(;;)\n";
         assert_eq!(complaints("c", bad).len(), 4);
-        let long = format!("// SPDX-License-Identifier: X\n\t{}\n", "x".repeat(93));
+        let long = format!("// SPDX-License-Identifier: X\n\t{}\n", "x".repeat(113));
         assert_eq!(complaints("c", &long).len(), 1);
         let mark = ["// SPDX-License-Identifier: X\n// FIX", "ME later\n"].concat();
         assert_eq!(complaints("rs", &mark).len(), 1);
