@@ -64,6 +64,10 @@ impl<D: Device> Volume<D> {
             return Err(Error::FileTooBig);
         }
         let block_bytes = self.geometry.block_bytes() as u64;
+        let size = self.resolve(|volume| volume.inode(ino))?.size;
+        if offset > size {
+            self.zero_tail(ino, size)?;
+        }
         let mut done = 0u64;
         while done < data.len() as u64 {
             let at = offset + done;
@@ -112,21 +116,31 @@ impl<D: Device> Volume<D> {
         Ok(())
     }
 
+    /// Zeroes what lies behind byte `end` in its block: what a file loses, or what a cut left behind
+    /// its end of data that was never committed.
+    fn zero_tail(&mut self, ino: Ino, end: u64) -> Result<()> {
+        let block_bytes = self.geometry.block_bytes() as u64;
+        let within = end % block_bytes;
+        if within == 0 {
+            return Ok(());
+        }
+        let block = FileBlock(end / block_bytes);
+        let mapping = self.resolve(|volume| volume.map(ino, block, 1))?;
+        if matches!(mapping.kind, MappingKind::Written(_)) {
+            let zeroes = zeroed((block_bytes - within) as usize)?;
+            self.write_mapped(&mapping, within as usize, &zeroes)?;
+        }
+        Ok(())
+    }
+
     /// Changes a file's size; what it loses is gone, what it gains reads as zeroes.
     ///
     /// # Errors
     /// Those of [`set_size`](Self::set_size).
     pub fn truncate(&mut self, ino: Ino, size: u64, now: Time) -> Result<()> {
         let inode = self.resolve(|volume| volume.inode(ino))?;
-        let block_bytes = self.geometry.block_bytes() as u64;
-        let within = size % block_bytes;
-        if size < inode.size && within != 0 {
-            let block = FileBlock(size / block_bytes);
-            let mapping = self.resolve(|volume| volume.map(ino, block, 1))?;
-            if matches!(mapping.kind, MappingKind::Written(_)) {
-                let zeroes = zeroed((block_bytes - within) as usize)?;
-                self.write_mapped(&mapping, within as usize, &zeroes)?;
-            }
+        if inode.is_file() {
+            self.zero_tail(ino, size.min(inode.size))?;
         }
         self.steps(now, |volume| volume.set_size(ino, size, now))
     }
