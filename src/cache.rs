@@ -31,6 +31,8 @@ pub(crate) struct CachedNode {
 }
 
 const EMPTY: u32 = u32::MAX;
+/// More nodes than one operation reads.
+const WORKING_SET: usize = 512;
 
 #[derive(Debug)]
 pub(crate) struct NodeCache {
@@ -223,6 +225,12 @@ impl NodeCache {
     /// Evicts nodes that have not been used lately until the limit holds, sparing those newer than `durable`.
     pub(crate) fn trim(&mut self, durable: Generation) {
         self.trim_to(self.limit, durable);
+    }
+
+    /// The same where `spared` nodes are newer than `durable`: beside them the nodes that one operation
+    /// reads always find room, or it would evict and miss them for ever.
+    pub(crate) fn trim_beside(&mut self, spared: usize, durable: Generation) {
+        self.trim_to(self.limit.max(spared.saturating_add(WORKING_SET)), durable);
     }
 
     /// The same, down to `limit` nodes.

@@ -152,6 +152,7 @@ fn first_commit<D: Device>(
         orphans: 0,
         dirty: true,
         dirty_nodes: 1,
+        frozen_nodes: 0,
         changes: 0,
         spares: Vec::new(),
         read_only: false,

@@ -152,7 +152,7 @@ impl<D: Device> Volume<D> {
             return Err(Error::ReadOnly);
         }
         let evictable = self.evictable();
-        self.cache.trim(evictable);
+        self.cache.trim_beside(self.dirty_nodes.saturating_add(self.frozen_nodes), evictable);
         if self.dirty_nodes as u64 > (self.geometry.blocks / 16).clamp(64, 4096) {
             return Err(Error::NeedCommit);
         }
@@ -243,7 +243,7 @@ impl<D: Device> Volume<D> {
         self.in_flight = Some(self.running);
         self.running = Generation(self.running.0.saturating_add(1));
         self.dirty = false;
-        self.dirty_nodes = 0;
+        self.frozen_nodes = core::mem::take(&mut self.dirty_nodes);
         self.space.freeze();
         Ok(Some(commit))
     }
@@ -332,6 +332,7 @@ impl<D: Device> Volume<D> {
     /// The commit's.
     pub fn finish(&mut self, commit: &Commit, result: Result<()>) -> Result<()> {
         self.in_flight = None;
+        self.frozen_nodes = 0;
         if let Err(error) = result {
             self.dead = true;
             return Err(error);

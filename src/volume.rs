@@ -55,6 +55,8 @@ pub struct Volume<D> {
     pub(crate) dirty: bool,
     /// Nodes of the running generation.
     pub(crate) dirty_nodes: usize,
+    /// Nodes of the commit in flight.
+    pub(crate) frozen_nodes: usize,
     /// Grows with each change of the tree, so that a failure can tell whether one was made.
     pub(crate) changes: u64,
     /// Node buffers set aside before an operation, so that it cannot run out of memory halfway.
@@ -92,6 +94,7 @@ impl<D: Device> Volume<D> {
             orphans: 0,
             dirty: false,
             dirty_nodes: 0,
+            frozen_nodes: 0,
             changes: 0,
             spares: Vec::new(),
             read_only: options.read_only,
