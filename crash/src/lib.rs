@@ -1,1 +1,23 @@
-//! Placeholder.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The crash lab: a device that forgets, a model that remembers, and a simulator that holds the
+//! engine against both.
+//!
+//! `FAULTS.md` beside this crate says in prose what a cut may do. Everything here is determined by
+//! one seed: no clock, no thread, no address reaches a decision. The lab drives the engine only
+//! through its public interface, as the kernel does, and never repairs what it finds.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod device;
+pub mod image;
+pub mod model;
+pub mod rng;
+pub mod sim;
+mod work;
+
+pub use device::{CacheDevice, Effect, Fault, Keep, On};
+pub use image::Image;
+pub use model::Model;
+pub use rng::Rng;
+pub use sim::{Options, Outcome, simulate};

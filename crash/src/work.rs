@@ -1,0 +1,694 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A volume and its model, driven side by side as the kernel drives the engine: data is written
+//! between `allocate` and `mark_written`, commits overlap with operations, steps are repeated.
+//!
+//! The oracle is here too: what a volume opened after a cut has to look like.
+
+use crate::device::{CacheDevice, Effect, Fault, Keep, On};
+use crate::image::{Image, SECTOR, Sector};
+use crate::model::{BLOCK, Block, Model};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use vexfs::{
+    Commit, Device, Error, FileBlock, Ino, Inode, MappingKind, OpenOptions, Progress, Report, Time,
+    Volume, check,
+};
+
+/// Why a run stops where it is.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The power is off, as was planned.
+    Power,
+    /// The engine and the model disagree.
+    Wrong(String),
+}
+
+pub(crate) type Run<T> = Result<T, Stop>;
+
+/// A finding with its place in the sentence.
+pub(crate) fn wrong<T>(text: impl Into<String>) -> Run<T> {
+    Err(Stop::Wrong(text.into()))
+}
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)*) => {
+        if !$condition {
+            return crate::work::wrong(format!($($message)*));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// A version of a sector that a file's data had.
+struct Version {
+    at: u64,
+    ino: u64,
+    block: u64,
+    data: Sector,
+}
+
+/// A commit that may be recovered: the model at its freeze, and how many writes there were before.
+struct Committed {
+    model: Model,
+    writes: u64,
+}
+
+struct InFlight {
+    commit: Commit,
+    written: Option<Result<(), Error>>,
+}
+
+pub(crate) struct World {
+    pub(crate) volume: Volume<CacheDevice>,
+    pub(crate) model: Model,
+    pub(crate) clock: i64,
+    cache_bytes: usize,
+    committed: BTreeMap<u64, Committed>,
+    /// The newest generation whose root record is known to be durable.
+    promised: u64,
+    in_flight: Option<InFlight>,
+    /// Versions of each sector since the oldest commit that may be recovered.
+    versions: HashMap<u64, Vec<Version>>,
+    writes: u64,
+}
+
+const fn sector_of(block: u64, index: usize) -> u64 {
+    block * (BLOCK / SECTOR) as u64 + index as u64
+}
+
+impl World {
+    pub(crate) fn open(image: Image, cache_bytes: usize) -> Run<Self> {
+        let mut volume = open(image, cache_bytes)?;
+        let root = volume.resolve(|v| v.inode(Ino::ROOT));
+        let root = root.map_err(|e| Stop::Wrong(format!("no root directory: {e}")))?;
+        let promised = volume.generation().0;
+        let model = Model::new(root);
+        let committed = Committed { model: model.clone(), writes: 0 };
+        Ok(Self {
+            volume,
+            model,
+            clock: 1_700_000_000,
+            cache_bytes,
+            committed: BTreeMap::from([(promised, committed)]),
+            promised,
+            in_flight: None,
+            versions: HashMap::new(),
+            writes: 0,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time { seconds: self.clock, nanos: (self.clock % 1000) as u32 }
+    }
+
+    /// An error that a planned fault explains, or a finding.
+    fn device_error<T>(&self, what: &str, error: &Error) -> Run<T> {
+        if self.volume.device().is_off() {
+            return Err(Stop::Power);
+        }
+        wrong(format!("{what}: {error}"))
+    }
+
+    /// Runs an operation as a host does; the outer error ends the run.
+    pub(crate) fn run<T>(
+        &mut self,
+        mut op: impl FnMut(&mut Volume<CacheDevice>) -> Result<T, Error>,
+    ) -> Run<Result<T, Error>> {
+        for _ in 0..3 {
+            let generation = self.volume.running();
+            let before = (self.volume.is_dirty(), self.volume.statfs().blocks_free);
+            match self.volume.resolve(&mut op) {
+                Err(Error::NeedCommit) => {
+                    let after = (self.volume.is_dirty(), self.volume.statfs().blocks_free);
+                    ensure!(
+                        generation == self.volume.running() && before == after,
+                        "an operation that needs a commit changed something"
+                    );
+                    self.commit()?;
+                }
+                Err(e @ (Error::Device(_) | Error::Dead | Error::Corrupt(_) | Error::Miss(_))) => {
+                    return self.device_error("an operation failed", &e);
+                }
+                other => return Ok(other),
+            }
+        }
+        Ok(Err(Error::NoSpace))
+    }
+
+    /// The same for what must always work.
+    pub(crate) fn must<T>(
+        &mut self,
+        what: &str,
+        op: impl FnMut(&mut Volume<CacheDevice>) -> Result<T, Error>,
+    ) -> Run<T> {
+        match self.run(op)? {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let s = self.volume.statfs();
+                wrong(format!(
+                    "{what} failed: {error} ({} of {} blocks free)",
+                    s.blocks_free, s.blocks
+                ))
+            }
+        }
+    }
+
+    // --- commits ---
+
+    /// Freezes, if nothing is in flight and something was changed.
+    pub(crate) fn freeze(&mut self) -> Run<()> {
+        if self.in_flight.is_some() {
+            return Ok(());
+        }
+        let now = self.now();
+        let commit = match self.volume.resolve(|v| v.freeze(now)) {
+            Ok(Some(commit)) => commit,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.device_error("a freeze failed", &error),
+        };
+        let committed = Committed { model: self.model.clone(), writes: self.writes };
+        self.committed.insert(commit.generation().0, committed);
+        self.in_flight = Some(InFlight { commit, written: None });
+        Ok(())
+    }
+
+    /// Writes the commit in flight.
+    pub(crate) fn write_commit(&mut self) -> Run<()> {
+        let Some(flight) = &mut self.in_flight else { return Ok(()) };
+        if flight.written.is_none() {
+            let result = flight.commit.write(self.volume.device());
+            if result.is_ok() {
+                self.promised = flight.commit.generation().0;
+            }
+            flight.written = Some(result);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(&mut self) -> Run<()> {
+        self.write_commit()?;
+        let Some(flight) = self.in_flight.take() else { return Ok(()) };
+        let result = self.volume.finish(&flight.commit, flight.written.unwrap_or(Ok(())));
+        if let Err(error) = result {
+            ensure!(self.volume.is_dead(), "a failed commit left the volume alive");
+            let again = self.volume.inode(Ino::ROOT);
+            ensure!(again == Err(Error::Dead), "a dead volume answered {again:?}");
+            return self.device_error("a commit failed", &error);
+        }
+        let durable = flight.commit.generation().0;
+        ensure!(self.volume.generation().0 == durable, "finish did not move the generation on");
+        self.committed.retain(|generation, _| *generation >= durable);
+        self.forget_versions();
+        Ok(())
+    }
+
+    fn forget_versions(&mut self) {
+        let oldest = self.committed.values().map(|c| c.writes).min().unwrap_or(self.writes);
+        self.versions.retain(|_, versions| {
+            versions.retain(|version| version.at >= oldest);
+            !versions.is_empty()
+        });
+    }
+
+    /// A whole commit; the one in flight first.
+    pub(crate) fn commit(&mut self) -> Run<()> {
+        self.finish()?;
+        self.freeze()?;
+        self.finish()
+    }
+
+    /// `fsync` of data that needs no transaction: after it the data itself is promised.
+    pub(crate) fn flush(&mut self) -> Run<()> {
+        if self.volume.is_dirty() || self.in_flight.is_some() {
+            return self.commit();
+        }
+        if let Err(error) = self.volume.device().flush() {
+            return self.device_error("a flush failed", &error.into());
+        }
+        let committed = Committed { model: self.model.clone(), writes: self.writes };
+        self.committed.insert(self.promised, committed);
+        self.forget_versions();
+        Ok(())
+    }
+
+    // --- data ---
+
+    fn write_sectors(
+        &mut self,
+        ino: u64,
+        block: u64,
+        at: u64,
+        data: &Block,
+        sectors: std::ops::Range<usize>,
+    ) -> Run<()> {
+        for index in sectors.clone() {
+            let mut sector = [0; SECTOR];
+            sector.copy_from_slice(Model::sector(data, index));
+            let version = Version { at: self.writes, ino, block, data: sector };
+            self.versions.entry(sector_of(at, index)).or_default().push(version);
+        }
+        self.writes += 1;
+        let bytes = &data[sectors.start * SECTOR..sectors.end * SECTOR];
+        let byte = sector_of(at, sectors.start) * SECTOR as u64;
+        match self.volume.device().write(byte, bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => self.device_error("a write failed", &error.into()),
+        }
+    }
+
+    /// Zeroes on the device what lies behind byte `from` of its block: a cut may have left there what
+    /// was written but never committed, or a shrinking file's old data.
+    pub(crate) fn zero_tail(&mut self, ino: u64, from: u64) -> Run<()> {
+        let (block, within) = (from / BLOCK as u64, (from % BLOCK as u64) as usize);
+        if within == 0 {
+            return Ok(());
+        }
+        let mapping = self.must("map", |v| v.map(Ino(ino), FileBlock(block), 1))?;
+        let MappingKind::Written(at) = mapping.kind else { return Ok(()) };
+        let mut data = self.model.block(ino, block);
+        data[within..].fill(0);
+        self.write_sectors(ino, block, at.0, &data, within / SECTOR..BLOCK / SECTOR)?;
+        if let Some(old) = self.model.get_mut(ino).ok().and_then(|n| n.data.get_mut(&block)) {
+            *Arc::make_mut(old) = data;
+        }
+        Ok(())
+    }
+
+    /// Writes `data` at byte `offset`, each mapping marked by itself or, with `batch`, all at the end.
+    /// Returns false if the space ran out on the way.
+    pub(crate) fn write(&mut self, ino: u64, offset: u64, data: &[u8], batch: bool) -> Run<bool> {
+        let size = self.model.get(ino).map_or(0, |n| n.attr.size);
+        let end = offset + data.len() as u64;
+        if end > size {
+            self.zero_tail(ino, size)?;
+        }
+        let (first, last) = (offset / BLOCK as u64, end.div_ceil(BLOCK as u64));
+        let mut at = first;
+        let mut fresh: BTreeMap<u64, Block> = BTreeMap::new();
+        while at < last {
+            let mapping = match self.run(|v| v.allocate(Ino(ino), FileBlock(at), last - at))? {
+                Ok(mapping) => mapping,
+                Err(Error::NoSpace) => {
+                    self.mark(ino, first, at, &mut fresh, None)?;
+                    return Ok(false);
+                }
+                Err(error) => return wrong(format!("allocate: {error}")),
+            };
+            let (start, written) = match mapping.kind {
+                MappingKind::Written(start) => (start.0, true),
+                MappingKind::Unwritten(start) => (start.0, false),
+                MappingKind::Hole => return wrong("allocate left a hole"),
+            };
+            ensure!(mapping.count > 0, "allocate gave an empty mapping");
+            let until = (at + mapping.count).min(last);
+            if let Ok(node) = self.model.get_mut(ino) {
+                ensure!(
+                    written == node.data.contains_key(&at),
+                    "inode {ino} block {at}: written is {written}, the model says otherwise"
+                );
+                node.held.extend(at..until);
+            }
+            for block in at..until {
+                let mut contents = fresh.get(&block).copied();
+                let mut contents = *contents.get_or_insert_with(|| self.model.block(ino, block));
+                let base = block * BLOCK as u64;
+                let from = offset.max(base) - base;
+                let to = end.min(base + BLOCK as u64) - base;
+                let source = (base + from - offset) as usize;
+                let len = (to - from) as usize;
+                contents[from as usize..to as usize].copy_from_slice(&data[source..source + len]);
+                let sectors = if written {
+                    from as usize / SECTOR..(to as usize).div_ceil(SECTOR)
+                } else {
+                    0..BLOCK / SECTOR
+                };
+                self.write_sectors(ino, block, start + (block - at), &contents, sectors)?;
+                if written {
+                    if let Ok(node) = self.model.get_mut(ino) {
+                        node.data.insert(block, Arc::new(contents));
+                    }
+                } else {
+                    fresh.insert(block, contents);
+                }
+            }
+            if !batch {
+                let size = end.min(until * BLOCK as u64);
+                self.mark(ino, at, until, &mut fresh, Some(size))?;
+            }
+            at = until;
+        }
+        if batch {
+            self.mark(ino, first, last, &mut fresh, Some(end))?;
+        }
+        Ok(true)
+    }
+
+    fn mark(
+        &mut self,
+        ino: u64,
+        from: u64,
+        to: u64,
+        fresh: &mut BTreeMap<u64, Block>,
+        size: Option<u64>,
+    ) -> Run<()> {
+        if from == to {
+            return Ok(());
+        }
+        let now = self.now();
+        // What fitted of a write that failed: its blocks count, the file ends where they do.
+        let size = size.unwrap_or(to * BLOCK as u64);
+        loop {
+            let progress = self.must("mark_written", |v| {
+                v.mark_written(Ino(ino), FileBlock(from), to - from, Some(size), Some(now))
+            })?;
+            let mut pending = std::mem::take(fresh);
+            if progress == Progress::More {
+                let blocks: Vec<u64> = pending.keys().copied().collect();
+                for block in blocks {
+                    let mapping = self.must("map", |v| v.map(Ino(ino), FileBlock(block), 1))?;
+                    if !matches!(mapping.kind, MappingKind::Written(_))
+                        && let Some(contents) = pending.remove(&block)
+                    {
+                        fresh.insert(block, contents);
+                    }
+                }
+            }
+            let Ok(node) = self.model.get_mut(ino) else { return wrong("mark of nothing") };
+            node.data.extend(pending.into_iter().map(|(block, data)| (block, Arc::new(data))));
+            if progress == Progress::Done {
+                node.attr.size = node.attr.size.max(size);
+                node.attr.mtime = now;
+                node.attr.ctime = now;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Changes a file's size as a host does.
+    pub(crate) fn truncate(&mut self, ino: u64, size: u64) -> Run<()> {
+        let old = self.model.get(ino).map_or(0, |n| n.attr.size);
+        self.zero_tail(ino, size.min(old))?;
+        let now = self.now();
+        let mut first = true;
+        loop {
+            let progress = self.must("set_size", |v| v.set_size(Ino(ino), size, now))?;
+            if first && let Err(error) = self.model.set_size(ino, size, now) {
+                return wrong(format!("set_size worked where the model says {error}"));
+            }
+            first = false;
+            if let Ok(node) = self.model.get_mut(ino) {
+                node.dying = progress == Progress::More;
+            }
+            if progress == Progress::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) fn punch(&mut self, ino: u64, from: u64, count: u64) -> Run<()> {
+        let now = self.now();
+        for _ in 0..100_000 {
+            let progress =
+                self.must("punch", |v| v.punch(Ino(ino), FileBlock(from), count, now))?;
+            let left = self.held(ino, from, from + count)?;
+            let Ok(node) = self.model.get_mut(ino) else { return wrong("punch of nothing") };
+            let before = node.held.range(from..from + count).count();
+            node.held.retain(|b| !(from..from + count).contains(b) || left.contains(b));
+            let held = &node.held;
+            node.data.retain(|b, _| held.contains(b));
+            if before > 0 {
+                node.attr.mtime = now;
+                node.attr.ctime = now;
+            }
+            if progress == Progress::Done {
+                ensure!(left.is_empty(), "a punched range holds {} blocks", left.len());
+                return Ok(());
+            }
+        }
+        wrong("a punch does not end")
+    }
+
+    /// Blocks of a range that are not holes.
+    fn held(&mut self, ino: u64, from: u64, to: u64) -> Run<BTreeSet<u64>> {
+        let mut held = BTreeSet::new();
+        let mut at = from;
+        while at < to {
+            let part = self.must("map", |v| v.map(Ino(ino), FileBlock(at), to - at))?;
+            if part.kind != MappingKind::Hole {
+                held.extend(at..at + part.count);
+            }
+            at += part.count.max(1);
+        }
+        Ok(held)
+    }
+
+    /// Removes an inode without a name.
+    pub(crate) fn evict(&mut self, ino: u64) -> Run<()> {
+        for _ in 0..100_000 {
+            // Whatever a step does, a commit from here on may hold it half done.
+            if let Ok(node) = self.model.get_mut(ino) {
+                node.dying = true;
+            }
+            if self.must("evict", |v| v.evict(Ino(ino)))? == Progress::Done {
+                self.model.nodes.remove(&ino);
+                return Ok(());
+            }
+        }
+        wrong("an eviction does not end")
+    }
+
+    // --- cuts ---
+
+    /// Plans the power to go in the midst of the `nth` request from now.
+    pub(crate) fn plan_power_off(&self, nth: u64) {
+        self.volume.device().fault(Fault::nth(On::Any, nth, Effect::PowerOff));
+    }
+
+    /// Cuts the power, holds every image that `keeps` leave against the oracle, goes on with the last.
+    pub(crate) fn cut(&mut self, keeps: &[Keep]) -> Run<()> {
+        for (index, keep) in keeps.iter().enumerate() {
+            let image = self.volume.device().cut(*keep);
+            let (volume, model) = self.recover(image).map_err(|stop| match stop {
+                Stop::Power => Stop::Wrong("the power went at a reopening".into()),
+                Stop::Wrong(text) => Stop::Wrong(format!("after a cut with {keep:?}: {text}")),
+            })?;
+            if index + 1 == keeps.len() {
+                self.volume = volume;
+                self.model = model;
+            }
+        }
+        self.in_flight = None;
+        self.versions.clear();
+        self.promised = self.volume.generation().0;
+        let committed = Committed { model: self.model.clone(), writes: self.writes };
+        self.committed = BTreeMap::from([(self.promised, committed)]);
+        Ok(())
+    }
+
+    fn recover(&self, image: Image) -> Run<(Volume<CacheDevice>, Model)> {
+        assert_clean(&image)?;
+        let mut volume = open(image, self.cache_bytes)?;
+        let generation = volume.generation().0;
+        ensure!(
+            generation >= self.promised,
+            "generation {generation} came back, {} was promised",
+            self.promised
+        );
+        let Some(committed) = self.committed.get(&generation) else {
+            return wrong(format!("generation {generation} was never committed"));
+        };
+        let mut model = committed.model.clone();
+        let allowed = |at: u64, ino: u64, block: u64, data: &[u8]| {
+            self.versions.get(&at).is_some_and(|versions| {
+                let since = versions.iter().filter(|v| v.at >= committed.writes);
+                since.into_iter().any(|v| v.ino == ino && v.block == block && v.data == *data)
+            })
+        };
+        compare(&mut volume, &mut model, &allowed)?;
+        let now = self.now();
+        volume.evict_orphans(now).map_err(|e| Stop::Wrong(format!("evicting orphans: {e}")))?;
+        model.nodes.retain(|_, node| node.attr.nlink > 0);
+        for node in model.nodes.values_mut().filter(|node| node.dying) {
+            Arc::make_mut(node).dying = false;
+        }
+        compare(&mut volume, &mut model, &|_, _, _, _| false)?;
+        volume.commit(now).map_err(|e| Stop::Wrong(format!("the first commit: {e}")))?;
+        assert_clean(&volume.device().cut(Keep::None))?;
+        Ok((volume, model))
+    }
+
+    /// Holds the running state against the model.
+    pub(crate) fn compare(&mut self) -> Run<()> {
+        let result = compare(&mut self.volume, &mut self.model, &|_, _, _, _| false);
+        if result.is_err() && self.volume.device().is_off() {
+            return Err(Stop::Power);
+        }
+        result
+    }
+}
+
+fn open(image: Image, cache_bytes: usize) -> Run<Volume<CacheDevice>> {
+    let options = OpenOptions { cache_bytes, ..OpenOptions::default() };
+    Volume::open(CacheDevice::new(image), &options)
+        .map_err(|e| Stop::Wrong(format!("the filesystem does not open: {e}")))
+}
+
+/// The full check finds nothing.
+pub(crate) fn assert_clean(image: &Image) -> Run<()> {
+    let mut first = None;
+    let summary = check(image, &mut |report| {
+        if let Report::Finding(finding) = report {
+            first.get_or_insert_with(|| finding.to_string());
+        }
+    });
+    match (summary, first) {
+        (Ok(summary), None) if summary.findings == 0 => Ok(()),
+        (Ok(_), first) => wrong(format!("check: {}", first.unwrap_or_default())),
+        (Err(error), _) => wrong(format!("check: {error}")),
+    }
+}
+
+/// Says whether a sector (its number, the inode and file block it belongs to) may hold `data`.
+type Allowed<'a> = dyn Fn(u64, u64, u64, &[u8]) -> bool + 'a;
+
+fn shown(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    text.chars().take(24).collect()
+}
+
+/// Compares whole trees. Data that differs where it may is taken over into the model.
+fn compare(volume: &mut Volume<CacheDevice>, model: &mut Model, allowed: &Allowed<'_>) -> Run<()> {
+    let fail = |ino: u64| move |e: Error| Stop::Wrong(format!("inode {ino}: {e}"));
+    let inodes = model.nodes.len() as u64;
+    let counted = volume.statfs().inodes;
+    ensure!(inodes == counted, "the engine counts {counted} inodes, the model {inodes}");
+    let numbers: Vec<u64> = model.nodes.keys().copied().collect();
+    for ino in numbers {
+        let Some(node) = model.nodes.get_mut(&ino) else { continue };
+        let found = volume.resolve(|v| v.inode(Ino(ino))).map_err(fail(ino))?;
+        let exact = !node.dying;
+        let blocks = if exact { node.held.len() as u64 } else { found.blocks };
+        let expected = Inode { blocks, version: found.version, ..node.attr };
+        ensure!(found == expected, "inode {ino} is {found:?}, should be {expected:?}");
+        if !exact {
+            continue;
+        }
+        if node.attr.is_dir() {
+            let entries = list(volume, ino).map_err(fail(ino))?;
+            let names = || node.entries.keys().map(|n| shown(n)).collect::<Vec<_>>();
+            ensure!(
+                entries == node.entries,
+                "directory {ino} has {:?}, should have {:?}",
+                entries.keys().map(|n| shown(n)).collect::<Vec<_>>(),
+                names()
+            );
+            for (name, child) in &node.entries {
+                let met = volume.resolve(|v| v.lookup(Ino(ino), name)).map_err(fail(ino))?.0.0;
+                ensure!(met == *child, "{} in {ino} names {met}, not {child}", shown(name));
+            }
+        }
+        if !node.target.is_empty() {
+            let target = volume.resolve(|v| v.readlink(Ino(ino))).map_err(fail(ino))?;
+            ensure!(target == node.target, "symlink {ino} leads elsewhere");
+        }
+        let mut names = BTreeSet::new();
+        volume
+            .resolve(|v| {
+                names.clear();
+                v.xattr_list(Ino(ino), &mut |name| names.insert(name.to_vec()))
+            })
+            .map_err(fail(ino))?;
+        ensure!(names.iter().eq(node.xattrs.keys()), "inode {ino} has other attributes");
+        for (name, value) in &node.xattrs {
+            let found = volume.resolve(|v| v.xattr_get(Ino(ino), name)).map_err(fail(ino))?;
+            ensure!(found == *value, "inode {ino}: attribute {} differs", shown(name));
+        }
+        let layout = volume.resolve(|v| v.vector(Ino(ino))).map_err(fail(ino))?;
+        ensure!(layout == node.layout, "inode {ino}: the vector attribute is {layout:?}");
+        if node.attr.is_file() {
+            compare_data(volume, node, allowed)?;
+        }
+    }
+    Ok(())
+}
+
+fn list(volume: &mut Volume<CacheDevice>, ino: u64) -> Result<BTreeMap<Vec<u8>, u64>, Error> {
+    let mut entries = BTreeMap::new();
+    let mut cookie = 0;
+    loop {
+        let before = entries.len();
+        volume.resolve(|v| {
+            v.readdir(Ino(ino), cookie, &mut |entry| {
+                cookie = entry.cookie;
+                entries.insert(entry.name.to_vec(), entry.ino.0);
+                true
+            })
+        })?;
+        if entries.len() == before {
+            return Ok(entries);
+        }
+    }
+}
+
+fn compare_data(
+    volume: &mut Volume<CacheDevice>,
+    node: &mut Arc<crate::model::Node>,
+    allowed: &Allowed<'_>,
+) -> Run<()> {
+    let ino = node.attr.ino.0;
+    let size = node.attr.size;
+    let last = node.held.last().map_or(0, |b| b + 1);
+    let end = size.div_ceil(BLOCK as u64).max(last) + 1;
+    let mut at = 0;
+    while at < end {
+        let part = volume
+            .resolve(|v| v.map(Ino(ino), FileBlock(at), end - at))
+            .map_err(|e| Stop::Wrong(format!("inode {ino} block {at}: {e}")))?;
+        ensure!(part.count > 0 && part.start.0 == at, "inode {ino}: an impossible mapping");
+        let until = at + part.count;
+        if part.kind == MappingKind::Hole {
+            let held = node.held.range(at..until).next();
+            ensure!(held.is_none(), "inode {ino} lost block {held:?}");
+            at = until;
+            continue;
+        }
+        for block in at..until {
+            let (MappingKind::Written(start) | MappingKind::Unwritten(start)) = part.kind else {
+                continue;
+            };
+            let written = matches!(part.kind, MappingKind::Written(_));
+            ensure!(node.held.contains(&block), "inode {ino} block {block} is there too many");
+            let Some(wanted) = node.data.get(&block).cloned() else {
+                ensure!(!written, "inode {ino} block {block} was never written");
+                continue;
+            };
+            ensure!(written, "inode {ino} block {block} is no longer written");
+            let mut found = [0; BLOCK];
+            let device_block = start.0 + (block - at);
+            volume
+                .device()
+                .read(device_block * BLOCK as u64, &mut found)
+                .map_err(|_| Stop::Wrong(format!("inode {ino} block {block} cannot be read")))?;
+            let inside = size.saturating_sub(block * BLOCK as u64).min(BLOCK as u64) as usize;
+            if found[..inside] == wanted[..inside] {
+                continue;
+            }
+            for index in 0..inside.div_ceil(SECTOR) {
+                let (now, was) = (Model::sector(&found, index), Model::sector(&wanted, index));
+                let len = (inside - index * SECTOR).min(SECTOR);
+                ensure!(
+                    now[..len] == was[..len]
+                        || allowed(sector_of(device_block, index), ino, block, now),
+                    "inode {ino} block {block} (device block {device_block}) sector {index} \
+                     holds foreign or stale data {:02x?}, should be {:02x?}",
+                    &now[..8],
+                    &was[..8]
+                );
+            }
+            found[inside..].fill(0);
+            Arc::make_mut(node).data.insert(block, Arc::new(found));
+        }
+        at = until;
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Power cuts: every reopening is exactly a commit that was promised, or a later one. See
+//! `crash/FAULTS.md` for what a cut may do.
+
+use vexfs::*;
+use vexfs_crash::{CacheDevice, Effect, Fault, Image, Keep, On, Options, simulate};
+
+fn all(seeds: std::ops::Range<u64>, shape: impl Fn(u64) -> Options) {
+    let mut failures = Vec::new();
+    let mut states = 0;
+    for seed in seeds {
+        match simulate(&shape(seed)) {
+            Ok(outcome) => states += outcome.states,
+            Err(text) => failures.push(text),
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(states > 1000, "only {states} images were opened");
+}
+
+#[test]
+fn cuts_of_a_tiny_filesystem() {
+    all(0..60, |seed| Options { inodes: 25, ..Options::new(seed) });
+}
+
+#[test]
+fn cuts_of_a_small_filesystem() {
+    all(1000..1030, |seed| Options { image_bytes: 4 << 20, ..Options::new(seed) });
+}
+
+#[test]
+fn rare_cuts_of_a_larger_filesystem() {
+    all(2000..2010, |seed| Options {
+        image_bytes: 64 << 20,
+        cut_every: 60,
+        images_per_cut: 10,
+        steps: 3000,
+        inodes: 1000,
+        ..Options::new(seed)
+    });
+}
+
+fn now() -> Time {
+    Time { seconds: 1_700_000_000, nanos: 0 }
+}
+
+const FILE: NewInode<'_> = NewInode {
+    mode: 0o100_644,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    target: b"",
+    now: Time { seconds: 1, nanos: 0 },
+};
+
+fn image(bytes: u64) -> Image {
+    let device = CacheDevice::new(Image::new(bytes));
+    let options = MkfsOptions {
+        bytes,
+        block_bytes: 4096,
+        label: b"",
+        uuid: [1; 16],
+        hash_key: [2; 16],
+        now: now(),
+        root_uid: 0,
+        root_gid: 0,
+    };
+    mkfs(&device, &options).unwrap();
+    device.cut(Keep::None)
+}
+
+fn open(image: Image) -> Volume<CacheDevice> {
+    Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap()
+}
+
+fn try_names(v: &mut Volume<CacheDevice>) -> Result<Vec<Vec<u8>>> {
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    loop {
+        let before = names.len();
+        v.resolve(|v| {
+            v.readdir(Ino::ROOT, cookie, &mut |e| {
+                names.push(e.name.to_vec());
+                cookie = e.cookie;
+                true
+            })
+        })?;
+        if names.len() == before {
+            return Ok(names);
+        }
+    }
+}
+
+/// A commit with every one of its requests cut or failed in turn.
+#[test]
+fn a_commit_dies_at_every_request() {
+    let mut base = open(image(4 << 20));
+    for i in 0..200 {
+        let name = format!("file {i}");
+        base.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
+    }
+    base.commit(now()).unwrap();
+    let before = base.device().cut(Keep::None);
+    for effect in [Effect::PowerOff, Effect::Fail(5)] {
+        let mut outcomes = [0, 0];
+        for nth in 0..200 {
+            let mut v = open(before.clone());
+            v.run(now(), |v| v.create(Ino::ROOT, b"new", &FILE)).unwrap();
+            v.run(now(), |v| v.unlink(Ino::ROOT, b"file 7", now())).unwrap();
+            let commit = v.resolve(|v| v.freeze(now())).unwrap().unwrap();
+            v.device().fault(Fault::nth(On::Any, nth, effect));
+            let result = commit.write(v.device());
+            let failed = result.is_err();
+            let finished = v.finish(&commit, result);
+            assert_eq!(finished.is_err(), failed);
+            if !failed {
+                assert!(nth >= 3, "a commit has nodes, a flush and a root record");
+                break;
+            }
+            assert!(v.is_dead());
+            assert_eq!(v.inode(Ino::ROOT), Err(Error::Dead));
+            assert_eq!(v.commit(now()), Err(Error::Dead));
+            assert_eq!(
+                v.create(Ino::ROOT, b"more", &FILE).map(|inode| inode.ino),
+                Err(Error::Dead)
+            );
+            for seed in 0..20 {
+                let keep = [Keep::None, Keep::All, Keep::Random(seed)][seed.min(2) as usize];
+                let mut v = open(v.device().cut(keep));
+                let names = try_names(&mut v).unwrap();
+                let new = names.iter().any(|n| n == b"new");
+                let old = names.iter().any(|n| n == b"file 7");
+                assert_ne!(new, old, "half a commit came back");
+                assert_eq!(names.len(), 200);
+                outcomes[usize::from(new)] += 1;
+            }
+        }
+        // With EIO nothing of the failed request happens, so the new root is never there.
+        assert!(outcomes[0] > 0);
+        assert_eq!(outcomes[1] > 0, effect == Effect::PowerOff);
+    }
+}
+
+/// Devices that lie break the promise; what comes back is still a commit, or an error.
+#[test]
+fn lying_devices_are_noticed_or_harmless() {
+    let mut noticed = 0;
+    for seed in 0..300u64 {
+        let mut v = open(image(1 << 20));
+        let effect = [Effect::Ignore, Effect::Misdirect(200 * 4096), Effect::Flip(seed * 37)];
+        let on = if seed % 4 == 0 { On::Flush } else { On::Write };
+        let effect = if on == On::Flush { Effect::Ignore } else { effect[seed as usize % 3] };
+        let nth = if on == On::Flush { seed % 10 } else { seed % 30 };
+        v.device().fault(Fault::nth(on, nth, effect));
+        let mut model = Vec::new();
+        for i in 0..10 {
+            let name = format!("{i}").into_bytes();
+            let made = v.run(now(), |v| v.create(Ino::ROOT, &name, &FILE));
+            if made.and_then(|_| v.commit(now())).is_err() {
+                break;
+            }
+            model.push(name);
+        }
+        let image = v.device().cut(Keep::Random(seed));
+        let Ok(mut v) = Volume::open(CacheDevice::new(image), &OpenOptions::default()) else {
+            noticed += 1;
+            continue;
+        };
+        match try_names(&mut v) {
+            Ok(mut found) => {
+                found.sort();
+                model.truncate(found.len());
+                assert_eq!(found, model, "seed {seed}: something that was never committed");
+            }
+            Err(Error::Corrupt(_)) => noticed += 1,
+            Err(other) => panic!("seed {seed}: {other}"),
+        }
+    }
+    assert!(noticed > 10, "only {noticed} lies were noticed");
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The engine beside a filesystem in memory, without power cuts: every answer, every tree, full
+//! filesystems, small caches. A failure prints the seed that repeats it.
+
+use vexfs::*;
+use vexfs_crash::{CacheDevice, Image, Options, simulate};
+
+fn all(seeds: std::ops::Range<u64>, shape: impl Fn(u64) -> Options) -> vexfs_crash::sim::Outcome {
+    let mut sum = vexfs_crash::sim::Outcome::default();
+    let mut failures = Vec::new();
+    for seed in seeds {
+        match simulate(&Options { cut_every: 0, ..shape(seed) }) {
+            Ok(outcome) => {
+                sum.steps += outcome.steps;
+                sum.full += outcome.full;
+                sum.generations += outcome.generations;
+            }
+            Err(text) => failures.push(text),
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    sum
+}
+
+#[test]
+fn a_tiny_filesystem_is_full_most_of_the_time() {
+    let sum =
+        all(0..60, |seed| Options { steps: 1500, write_bytes: 300_000, ..Options::new(seed) });
+    assert!(sum.full > 2000, "only {} operations found no space", sum.full);
+}
+
+#[test]
+fn a_small_filesystem_agrees_with_the_model() {
+    all(1000..1030, |seed| Options {
+        image_bytes: 4 << 20,
+        inodes: 300,
+        steps: 2000,
+        ..Options::new(seed)
+    });
+}
+
+#[test]
+fn a_larger_filesystem_agrees_with_the_model() {
+    let sum = all(2000..2008, |seed| Options {
+        image_bytes: 64 << 20,
+        inodes: 5000,
+        steps: 6000,
+        write_bytes: 400_000,
+        ..Options::new(seed)
+    });
+    assert!(sum.generations > 500, "only {} commits", sum.generations);
+}
+
+fn now() -> Time {
+    Time { seconds: 1_700_000_000, nanos: 0 }
+}
+
+fn volume(bytes: u64) -> Volume<CacheDevice> {
+    let device = CacheDevice::new(Image::new(bytes));
+    let options = MkfsOptions {
+        bytes,
+        block_bytes: 4096,
+        label: b"",
+        uuid: [1; 16],
+        hash_key: [2; 16],
+        now: now(),
+        root_uid: 0,
+        root_gid: 0,
+    };
+    mkfs(&device, &options).unwrap();
+    Volume::open(device, &OpenOptions::default()).unwrap()
+}
+
+const FILE: NewInode<'_> = NewInode {
+    mode: 0o100_644,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    target: b"",
+    now: Time { seconds: 1, nanos: 0 },
+};
+
+/// Growing it once never ended, because a file without a name is among the orphans.
+#[test]
+fn a_file_without_a_name_can_grow() {
+    let mut v = volume(1 << 20);
+    let f = v.run(now(), |v| v.create_unnamed(&FILE)).unwrap();
+    v.write_at(f.ino, 0, &[7; 5000], now()).unwrap();
+    assert_eq!(v.run(now(), |v| v.set_size(f.ino, 100_000, now())).unwrap(), Progress::Done);
+    assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().size, 100_000);
+}
+
+/// What a cut left behind a file's end must not come up when the file grows.
+#[test]
+fn growing_shows_zeroes_where_uncommitted_data_was() {
+    for grow_by_writing in [false, true] {
+        let mut v = volume(1 << 20);
+        let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap();
+        v.write_at(f.ino, 0, &[1; 100], now()).unwrap();
+        v.commit(now()).unwrap();
+        v.write_at(f.ino, 100, &[2; 1000], now()).unwrap();
+        let image = v.device().cut(vexfs_crash::Keep::All);
+        let mut v = Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap();
+        assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().size, 100);
+        if grow_by_writing {
+            v.write_at(f.ino, 2000, &[3; 1], now()).unwrap();
+        } else {
+            v.truncate(f.ino, 2000, now()).unwrap();
+        }
+        let mut body = [9; 2000];
+        assert_eq!(v.read_at(f.ino, 0, &mut body).unwrap(), 2000);
+        assert!(body[..100].iter().all(|b| *b == 1) && body[100..].iter().all(|b| *b == 0));
+    }
+}
