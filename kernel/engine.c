@@ -9,8 +9,8 @@
  * called.
  */
 #include <linux/blkdev.h>
+#include <linux/module.h>
 #include <linux/slab.h>
-#include <linux/uuid.h>
 
 #include "vexfs.h"
 
@@ -19,6 +19,10 @@ enum { HELD_NOT, HELD_SHARED, HELD_EXCLUSIVE };
 /* No operation needs more blocks than this; reclaim may take some away again. */
 #define VEXFS_ROUNDS_MAX 65536
 #define VEXFS_COMMITS_MAX 3
+
+static int panic_next;
+module_param(panic_next, int, 0600);
+MODULE_PARM_DESC(panic_next, "For tests: 1 makes the engine panic in its next call, which stops that volume");
 
 static bool vexfs_lock_shared(struct vexfs_op *op)
 {
@@ -203,6 +207,9 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 	struct vexfs_fs *fs = op->fs;
 	struct vexfs_state state;
 
+	/* The guard of the caller's frame is still the one that counts. */
+	if (unlikely(READ_ONCE(panic_next)) && !op->panicked && xchg(&panic_next, 0))
+		*err = vexfs_rust_test_panic(1);
 	if (op->panicked) {
 		WRITE_ONCE(fs->abandoned, true);
 		WRITE_ONCE(fs->failed, true);

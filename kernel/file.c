@@ -239,15 +239,60 @@ static int vexfs_fiemap(struct inode *inode, struct fiemap_extent_info *info, u6
 	return err;
 }
 
-/* Zeroes the ends that are no whole blocks, and frees the blocks between. */
-static int vexfs_punch(struct inode *inode, loff_t start, loff_t end)
+/* Frees whole blocks, in steps. The caller holds i_rwsem and keeps the page cache away. */
+static int vexfs_free_blocks(struct inode *inode, u64 first, u64 last, unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	u64 first = DIV_ROUND_UP_ULL(start, VEXFS_BLOCK_BYTES);
-	u64 last = end >> VEXFS_BLOCK_SHIFT;
 	struct vexfs_attr attr;
 	struct vexfs_op op;
 	u32 more;
+	int err;
+
+	do {
+		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
+		op.inode[0] = inode;
+		err = vexfs_run(&op, vexfs_rust_punch(fs->volume, inode->i_ino, first, last - first,
+						      vexfs_now(), &more, &op.report) ?:
+				     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr,
+							   &op.report));
+		cond_resched();
+	} while (!err && more);
+	if (!err)
+		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
+	return err;
+}
+
+/* Frees what an appending writer did not use. */
+static void vexfs_free_ahead(struct inode *inode)
+{
+	struct vexfs_inode *vi = VEXFS_I(inode);
+	u64 first, last;
+
+	inode_lock(inode);
+	filemap_invalidate_lock(inode->i_mapping);
+	first = DIV_ROUND_UP_ULL(i_size_read(inode), VEXFS_BLOCK_BYTES);
+	last = vi->ahead_end;
+	vi->ahead_end = 0;
+	/* Should it fail, they stay allocated until the file is truncated or removed. */
+	if (first < last)
+		vexfs_free_blocks(inode, first, last, VEXFS_NOKILL);
+	filemap_invalidate_unlock(inode->i_mapping);
+	inode_unlock(inode);
+}
+
+static int vexfs_file_release(struct inode *inode, struct file *file)
+{
+	if ((file->f_mode & FMODE_WRITE) && READ_ONCE(VEXFS_I(inode)->ahead_end) &&
+	    atomic_read(&inode->i_writecount) == 1 && inode->i_nlink)
+		vexfs_free_ahead(inode);
+	return 0;
+}
+
+/* Zeroes the ends that are no whole blocks, and frees the blocks between. */
+static int vexfs_punch(struct inode *inode, loff_t start, loff_t end)
+{
+	u64 first = DIV_ROUND_UP_ULL(start, VEXFS_BLOCK_BYTES);
+	u64 last = end >> VEXFS_BLOCK_SHIFT;
 	int err;
 
 	if (first >= last)
@@ -265,18 +310,7 @@ static int vexfs_punch(struct inode *inode, loff_t start, loff_t end)
 			return err;
 	}
 	truncate_pagecache_range(inode, first << VEXFS_BLOCK_SHIFT, (last << VEXFS_BLOCK_SHIFT) - 1);
-	do {
-		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS);
-		op.inode[0] = inode;
-		err = vexfs_run(&op, vexfs_rust_punch(fs->volume, inode->i_ino, first, last - first,
-						      vexfs_now(), &more, &op.report) ?:
-				     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr,
-							   &op.report));
-		cond_resched();
-	} while (!err && more);
-	if (!err)
-		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
-	return err;
+	return vexfs_free_blocks(inode, first, last, 0);
 }
 
 static int vexfs_preallocate(struct inode *inode, loff_t start, loff_t end)
@@ -336,6 +370,8 @@ static long vexfs_fallocate(struct file *file, int mode, loff_t offset, loff_t l
 			goto out;
 	}
 	if (!(mode & FALLOC_FL_PUNCH_HOLE)) {
+		/* From here on what lies past the end was asked for. */
+		VEXFS_I(inode)->ahead_end = 0;
 		err = vexfs_preallocate(inode, offset, end);
 		if (!err && !(mode & FALLOC_FL_KEEP_SIZE) && end > size)
 			err = vexfs_setsize(inode, end);
@@ -362,6 +398,7 @@ const struct file_operations vexfs_file_fops = {
 	.write_iter	= vexfs_write_iter,
 	.mmap		= vexfs_mmap,
 	.open		= vexfs_open,
+	.release	= vexfs_file_release,
 	.fsync		= vexfs_fsync,
 	.splice_read	= filemap_splice_read,
 	.splice_write	= iter_file_splice_write,

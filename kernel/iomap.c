@@ -19,6 +19,9 @@
 
 /* Mappings are looked up for at least this many blocks: the next call wants them too. */
 #define VEXFS_MAP_BLOCKS 16384
+/* A file that grows by appending gets this many blocks ahead, or as many as it has. */
+#define VEXFS_AHEAD_MIN 16
+#define VEXFS_AHEAD_MAX 2048
 
 static bool vexfs_map_cached(struct inode *inode, u64 block, struct vexfs_extent *extent, u32 *seq)
 {
@@ -91,6 +94,33 @@ int vexfs_allocate(struct inode *inode, u64 block, u64 count, struct vexfs_exten
 	return err;
 }
 
+/*
+ * Allocates for a write. One that appends takes some more, so that the next
+ * ones find them; what is left over is freed when the last writer closes.
+ */
+static int vexfs_allocate_write(struct inode *inode, u64 block, u64 count, u64 room,
+				unsigned int flags)
+{
+	struct vexfs_inode *vi = VEXFS_I(inode);
+	u64 blocks = i_size_read(inode) >> VEXFS_BLOCK_SHIFT;
+	struct vexfs_extent extent;
+	u64 ahead = 0;
+	int err;
+
+	if (!(flags & (IOMAP_DIRECT | IOMAP_FAULT)) && blocks && block >= blocks)
+		ahead = min(clamp_t(u64, blocks, VEXFS_AHEAD_MIN, VEXFS_AHEAD_MAX), room);
+	if (ahead > count) {
+		err = vexfs_allocate(inode, block, ahead, &extent, 0);
+		if (!err) {
+			WRITE_ONCE(vi->ahead_end, extent.start + extent.count);
+			return 0;
+		}
+		if (err != -ENOSPC)
+			return err;
+	}
+	return vexfs_allocate(inode, block, count, &extent, 0);
+}
+
 static bool vexfs_iomap_valid(struct inode *inode, const struct iomap *iomap)
 {
 	return iomap->validity_cookie == READ_ONCE(VEXFS_I(inode)->map_seq);
@@ -143,7 +173,8 @@ static int vexfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, uns
 	if (extent.kind == VEXFS_MAP_HOLE && (flags & IOMAP_WRITE) && !(flags & IOMAP_ZERO)) {
 		if (flags & (IOMAP_NOWAIT | IOMAP_OVERWRITE_ONLY))
 			return -EAGAIN;
-		err = vexfs_allocate(inode, block, min(count, extent.count), &extent, 0);
+		err = vexfs_allocate_write(inode, block, min(count, extent.count), extent.count,
+					   flags);
 		if (err)
 			return err;
 		/* Whoever changes it after this makes iomap ask again. */

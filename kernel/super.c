@@ -32,6 +32,7 @@ static struct inode *vexfs_alloc_inode(struct super_block *sb)
 	vi->cached.count = 0;
 	vi->vector = false;
 	vi->disk_size = 0;
+	vi->ahead_end = 0;
 	vi->btime = (struct timespec64){ };
 	INIT_LIST_HEAD(&vi->ioend_list);
 	INIT_WORK(&vi->ioend_work, vexfs_ioend_work);

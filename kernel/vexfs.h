@@ -72,6 +72,8 @@ struct vexfs_inode {
 	bool vector;
 	/* Size the engine knows: the page cache may be ahead of it. */
 	loff_t disk_size;
+	/* End of what was allocated ahead of an appending writer; 0: nothing. In blocks. */
+	u64 ahead_end;
 	struct timespec64 btime;
 
 	/* The mapping looked up last, valid while cached_seq is map_seq. */

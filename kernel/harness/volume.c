@@ -14,6 +14,19 @@ static void test_library(void)
 	CHECK("get_version with a null buffer of 0", vexfs_rust_get_version(NULL, 0) == -EFAULT);
 	CHECK("test_basic", vexfs_rust_test_basic() == 0);
 	CHECK("test_vector_ops", vexfs_rust_test_vector_ops() == 0);
+	{
+		jmp_buf here;
+
+		CHECK("test_panic of nothing", vexfs_rust_test_panic(0) == 0);
+		panic_exit = &here;
+		if (!setjmp(here)) {
+			vexfs_rust_test_panic(1);
+			CHECK("test_panic came back", 0);
+		} else {
+			CHECK("test_panic goes the way the host says", 1);
+		}
+		panic_exit = NULL;
+	}
 	CHECK("exit", vexfs_rust_exit() == 0);
 }
 

@@ -815,6 +815,10 @@ int32_t vexfs_rust_vector_search(struct vexfs_volume *volume,
 // 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
 int32_t vexfs_rust_test_basic(void);
 
+// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
+// 0 otherwise.
+int32_t vexfs_rust_test_panic(uint32_t really);
+
 // Parses and prints vector attributes, and has one inherited by a new file.
 //
 // 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.

@@ -121,5 +121,33 @@ export VEXFS_FLIPS=${VEXFS_FLIPS:-100}
 need "flip bits" sh -c "python3 /tmp/flip.py /tmp/image $mnt $VEXFS_FLIPS"
 say "$(dmesg | grep -c 'vexfs (.*): damaged') messages name the damage"
 check "the log names a damaged block" sh -c 'dmesg | grep -Eq "vexfs \(loop[0-9]+\): damaged: block [0-9]+: .*read-only from now on"'
+
+step "an engine that stops"
+check "the volume is dead, the kernel is not" python3 - "$disk" "$mnt" <<'PY'
+import errno, os, subprocess, sys
+disk, mnt = sys.argv[1:]
+def fails(call, *args):
+    try:
+        call(*args)
+    except OSError as e:
+        assert e.errno == errno.EIO, e
+        return
+    assert False, "it worked"
+subprocess.run(["mount", "-t", "vexfs", disk, mnt], check=True)
+fd = os.open(mnt + "/before", os.O_CREAT | os.O_RDWR)
+os.write(fd, b"x" * 10000); os.fsync(fd); os.write(fd, b"y")
+open("/sys/module/vexfs/parameters/panic_next", "w").write("1")
+fails(os.mkdir, mnt + "/now")
+fails(os.mkdir, mnt + "/then")
+fails(os.fsync, fd)
+fails(os.stat, mnt + "/never-looked-up")
+os.close(fd)
+subprocess.run(["umount", mnt], check=True)
+subprocess.run(["mount", "-t", "vexfs", disk, mnt], check=True)
+assert open(mnt + "/before", "rb").read() == b"x" * 10000
+subprocess.run(["umount", mnt], check=True)
+PY
+check "the log says so" sh -c 'dmesg | grep -q "vexfs: the engine stopped: .*as a test asked for"'
+check "the image is clean" fsck.vexfs -n -f "$disk"
 check "unload" rmmod vexfs
 finish

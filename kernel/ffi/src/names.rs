@@ -27,6 +27,7 @@ unsafe fn name<'a>(name: *const u8, len: u32) -> Answer<&'a [u8]> {
     unsafe { bytes(name, len as usize) }
 }
 
+#[inline(never)]
 fn directory(volume: &Volume<KernelDevice>, dir: Ino) -> Attr {
     // Just changed, so it is in the cache.
     volume.inode(dir).map_or_else(|_| Attr::default(), |inode| Attr::from(&inode))
@@ -385,11 +386,10 @@ pub unsafe extern "C" fn vexfs_rust_rename(
         };
         let (from_dir, to_dir) = (Ino(from.dir), Ino(to.dir));
         let done = volume.rename(from_dir, from_name, to_dir, to_name, engine_flags, now.into())?;
-        out.set(RenameResult {
-            other: done.other.as_ref().map_or_else(Attr::default, Attr::from),
-            from_dir: directory(volume, from_dir),
-            to_dir: directory(volume, to_dir),
-        });
+        // Field by field: a kernel's stack has no room for all of it at once.
+        out.with(|out| out.other = done.other.as_ref().map_or_else(Attr::default, Attr::from));
+        out.with(|out| out.from_dir = directory(volume, from_dir));
+        out.with(|out| out.to_dir = directory(volume, to_dir));
         Ok(())
     })
 }

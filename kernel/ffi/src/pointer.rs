@@ -65,6 +65,15 @@ impl<T> Place<T> {
         if place.is_null() { None } else { Some(Self(place)) }
     }
 
+    /// Changes a result whose bytes the caller owns; only for types of which every bit pattern is a value.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut T))
+    where
+        T: Copy + Default,
+    {
+        // SAFETY: `new` and `optional` let only valid, exclusively held pointers in; plain old data by its callers.
+        change(unsafe { &mut *self.0 });
+    }
+
     pub(crate) fn set(&self, value: T) {
         // SAFETY: `new` and `optional` let only valid, exclusively held pointers in.
         unsafe { self.0.write(value) };

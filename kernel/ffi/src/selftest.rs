@@ -110,6 +110,15 @@ pub extern "C" fn vexfs_rust_test_basic() -> i32 {
     })
 }
 
+/// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
+/// 0 otherwise.
+#[unsafe(no_mangle)]
+#[allow(clippy::panic, reason = "it is what this function is for")]
+pub extern "C" fn vexfs_rust_test_panic(really: u32) -> i32 {
+    assert!(really != 1, "as a test asked for");
+    0
+}
+
 /// Parses and prints vector attributes, and has one inherited by a new file.
 ///
 /// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
