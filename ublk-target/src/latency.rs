@@ -3,7 +3,8 @@
 //!
 //! A queue's thread is the only writer, so an update is a plain load and store; readers merge
 //! queues and may see a request counted in one number and not yet in another. A histogram has
-//! four buckets per power of two of nanoseconds, so a percentile is at most 25% too high.
+//! four buckets per power of two of nanoseconds, so a percentile is at most 25% too high. The
+//! latencies are a sample of the requests, the counts are of all.
 
 use crate::request::Kind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -67,7 +68,7 @@ impl Default for QueueStats {
 
 impl QueueStats {
     /// Counts one finished request. Only the queue's own thread may call it.
-    pub fn record(&self, kind: Kind, bytes: u64, nanos: u64, failed: bool) {
+    pub fn record(&self, kind: Kind, bytes: u64, failed: bool) {
         let cells = &self.kinds[kind as usize];
         bump(&cells.requests, 1);
         if failed {
@@ -75,6 +76,11 @@ impl QueueStats {
         } else {
             bump(&cells.bytes, bytes);
         }
+    }
+
+    /// Takes in the latency of a request that was measured. Only the queue's own thread may call it.
+    pub fn record_latency(&self, kind: Kind, nanos: u64) {
+        let cells = &self.kinds[kind as usize];
         if nanos > cells.max_ns.load(Relaxed) {
             cells.max_ns.store(nanos, Relaxed);
         }
@@ -148,7 +154,9 @@ mod tests {
     fn percentiles_of_merged_queues() {
         let queues: Vec<_> = (0..2).map(|_| QueueStats::default()).collect();
         for i in 0..1000u64 {
-            queues[(i % 2) as usize].record(Kind::Read, 4096, (i + 1) * 1000, i == 0);
+            let queue = &queues[(i % 2) as usize];
+            queue.record(Kind::Read, 4096, i == 0);
+            queue.record_latency(Kind::Read, (i + 1) * 1000);
         }
         let summary = summarise(queues.iter(), Kind::Read);
         assert_eq!((summary.requests, summary.errors), (1000, 1));

@@ -234,7 +234,8 @@ mod tests {
     fn start(socket: &Path) -> (ControlThread, Arc<View>) {
         let view = Arc::new(View::new().unwrap());
         let queue = Arc::new(QueueStats::default());
-        queue.record(Kind::Write, 4096, 1000, false);
+        queue.record(Kind::Write, 4096, false);
+        queue.record_latency(Kind::Write, 1000);
         let subject = Subject {
             view: view.clone(),
             observer: Arc::new(DirtyLog::new(1 << 30).unwrap()),
