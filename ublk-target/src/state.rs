@@ -71,6 +71,17 @@ pub fn process_start(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Whether a process has been sent SIGKILL and not died of it yet.
+#[must_use]
+pub fn is_killed(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().filter_map(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    pending.fold(0, |all, mask| all | mask) >> (libc::SIGKILL - 1) & 1 == 1
+}
+
 /// The directory of all files.
 pub struct RunDir(PathBuf);
 
@@ -216,5 +227,6 @@ mod tests {
         }
         child.wait().unwrap();
         assert_eq!(process_start(pid), None);
+        assert!(!is_killed(std::process::id()) && !is_killed(pid));
     }
 }

@@ -7,7 +7,7 @@ use crate::device::command::{Control, State, open_control};
 use crate::device::{block_path, params::Recovery};
 use crate::error::{Error, Result};
 use crate::serve::{self, Job, Task};
-use crate::state::{DeviceState, Options, RunDir};
+use crate::state::{DeviceState, Options, RunDir, is_killed};
 use std::fs::File;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 /// Time that a dying daemon gets to be gone, and the driver to notice.
 const DEATH_DEADLINE: Duration = Duration::from_secs(30);
+/// Time after which a daemon that runs is taken for alive.
+const DYING_DEADLINE: Duration = Duration::from_secs(1);
 
 pub fn add(args: &AddArgs) -> Result<()> {
     let image = std::fs::canonicalize(&args.image)
@@ -48,12 +50,18 @@ fn wait_for_death(state: &DeviceState) -> Result<()> {
     let id = state.id;
     let refused = |why: String| Err(Error::NotRecoverable { id, why });
     let mut control = Control::open()?;
-    let deadline = Instant::now() + DEATH_DEADLINE;
+    let begun = Instant::now();
+    let deadline = begun + DEATH_DEADLINE;
     loop {
         let info = control.info(id)?;
         match info.state {
             State::Quiesced | State::FailIo if !state.daemon_runs() => return Ok(()),
-            State::Live if state.daemon_runs() => {
+            // A process that was killed a moment ago still runs for a moment.
+            State::Live
+                if state.daemon_runs()
+                    && begun.elapsed() >= DYING_DEADLINE
+                    && !is_killed(state.pid) =>
+            {
                 return refused(format!("process {} serves it", state.pid));
             }
             State::Dead if state.options.recovery == Recovery::None => {
