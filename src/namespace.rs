@@ -65,7 +65,9 @@ impl<D: Device> Volume<D> {
             }
             _ => None,
         };
-        self.touch(Key::inode(ino))?;
+        if self.get(Key::inode(ino))?.is_some() {
+            return Err(Error::inode(ino, "the next inode's number is in use"));
+        }
         let inode = Inode {
             ino,
             mode: new.mode,
