@@ -30,7 +30,7 @@ fn cuts_of_a_small_filesystem() {
 
 #[test]
 fn rare_cuts_of_a_larger_filesystem() {
-    all(2000..2010, |seed| Options {
+    all(2000..2004, |seed| Options {
         image_bytes: 64 << 20,
         cut_every: 60,
         images_per_cut: 10,
@@ -144,7 +144,7 @@ fn a_commit_dies_at_every_request() {
 #[test]
 fn lying_devices_are_noticed_or_harmless() {
     let mut noticed = 0;
-    for seed in 0..300u64 {
+    for seed in 0..600u64 {
         let mut v = open(image(1 << 20));
         let effect = [Effect::Ignore, Effect::Misdirect(200 * 4096), Effect::Flip(seed * 37)];
         let on = if seed % 4 == 0 { On::Flush } else { On::Write };
