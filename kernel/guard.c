@@ -72,7 +72,7 @@ void __noreturn vexfs_guard_leave(struct vexfs_guard *guard)
 }
 
 /* The engine panicked. See vexfs_ffi.h. */
-void vexfs_host_panic(const uint8_t *message, size_t len)
+void __noreturn vexfs_host_panic(const uint8_t *message, size_t len)
 {
 	struct vexfs_op *op = current->journal_info;
 

@@ -817,6 +817,9 @@ int32_t vexfs_rust_test_basic(void);
 
 // Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
 // 0 otherwise.
+//
+// # Panics
+// If `really` is 1.
 int32_t vexfs_rust_test_panic(uint32_t really);
 
 // Parses and prints vector attributes, and has one inherited by a new file.
@@ -833,6 +836,6 @@ void vexfs_host_free(uint8_t *memory);
 
 // The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being worked on,
 // and leaves the call it was made from with `-EIO`. Does not return.
-void vexfs_host_panic(const uint8_t *message, size_t len) __attribute__((noreturn));
+void __attribute__((noreturn)) vexfs_host_panic(const uint8_t *message, size_t len);
 
 #endif /* VEXFS_FFI_H */

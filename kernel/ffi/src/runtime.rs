@@ -63,7 +63,10 @@ impl core::fmt::Write for Text {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let mut text = Text { bytes: [0; 200], len: 0 };
     // Cannot fail: what does not fit is cut off.
-    let _ = write!(text, "{info}");
+    let _ = write!(text, "{}", info.message());
+    if let Some(place) = info.location() {
+        let _ = write!(text, " ({}:{})", place.file(), place.line());
+    }
     // SAFETY: the message is live; the host does not come back, and should it all the same, the processor stops here.
     // (Declared as returning: objtool wants to see an end to every function.)
     unsafe {

@@ -112,6 +112,9 @@ pub extern "C" fn vexfs_rust_test_basic() -> i32 {
 
 /// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
 /// 0 otherwise.
+///
+/// # Panics
+/// If `really` is 1.
 #[unsafe(no_mangle)]
 #[allow(clippy::panic, reason = "it is what this function is for")]
 pub extern "C" fn vexfs_rust_test_panic(really: u32) -> i32 {

@@ -38,7 +38,7 @@ void vexfs_host_free(uint8_t *memory);
 
 // The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being worked on,
 // and leaves the call it was made from with `-EIO`. Does not return.
-void vexfs_host_panic(const uint8_t *message, size_t len) __attribute__((noreturn));
+void __attribute__((noreturn)) vexfs_host_panic(const uint8_t *message, size_t len);
 
 #endif /* VEXFS_FFI_H */";
 
