@@ -208,7 +208,7 @@ fn flipped_bits_are_found_or_change_nothing() {
     for round in 0..1500 {
         let mut image = image.clone();
         let block = used[rng.below(used.len() as u64) as usize];
-        for _ in 0..1 + rng.below(3) {
+        for _ in 0..=rng.below(3) {
             image.flip(block * BLOCK as u64 * 8 + rng.below(BLOCK as u64 * 8));
         }
         match read_all(&image) {

@@ -40,6 +40,15 @@ fn rare_cuts_of_a_larger_filesystem() {
     });
 }
 
+/// The oracle sees what a broken promise does, whatever the seed.
+#[test]
+fn a_device_that_ignores_flushes_is_found_out() {
+    for seed in 0..20 {
+        let result = simulate(&Options { ignore_flushes: true, ..Options::new(seed) });
+        assert!(result.is_err(), "seed {seed}: {result:?}");
+    }
+}
+
 fn now() -> Time {
     Time { seconds: 1_700_000_000, nanos: 0 }
 }

@@ -83,6 +83,7 @@ pub struct CacheDevice {
     cache: RefCell<BTreeMap<u64, Vec<Sector>>>,
     faults: RefCell<Vec<Fault>>,
     off: Cell<bool>,
+    lies: Cell<bool>,
     requests: Cell<u64>,
 }
 
@@ -95,6 +96,7 @@ impl CacheDevice {
             cache: RefCell::default(),
             faults: RefCell::default(),
             off: Cell::new(false),
+            lies: Cell::new(false),
             requests: Cell::new(0),
         }
     }
@@ -126,6 +128,11 @@ impl CacheDevice {
     pub fn mend(&self) {
         self.faults.borrow_mut().clear();
         self.off.set(false);
+    }
+
+    /// Makes every flush a lie, or none; [`mend`](Self::mend) does not change it.
+    pub fn ignore_flushes(&self, lies: bool) {
+        self.lies.set(lies);
     }
 
     /// True after a [`Effect::PowerOff`].
@@ -258,6 +265,9 @@ impl Device for CacheDevice {
             Some(Effect::Ignore) => return Ok(()),
             Some(Effect::PowerOff) => return Err(EIO),
             _ => {}
+        }
+        if self.lies.get() {
+            return Ok(());
         }
         let mut medium = self.medium.borrow_mut();
         for (sector, versions) in std::mem::take(&mut *self.cache.borrow_mut()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A small generator of numbers (SplitMix64, Steele et al. 2014): the same seed, the same numbers,
+//! A small generator of numbers (`SplitMix64`, Steele et al. 2014): the same seed, the same numbers,
 //! on every machine and in every version. Not for secrets.
 
 /// The generator.

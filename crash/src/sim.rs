@@ -32,6 +32,8 @@ pub struct Options {
     pub write_bytes: u64,
     /// Inodes above which the workload removes more than it makes.
     pub inodes: usize,
+    /// The device ignores every flush: the simulator then has to find something wrong.
+    pub ignore_flushes: bool,
 }
 
 impl Options {
@@ -47,6 +49,7 @@ impl Options {
             images_per_cut: 3,
             write_bytes: 40_000,
             inodes: 60,
+            ignore_flushes: false,
         }
     }
 }
@@ -127,7 +130,8 @@ impl Sim {
             },
         );
         ensure!(made.is_ok(), "mkfs: {made:?}", made = made.as_ref().err());
-        let world = World::open(device.cut(Keep::None), options.cache_bytes)?;
+        let world =
+            World::open(device.cut(Keep::None), options.cache_bytes, options.ignore_flushes)?;
         let rng = Rng::new(options.seed);
         Ok(Self { world, rng, options: *options, outcome: Outcome::default(), doing: "mkfs" })
     }
@@ -314,7 +318,10 @@ impl Sim {
             83..86 => self.evict_one(),
             86 => self.world.compare(),
             87..90 => self.at("freeze", World::freeze),
-            90..92 => self.at("commit: write", World::write_commit),
+            90..92 => self.at("commit: write", |world| {
+                world.write_commit();
+                Ok(())
+            }),
             92..95 => self.at("commit: finish", World::finish),
             95..97 => self.at("commit", World::commit),
             97 | 98 => self.at("flush", World::flush),

@@ -63,6 +63,7 @@ pub(crate) struct World {
     pub(crate) model: Model,
     pub(crate) clock: i64,
     cache_bytes: usize,
+    lies: bool,
     committed: BTreeMap<u64, Committed>,
     /// The newest generation whose root record is known to be durable.
     promised: u64,
@@ -77,8 +78,8 @@ const fn sector_of(block: u64, index: usize) -> u64 {
 }
 
 impl World {
-    pub(crate) fn open(image: Image, cache_bytes: usize) -> Run<Self> {
-        let mut volume = open(image, cache_bytes)?;
+    pub(crate) fn open(image: Image, cache_bytes: usize, lies: bool) -> Run<Self> {
+        let mut volume = open(image, cache_bytes, lies)?;
         let root = volume.resolve(|v| v.inode(Ino::ROOT));
         let root = root.map_err(|e| Stop::Wrong(format!("no root directory: {e}")))?;
         let promised = volume.generation().0;
@@ -89,6 +90,7 @@ impl World {
             model,
             clock: 1_700_000_000,
             cache_bytes,
+            lies,
             committed: BTreeMap::from([(promised, committed)]),
             promised,
             in_flight: None,
@@ -173,8 +175,8 @@ impl World {
     }
 
     /// Writes the commit in flight.
-    pub(crate) fn write_commit(&mut self) -> Run<()> {
-        let Some(flight) = &mut self.in_flight else { return Ok(()) };
+    pub(crate) fn write_commit(&mut self) {
+        let Some(flight) = &mut self.in_flight else { return };
         if flight.written.is_none() {
             let result = flight.commit.write(self.volume.device());
             if result.is_ok() {
@@ -182,11 +184,10 @@ impl World {
             }
             flight.written = Some(result);
         }
-        Ok(())
     }
 
     pub(crate) fn finish(&mut self) -> Run<()> {
-        self.write_commit()?;
+        self.write_commit();
         let Some(flight) = self.in_flight.take() else { return Ok(()) };
         let result = self.volume.finish(&flight.commit, flight.written.unwrap_or(Ok(())));
         if let Err(error) = result {
@@ -487,7 +488,7 @@ impl World {
 
     fn recover(&self, image: Image) -> Run<(Volume<CacheDevice>, Model)> {
         assert_clean(&image)?;
-        let mut volume = open(image, self.cache_bytes)?;
+        let mut volume = open(image, self.cache_bytes, self.lies)?;
         let generation = volume.generation().0;
         ensure!(
             generation >= self.promised,
@@ -527,9 +528,11 @@ impl World {
     }
 }
 
-fn open(image: Image, cache_bytes: usize) -> Run<Volume<CacheDevice>> {
+fn open(image: Image, cache_bytes: usize, lies: bool) -> Run<Volume<CacheDevice>> {
     let options = OpenOptions { cache_bytes, ..OpenOptions::default() };
-    Volume::open(CacheDevice::new(image), &options)
+    let device = CacheDevice::new(image);
+    device.ignore_flushes(lies);
+    Volume::open(device, &options)
         .map_err(|e| Stop::Wrong(format!("the filesystem does not open: {e}")))
 }
 
