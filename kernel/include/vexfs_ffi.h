@@ -341,18 +341,6 @@ struct vexfs_dir_record {
 	uint32_t file_type;
 };
 
-// Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null.
-// May sleep; must not enter a filesystem.
-extern uint8_t *vexfs_host_alloc(size_t size, size_t align);
-
-// Gives back memory of `vexfs_host_alloc`.
-extern void vexfs_host_free(uint8_t *memory);
-
-// The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being
-// worked on, and leaves the call it was made from with `-EIO`, or the task. Does not return.
-extern void vexfs_host_panic(const uint8_t *message,
-			     size_t len);
-
 // Prepares the library. `abi_version` is the `VEXFS_ABI_VERSION` of the caller's header.
 //
 // 0, or `-EINVAL` if the header and this object do not belong together.

@@ -27,7 +27,7 @@ const HEAD: &str = "\
 #endif
 ";
 
-/// What the host provides besides a device: stands in `runtime.rs` as an extern block, which cbindgen leaves out.
+/// What the host provides besides a device: stands in `runtime.rs` as an extern block, and is declared here for its `noreturn`, which Rust must not be told.
 const TAIL: &str = "\
 // Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null. May sleep; must not
 // enter a filesystem.
@@ -64,9 +64,8 @@ const NAMES: [(&str, &str); 19] = [
     ("WriteRequest", "vexfs_write_request"),
 ];
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 9] = [
     "abi.rs",
-    "runtime.rs",
     "volume.rs",
     "commit.rs",
     "inode.rs",
