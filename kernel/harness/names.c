@@ -18,32 +18,58 @@ static void test_create(struct vexfs_volume *v)
 
 	memset(longest, 'n', 256);
 	longest[256] = 0;
-	CHECK("create_file", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("f"), &file, &attr, &parent, &report)) == 0 &&
-	      attr.mode == 0100640 && attr.uid == 3 && attr.gid == 4 && attr.nlink == 1 && parent.ino == ROOT && parent.size == 1);
-	CHECK("create_file of a device", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("dev"), &node, &attr, NULL, &report)) == 0 && attr.rdev == 0x12345);
-	CHECK("create_file again", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("f"), &file, &attr, &parent, &report)) == -EEXIST);
-	CHECK("create_file of a directory", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("x"), &dir, &attr, NULL, &report)) == -EINVAL);
-	CHECK("create_file without a name", vexfs_rust_create_file(v, ROOT, NULL, 1, &file, &attr, NULL, &report) == -EFAULT);
-	CHECK("create_file with an empty name", vexfs_rust_create_file(v, ROOT, NAME(""), &file, &attr, NULL, &report) == -EINVAL);
-	CHECK("create_file with a slash", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("a/b"), &file, &attr, NULL, &report)) == -EINVAL);
-	CHECK("create_file with a name too long", RUN(v, vexfs_rust_create_file(v, ROOT, NAME(longest), &file, &attr, NULL, &report)) == -ENAMETOOLONG);
-	CHECK("create_file without attributes", vexfs_rust_create_file(v, ROOT, NAME("x"), NULL, &attr, NULL, &report) == -EFAULT);
-	CHECK("create_file without a place", vexfs_rust_create_file(v, ROOT, NAME("x"), &file, NULL, NULL, &report) == -EFAULT);
-	CHECK("create_file without a report", vexfs_rust_create_file(v, ROOT, NAME("x"), &file, &attr, NULL, NULL) == -EFAULT);
-	CHECK("create_file without a volume", vexfs_rust_create_file(NULL, ROOT, NAME("x"), &file, &attr, NULL, &report) == -EFAULT);
-	CHECK("create_file in nothing", RUN(v, vexfs_rust_create_file(v, 999, NAME("x"), &file, &attr, NULL, &report)) == -ENOENT);
-	CHECK("create_dir", RUN(v, vexfs_rust_create_dir(v, ROOT, NAME("d"), &dir, &attr, &parent, &report)) == 0 && attr.nlink == 2 && parent.nlink == 3);
-	CHECK("create_dir with a file's mode", RUN(v, vexfs_rust_create_dir(v, ROOT, NAME("x"), &file, &attr, NULL, &report)) == -EINVAL);
-	CHECK("create_file in a file", RUN(v, vexfs_rust_create_file(v, 2, NAME("x"), &file, &attr, NULL, &report)) == -ENOTDIR);
-	CHECK("symlink", RUN(v, vexfs_rust_symlink(v, ROOT, NAME("l"), NAME("../target"), &link, &attr, NULL, &report)) == 0 && attr.size == 9);
-	CHECK("readlink", RUN(v, vexfs_rust_readlink(v, attr.ino, (uint8_t *)text, sizeof(text), &used, &report)) == 0 && used == 9 && !strcmp(text, "../target"));
-	CHECK("readlink without room", RUN(v, vexfs_rust_readlink(v, attr.ino, (uint8_t *)text, 9, &used, &report)) == -ERANGE);
-	CHECK("readlink without a buffer", RUN(v, vexfs_rust_readlink(v, attr.ino, NULL, 99, &used, &report)) == -EFAULT);
-	CHECK("readlink of a file", RUN(v, vexfs_rust_readlink(v, 2, (uint8_t *)text, 99, &used, &report)) == -EINVAL);
-	CHECK("symlink to nothing", vexfs_rust_symlink(v, ROOT, NAME("x"), NAME(""), &link, &attr, NULL, &report) == -EINVAL);
-	CHECK("symlink without a target", vexfs_rust_symlink(v, ROOT, NAME("x"), NULL, 5, &link, &attr, NULL, &report) == -EFAULT);
-	CHECK("symlink too long", RUN(v, vexfs_rust_symlink(v, ROOT, NAME("x"), (uint8_t *)text, 4096, &link, &attr, NULL, &report)) == -ENAMETOOLONG);
-	CHECK("symlink with a file's mode", vexfs_rust_symlink(v, ROOT, NAME("x"), NAME("t"), &file, &attr, NULL, &report) == -EINVAL);
+	CHECK("create_file", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("f"), &file, &attr, &parent,
+	      &report)) == 0 &&
+	      attr.mode == 0100640 && attr.uid == 3 && attr.gid == 4 && attr.nlink == 1 &&
+	      parent.ino == ROOT && parent.size == 1);
+	CHECK("create_file of a device", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("dev"), &node, &attr,
+	      NULL, &report)) == 0 && attr.rdev == 0x12345);
+	CHECK("create_file again", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("f"), &file, &attr, &parent,
+	      &report)) == -EEXIST);
+	CHECK("create_file of a directory", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("x"), &dir, &attr,
+	      NULL, &report)) == -EINVAL);
+	CHECK("create_file without a name", vexfs_rust_create_file(v, ROOT, NULL, 1, &file, &attr, NULL,
+	      &report) == -EFAULT);
+	CHECK("create_file with an empty name", vexfs_rust_create_file(v, ROOT, NAME(""), &file, &attr, NULL,
+	      &report) == -EINVAL);
+	CHECK("create_file with a slash", RUN(v, vexfs_rust_create_file(v, ROOT, NAME("a/b"), &file, &attr,
+	      NULL, &report)) == -EINVAL);
+	CHECK("create_file with a name too long", RUN(v, vexfs_rust_create_file(v, ROOT, NAME(longest),
+	      &file, &attr, NULL, &report)) == -ENAMETOOLONG);
+	CHECK("create_file without attributes", vexfs_rust_create_file(v, ROOT, NAME("x"), NULL, &attr, NULL,
+	      &report) == -EFAULT);
+	CHECK("create_file without a place", vexfs_rust_create_file(v, ROOT, NAME("x"), &file, NULL, NULL,
+	      &report) == -EFAULT);
+	CHECK("create_file without a report", vexfs_rust_create_file(v, ROOT, NAME("x"), &file, &attr, NULL,
+	      NULL) == -EFAULT);
+	CHECK("create_file without a volume", vexfs_rust_create_file(NULL, ROOT, NAME("x"), &file, &attr,
+	      NULL, &report) == -EFAULT);
+	CHECK("create_file in nothing", RUN(v, vexfs_rust_create_file(v, 999, NAME("x"), &file, &attr, NULL,
+	      &report)) == -ENOENT);
+	CHECK("create_dir", RUN(v, vexfs_rust_create_dir(v, ROOT, NAME("d"), &dir, &attr, &parent,
+	      &report)) == 0 && attr.nlink == 2 && parent.nlink == 3);
+	CHECK("create_dir with a file's mode", RUN(v, vexfs_rust_create_dir(v, ROOT, NAME("x"), &file, &attr,
+	      NULL, &report)) == -EINVAL);
+	CHECK("create_file in a file", RUN(v, vexfs_rust_create_file(v, 2, NAME("x"), &file, &attr, NULL,
+	      &report)) == -ENOTDIR);
+	CHECK("symlink", RUN(v, vexfs_rust_symlink(v, ROOT, NAME("l"), NAME("../target"), &link, &attr, NULL,
+	      &report)) == 0 && attr.size == 9);
+	CHECK("readlink", RUN(v, vexfs_rust_readlink(v, attr.ino, (uint8_t *)text, sizeof(text), &used,
+	      &report)) == 0 && used == 9 && !strcmp(text, "../target"));
+	CHECK("readlink without room", RUN(v, vexfs_rust_readlink(v, attr.ino, (uint8_t *)text, 9, &used,
+	      &report)) == -ERANGE);
+	CHECK("readlink without a buffer", RUN(v, vexfs_rust_readlink(v, attr.ino, NULL, 99, &used,
+	      &report)) == -EFAULT);
+	CHECK("readlink of a file", RUN(v, vexfs_rust_readlink(v, 2, (uint8_t *)text, 99, &used,
+	      &report)) == -EINVAL);
+	CHECK("symlink to nothing", vexfs_rust_symlink(v, ROOT, NAME("x"), NAME(""), &link, &attr, NULL,
+	      &report) == -EINVAL);
+	CHECK("symlink without a target", vexfs_rust_symlink(v, ROOT, NAME("x"), NULL, 5, &link, &attr, NULL,
+	      &report) == -EFAULT);
+	CHECK("symlink too long", RUN(v, vexfs_rust_symlink(v, ROOT, NAME("x"), (uint8_t *)text, 4096, &link,
+	      &attr, NULL, &report)) == -ENAMETOOLONG);
+	CHECK("symlink with a file's mode", vexfs_rust_symlink(v, ROOT, NAME("x"), NAME("t"), &file, &attr,
+	      NULL, &report) == -EINVAL);
 }
 
 static void test_move(struct vexfs_volume *v)
@@ -56,55 +82,82 @@ static void test_move(struct vexfs_volume *v)
 	struct vexfs_attr attr, parent;
 	uint64_t ino;
 
-	CHECK("lookup_inode", RUN(v, vexfs_rust_lookup_inode(v, ROOT, NAME("f"), &attr, &report)) == 0 && attr.mode == 0100640);
+	CHECK("lookup_inode", RUN(v, vexfs_rust_lookup_inode(v, ROOT, NAME("f"), &attr, &report)) == 0 &&
+	      attr.mode == 0100640);
 	ino = attr.ino;
-	CHECK("lookup_inode of nothing", RUN(v, vexfs_rust_lookup_inode(v, ROOT, NAME("none"), &attr, &report)) == -ENOENT);
-	CHECK("lookup_inode in a file", RUN(v, vexfs_rust_lookup_inode(v, ino, NAME("none"), &attr, &report)) == -ENOTDIR);
-	CHECK("lookup_inode without a place", vexfs_rust_lookup_inode(v, ROOT, NAME("f"), NULL, &report) == -EFAULT);
-	CHECK("link", RUN(v, vexfs_rust_link(v, ino, ROOT, NAME("g"), NOW, &attr, &parent, &report)) == 0 && attr.nlink == 2);
-	CHECK("link onto a name", RUN(v, vexfs_rust_link(v, ino, ROOT, NAME("g"), NOW, &attr, NULL, &report)) == -EEXIST);
-	CHECK("link of nothing", RUN(v, vexfs_rust_link(v, 999, ROOT, NAME("h"), NOW, &attr, NULL, &report)) == -ENOENT);
-	CHECK("link of a directory", RUN(v, vexfs_rust_link(v, ROOT, ROOT, NAME("h"), NOW, &attr, NULL, &report)) == -EISDIR);
-	CHECK("link without a place", vexfs_rust_link(v, ino, ROOT, NAME("h"), NOW, NULL, NULL, &report) == -EFAULT);
-	CHECK("unlink_file", RUN(v, vexfs_rust_unlink_file(v, ROOT, NAME("g"), NOW, &attr, &parent, &report)) == 0 && attr.nlink == 1);
-	CHECK("unlink_file of nothing", RUN(v, vexfs_rust_unlink_file(v, ROOT, NAME("g"), NOW, &attr, NULL, &report)) == -ENOENT);
-	CHECK("unlink_file of a directory", RUN(v, vexfs_rust_unlink_file(v, ROOT, NAME("d"), NOW, &attr, NULL, &report)) == -EISDIR);
-	CHECK("unlink_file without a place", vexfs_rust_unlink_file(v, ROOT, NAME("f"), NOW, NULL, NULL, &report) == -EFAULT);
-	CHECK("rename", RUN(v, vexfs_rust_rename(v, &from, &to, 0, NOW, &done, &report)) == 0 && done.other.ino == 0 && done.to_dir.ino == ROOT);
+	CHECK("lookup_inode of nothing", RUN(v, vexfs_rust_lookup_inode(v, ROOT, NAME("none"), &attr,
+	      &report)) == -ENOENT);
+	CHECK("lookup_inode in a file", RUN(v, vexfs_rust_lookup_inode(v, ino, NAME("none"), &attr,
+	      &report)) == -ENOTDIR);
+	CHECK("lookup_inode without a place", vexfs_rust_lookup_inode(v, ROOT, NAME("f"), NULL,
+	      &report) == -EFAULT);
+	CHECK("link", RUN(v, vexfs_rust_link(v, ino, ROOT, NAME("g"), NOW, &attr, &parent, &report)) == 0 &&
+	      attr.nlink == 2);
+	CHECK("link onto a name", RUN(v, vexfs_rust_link(v, ino, ROOT, NAME("g"), NOW, &attr, NULL,
+	      &report)) == -EEXIST);
+	CHECK("link of nothing", RUN(v, vexfs_rust_link(v, 999, ROOT, NAME("h"), NOW, &attr, NULL,
+	      &report)) == -ENOENT);
+	CHECK("link of a directory", RUN(v, vexfs_rust_link(v, ROOT, ROOT, NAME("h"), NOW, &attr, NULL,
+	      &report)) == -EISDIR);
+	CHECK("link without a place", vexfs_rust_link(v, ino, ROOT, NAME("h"), NOW, NULL, NULL,
+	      &report) == -EFAULT);
+	CHECK("unlink_file", RUN(v, vexfs_rust_unlink_file(v, ROOT, NAME("g"), NOW, &attr, &parent,
+	      &report)) == 0 && attr.nlink == 1);
+	CHECK("unlink_file of nothing", RUN(v, vexfs_rust_unlink_file(v, ROOT, NAME("g"), NOW, &attr, NULL,
+	      &report)) == -ENOENT);
+	CHECK("unlink_file of a directory", RUN(v, vexfs_rust_unlink_file(v, ROOT, NAME("d"), NOW, &attr,
+	      NULL, &report)) == -EISDIR);
+	CHECK("unlink_file without a place", vexfs_rust_unlink_file(v, ROOT, NAME("f"), NOW, NULL, NULL,
+	      &report) == -EFAULT);
+	CHECK("rename", RUN(v, vexfs_rust_rename(v, &from, &to, 0, NOW, &done, &report)) == 0 &&
+	      done.other.ino == 0 && done.to_dir.ino == ROOT);
 	CHECK("rename of nothing", RUN(v, vexfs_rust_rename(v, &from, &to, 0, NOW, &done, &report)) == -ENOENT);
-	CHECK("rename without replacing", RUN(v, vexfs_rust_rename(v, &to, &dir, VEXFS_RENAME_NOREPLACE, NOW, &done, &report)) == -EEXIST);
+	CHECK("rename without replacing", RUN(v, vexfs_rust_rename(v, &to, &dir, VEXFS_RENAME_NOREPLACE, NOW,
+	      &done, &report)) == -EEXIST);
 	CHECK("rename with both flags", vexfs_rust_rename(v, &to, &dir, 3, NOW, &done, &report) == -EINVAL);
 	CHECK("rename with unknown flags", vexfs_rust_rename(v, &to, &dir, 4, NOW, &done, &report) == -EINVAL);
-	CHECK("rename exchanges", RUN(v, vexfs_rust_rename(v, &to, &dir, VEXFS_RENAME_EXCHANGE, NOW, &done, &report)) == 0 && done.other.ino != 0);
-	CHECK("and back", RUN(v, vexfs_rust_rename(v, &to, &dir, VEXFS_RENAME_EXCHANGE, NOW, &done, &report)) == 0);
+	CHECK("rename exchanges", RUN(v, vexfs_rust_rename(v, &to, &dir, VEXFS_RENAME_EXCHANGE, NOW, &done,
+	      &report)) == 0 && done.other.ino != 0);
+	CHECK("and back", RUN(v, vexfs_rust_rename(v, &to, &dir, VEXFS_RENAME_EXCHANGE, NOW, &done,
+	      &report)) == 0);
 	RUN(v, vexfs_rust_lookup_inode(v, ROOT, NAME("d"), &attr, &report));
 	inside.dir = attr.ino;
-	CHECK("rename into itself", RUN(v, vexfs_rust_rename(v, &dir, &inside, 0, NOW, &done, &report)) == -EINVAL);
+	CHECK("rename into itself", RUN(v, vexfs_rust_rename(v, &dir, &inside, 0, NOW, &done,
+	      &report)) == -EINVAL);
 	CHECK("rename without a source", vexfs_rust_rename(v, NULL, &to, 0, NOW, &done, &report) == -EFAULT);
 	CHECK("rename without a target", vexfs_rust_rename(v, &to, NULL, 0, NOW, &done, &report) == -EFAULT);
 	CHECK("rename without a place", vexfs_rust_rename(v, &to, &dir, 0, NOW, NULL, &report) == -EFAULT);
 	from.name = NULL;
 	CHECK("rename without a name", vexfs_rust_rename(v, &from, &to, 0, NOW, &done, &report) == -EFAULT);
-	CHECK("rename moves", RUN(v, vexfs_rust_rename(v, &to, &inside, 0, NOW, &done, &report)) == 0 && done.to_dir.ino == inside.dir);
-	CHECK("remove_dir of a full one", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, &attr, NULL, &report)) == -ENOTEMPTY);
-	CHECK("remove_dir of a symlink", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("l"), NOW, &attr, NULL, &report)) == -ENOTDIR);
-	CHECK("unlink the last name", RUN(v, vexfs_rust_unlink_file(v, inside.dir, NAME("in"), NOW, &attr, NULL, &report)) == 0 && attr.nlink == 0);
-	CHECK("remove_dir", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, &attr, &parent, &report)) == 0 && parent.nlink == 2);
-	CHECK("remove_dir of nothing", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, &attr, NULL, &report)) == -ENOENT);
-	CHECK("remove_dir without a place", vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, NULL, NULL, &report) == -EFAULT);
+	CHECK("rename moves", RUN(v, vexfs_rust_rename(v, &to, &inside, 0, NOW, &done, &report)) == 0 &&
+	      done.to_dir.ino == inside.dir);
+	CHECK("remove_dir of a full one", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, &attr, NULL,
+	      &report)) == -ENOTEMPTY);
+	CHECK("remove_dir of a symlink", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("l"), NOW, &attr, NULL,
+	      &report)) == -ENOTDIR);
+	CHECK("unlink the last name", RUN(v, vexfs_rust_unlink_file(v, inside.dir, NAME("in"), NOW, &attr,
+	      NULL, &report)) == 0 && attr.nlink == 0);
+	CHECK("remove_dir", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, &attr, &parent,
+	      &report)) == 0 && parent.nlink == 2);
+	CHECK("remove_dir of nothing", RUN(v, vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, &attr, NULL,
+	      &report)) == -ENOENT);
+	CHECK("remove_dir without a place", vexfs_rust_remove_dir(v, ROOT, NAME("d"), NOW, NULL, NULL,
+	      &report) == -EFAULT);
 }
 
 static void test_inodes(struct vexfs_volume *v)
 {
 	struct vexfs_new_attrs file = { .now = NOW, .mode = 0100600 }, dir = { .now = NOW, .mode = 0040700 };
-	struct vexfs_set_attrs set = { .valid = VEXFS_ATTR_MODE | VEXFS_ATTR_UID | VEXFS_ATTR_MTIME, .mode = 0100444, .uid = 77,
+	struct vexfs_set_attrs set = { .valid = VEXFS_ATTR_MODE | VEXFS_ATTR_UID | VEXFS_ATTR_MTIME,
+	      .mode = 0100444, .uid = 77,
 		.mtime = { .seconds = -5, .nanos = 999999999 }, .ctime = NOW };
 	struct vexfs_attr attr;
 	uint64_t orphan = 0, first;
 	uint32_t more = 1;
 	int orphans = 0;
 
-	CHECK("init_inode", RUN(v, vexfs_rust_init_inode(v, ROOT, &attr, &report)) == 0 && attr.ino == ROOT && attr.parent == ROOT);
+	CHECK("init_inode", RUN(v, vexfs_rust_init_inode(v, ROOT, &attr, &report)) == 0 && attr.ino == ROOT &&
+	      attr.parent == ROOT);
 	CHECK("init_inode of nothing", RUN(v, vexfs_rust_init_inode(v, 12345, &attr, &report)) == -ENOENT);
 	CHECK("init_inode of 0", RUN(v, vexfs_rust_init_inode(v, 0, &attr, &report)) == -ENOENT);
 	CHECK("init_inode of all ones", RUN(v, vexfs_rust_init_inode(v, UINT64_MAX, &attr, &report)) == -ENOENT);
@@ -120,8 +173,10 @@ static void test_inodes(struct vexfs_volume *v)
 		RUN(v, vexfs_rust_next_orphan(v, &orphan, &report));
 	}
 	CHECK("destroy_inode of every orphan", !orphan && orphans == 2);
-	CHECK("destroy_inode of nothing", RUN(v, vexfs_rust_destroy_inode(v, 12345, &more, &report)) == 0 && !more);
-	CHECK("destroy_inode of the root leaves it", RUN(v, vexfs_rust_destroy_inode(v, ROOT, &more, &report)) == 0 &&
+	CHECK("destroy_inode of nothing", RUN(v, vexfs_rust_destroy_inode(v, 12345, &more, &report)) == 0 &&
+	      !more);
+	CHECK("destroy_inode of the root leaves it", RUN(v, vexfs_rust_destroy_inode(v, ROOT, &more,
+	      &report)) == 0 &&
 	      RUN(v, vexfs_rust_init_inode(v, ROOT, &attr, &report)) == 0 && attr.size > 0);
 	CHECK("destroy_inode without a place", vexfs_rust_destroy_inode(v, ROOT, NULL, &report) == -EFAULT);
 	CHECK("new_inode", RUN(v, vexfs_rust_new_inode(v, &file, &attr, &report)) == 0 && attr.nlink == 0);
@@ -129,8 +184,10 @@ static void test_inodes(struct vexfs_volume *v)
 	CHECK("new_inode of a directory", RUN(v, vexfs_rust_new_inode(v, &dir, &attr, &report)) == -EINVAL);
 	CHECK("new_inode without attributes", vexfs_rust_new_inode(v, NULL, &attr, &report) == -EFAULT);
 	CHECK("new_inode without a place", vexfs_rust_new_inode(v, &file, NULL, &report) == -EFAULT);
-	CHECK("link gives it a name", RUN(v, vexfs_rust_link(v, first, ROOT, NAME("t"), NOW, &attr, NULL, &report)) == 0 && attr.nlink == 1);
-	CHECK("write_inode", RUN(v, vexfs_rust_write_inode(v, first, &set, &attr, &report)) == 0 && attr.mode == 0100444 &&
+	CHECK("link gives it a name", RUN(v, vexfs_rust_link(v, first, ROOT, NAME("t"), NOW, &attr, NULL,
+	      &report)) == 0 && attr.nlink == 1);
+	CHECK("write_inode", RUN(v, vexfs_rust_write_inode(v, first, &set, &attr, &report)) == 0 &&
+	      attr.mode == 0100444 &&
 	      attr.uid == 77 && attr.gid == 0 && attr.mtime.seconds == -5 && attr.mtime.nanos == 999999999);
 	CHECK("write_inode without a place", RUN(v, vexfs_rust_write_inode(v, first, &set, NULL, &report)) == 0);
 	CHECK("write_inode without attributes", vexfs_rust_write_inode(v, first, NULL, &attr, &report) == -EFAULT);
@@ -170,8 +227,10 @@ static void test_list(struct vexfs_volume *v)
 		}
 	}
 	CHECK("readdir lists each once", seen == 300 && !bad && used == 0);
-	CHECK("readdir without room", RUN(v, vexfs_rust_readdir(v, parent, 0, buffer, 24, &used, &report)) == -ERANGE);
-	CHECK("readdir of a file", RUN(v, vexfs_rust_readdir(v, attr.ino, 0, buffer, 512, &used, &report)) == -ENOTDIR);
+	CHECK("readdir without room", RUN(v, vexfs_rust_readdir(v, parent, 0, buffer, 24, &used,
+	      &report)) == -ERANGE);
+	CHECK("readdir of a file", RUN(v, vexfs_rust_readdir(v, attr.ino, 0, buffer, 512, &used,
+	      &report)) == -ENOTDIR);
 	CHECK("readdir without a buffer", vexfs_rust_readdir(v, parent, 0, NULL, 512, &used, &report) == -EFAULT);
 	CHECK("readdir unaligned", vexfs_rust_readdir(v, parent, 0, buffer + 1, 512, &used, &report) == -EINVAL);
 	CHECK("readdir without a place", vexfs_rust_readdir(v, parent, 0, buffer, 512, NULL, &report) == -EFAULT);
@@ -182,29 +241,49 @@ static void test_xattrs(struct vexfs_volume *v)
 	uint8_t *large = calloc(1, 70000), back[64];
 	size_t used = 0;
 
-	CHECK("xattr_set", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.a"), NAME("value"), 0, NOW, &report)) == 0);
-	CHECK("xattr_get", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), back, sizeof(back), &used, &report)) == 0 && used == 5 && !memcmp(back, "value", 5));
-	CHECK("xattr_get of the length", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), NULL, 0, &used, &report)) == 0 && used == 5);
-	CHECK("xattr_get without room", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), back, 4, &used, &report)) == -ERANGE);
-	CHECK("xattr_get of nothing", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.b"), back, 9, &used, &report)) == -ENODATA);
-	CHECK("xattr_get without a buffer", vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), NULL, 9, &used, &report) == -EFAULT);
-	CHECK("xattr_get without a place", vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), back, 9, NULL, &report) == -EFAULT);
-	CHECK("xattr_get without a name", vexfs_rust_xattr_get(v, ROOT, NULL, 3, back, 9, &used, &report) == -EFAULT);
-	CHECK("xattr_get with a name too long", vexfs_rust_xattr_get(v, ROOT, large, 256, back, 9, &used, &report) == -ERANGE);
-	CHECK("xattr_set creating", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.a"), NAME("x"), VEXFS_XATTR_CREATE, NOW, &report)) == -EEXIST);
-	CHECK("xattr_set replacing", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.b"), NAME("x"), VEXFS_XATTR_REPLACE, NOW, &report)) == -ENODATA);
-	CHECK("xattr_set with unknown flags", vexfs_rust_xattr_set(v, ROOT, NAME("user.b"), NAME("x"), 3, NOW, &report) == -EINVAL);
-	CHECK("xattr_set of 64 KiB", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.large"), large, 65536, 0, NOW, &report)) == 0);
-	CHECK("xattr_set of more", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.large"), large, 65537, 0, NOW, &report)) == -E2BIG);
-	CHECK("xattr_set without a value", vexfs_rust_xattr_set(v, ROOT, NAME("user.b"), NULL, 5, 0, NOW, &report) == -EFAULT);
-	CHECK("xattr_list of the length", RUN(v, vexfs_rust_xattr_list(v, ROOT, NULL, 0, &used, &report)) == 0 && used == 7 + 11);
-	CHECK("xattr_list", RUN(v, vexfs_rust_xattr_list(v, ROOT, back, sizeof(back), &used, &report)) == 0 && used == 18 &&
+	CHECK("xattr_set", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.a"), NAME("value"), 0, NOW,
+	      &report)) == 0);
+	CHECK("xattr_get", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), back, sizeof(back), &used,
+	      &report)) == 0 && used == 5 && !memcmp(back, "value", 5));
+	CHECK("xattr_get of the length", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), NULL, 0, &used,
+	      &report)) == 0 && used == 5);
+	CHECK("xattr_get without room", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), back, 4, &used,
+	      &report)) == -ERANGE);
+	CHECK("xattr_get of nothing", RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("user.b"), back, 9, &used,
+	      &report)) == -ENODATA);
+	CHECK("xattr_get without a buffer", vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), NULL, 9, &used,
+	      &report) == -EFAULT);
+	CHECK("xattr_get without a place", vexfs_rust_xattr_get(v, ROOT, NAME("user.a"), back, 9, NULL,
+	      &report) == -EFAULT);
+	CHECK("xattr_get without a name", vexfs_rust_xattr_get(v, ROOT, NULL, 3, back, 9, &used,
+	      &report) == -EFAULT);
+	CHECK("xattr_get with a name too long", vexfs_rust_xattr_get(v, ROOT, large, 256, back, 9, &used,
+	      &report) == -ERANGE);
+	CHECK("xattr_set creating", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.a"), NAME("x"),
+	      VEXFS_XATTR_CREATE, NOW, &report)) == -EEXIST);
+	CHECK("xattr_set replacing", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.b"), NAME("x"),
+	      VEXFS_XATTR_REPLACE, NOW, &report)) == -ENODATA);
+	CHECK("xattr_set with unknown flags", vexfs_rust_xattr_set(v, ROOT, NAME("user.b"), NAME("x"), 3,
+	      NOW, &report) == -EINVAL);
+	CHECK("xattr_set of 64 KiB", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.large"), large, 65536,
+	      0, NOW, &report)) == 0);
+	CHECK("xattr_set of more", RUN(v, vexfs_rust_xattr_set(v, ROOT, NAME("user.large"), large, 65537, 0,
+	      NOW, &report)) == -E2BIG);
+	CHECK("xattr_set without a value", vexfs_rust_xattr_set(v, ROOT, NAME("user.b"), NULL, 5, 0, NOW,
+	      &report) == -EFAULT);
+	CHECK("xattr_list of the length", RUN(v, vexfs_rust_xattr_list(v, ROOT, NULL, 0, &used,
+	      &report)) == 0 && used == 7 + 11);
+	CHECK("xattr_list", RUN(v, vexfs_rust_xattr_list(v, ROOT, back, sizeof(back), &used, &report)) == 0 &&
+	      used == 18 &&
 	      (!strcmp((char *)back, "user.a") || !strcmp((char *)back, "user.large")));
-	CHECK("xattr_list without room", RUN(v, vexfs_rust_xattr_list(v, ROOT, back, 17, &used, &report)) == -ERANGE);
+	CHECK("xattr_list without room", RUN(v, vexfs_rust_xattr_list(v, ROOT, back, 17, &used,
+	      &report)) == -ERANGE);
 	CHECK("xattr_list without a place", vexfs_rust_xattr_list(v, ROOT, back, 17, NULL, &report) == -EFAULT);
 	CHECK("xattr_remove", RUN(v, vexfs_rust_xattr_remove(v, ROOT, NAME("user.large"), NOW, &report)) == 0);
-	CHECK("xattr_remove of nothing", RUN(v, vexfs_rust_xattr_remove(v, ROOT, NAME("user.large"), NOW, &report)) == -ENODATA);
-	CHECK("xattr_remove without a volume", vexfs_rust_xattr_remove(NULL, ROOT, NAME("user.a"), NOW, &report) == -EFAULT);
+	CHECK("xattr_remove of nothing", RUN(v, vexfs_rust_xattr_remove(v, ROOT, NAME("user.large"), NOW,
+	      &report)) == -ENODATA);
+	CHECK("xattr_remove without a volume", vexfs_rust_xattr_remove(NULL, ROOT, NAME("user.a"), NOW,
+	      &report) == -EFAULT);
 	free(large);
 }
 
@@ -221,7 +300,8 @@ void test_names(void)
 	test_inodes(volume);
 	test_list(volume);
 	test_xattrs(volume);
-	CHECK("all of it is committed", vexfs_rust_sync_fs(volume, NOW, NULL, &report) == 0 && vexfs_rust_put_super(volume) == 0);
+	CHECK("all of it is committed", vexfs_rust_sync_fs(volume, NOW, NULL, &report) == 0 &&
+	      vexfs_rust_put_super(volume) == 0);
 	vexfs_rust_cleanup_superblock(volume);
 	device_free(&device);
 }

@@ -77,7 +77,8 @@ static void test_open(struct memory_device *device)
 	/* Every copy of the superblock. */
 	other.bytes[1024 + 20] ^= 1;
 	other.bytes[33 * BLOCK + 20] ^= 1;
-	CHECK("open with damaged superblocks", vexfs_rust_fill_super(&other.host, 0, 0, &volume, &report) == -EUCLEAN &&
+	CHECK("open with damaged superblocks", vexfs_rust_fill_super(&other.host, 0, 0, &volume,
+	      &report) == -EUCLEAN &&
 	      report.want == VEXFS_WANT_READ_ONLY && report.message_len);
 	memcpy(other.bytes, device->bytes, 2 << 20);
 	memset(other.bytes + BLOCK, 0, 32 * BLOCK);
@@ -92,7 +93,8 @@ static void test_open(struct memory_device *device)
 	CHECK("open a device without flush", vexfs_rust_fill_super(&broken, 0, 0, &volume, &report) == -EFAULT);
 	broken = device->host;
 	broken.len_bytes = UINT64_MAX;
-	CHECK("open a device of impossible length", vexfs_rust_fill_super(&broken, 0, 0, &volume, &report) == -EINVAL);
+	CHECK("open a device of impossible length", vexfs_rust_fill_super(&broken, 0, 0, &volume,
+	      &report) == -EINVAL);
 	CHECK("open without a device", vexfs_rust_fill_super(NULL, 0, 0, &volume, &report) == -EFAULT);
 	CHECK("open without a place", vexfs_rust_fill_super(&device->host, 0, 0, NULL, &report) == -EFAULT);
 	CHECK("open without a report", vexfs_rust_fill_super(&device->host, 0, 0, &volume, NULL) == -EFAULT);
@@ -124,13 +126,17 @@ static void test_state(struct memory_device *device)
 	CHECK("get_state", vexfs_rust_get_state(volume, &state) == 0 && !state.dirty && !state.dead &&
 	      !state.read_only && state.running == state.durable + 1);
 	CHECK("get_state without a place", vexfs_rust_get_state(volume, NULL) == -EFAULT);
-	CHECK("commit_begin of nothing", RUN(volume, vexfs_rust_commit_begin(volume, NOW, &commit, &report)) == 0 && !commit);
-	CHECK("create for a commit", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"c", 1, &attrs, &attr, NULL, &report)) == 0);
+	CHECK("commit_begin of nothing", RUN(volume, vexfs_rust_commit_begin(volume, NOW, &commit,
+	      &report)) == 0 && !commit);
+	CHECK("create for a commit", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"c", 1,
+	      &attrs, &attr, NULL, &report)) == 0);
 	vexfs_rust_get_state(volume, &state);
 	CHECK("now it is dirty", state.dirty && state.cached_nodes > 0);
 	CHECK("commit_begin", RUN(volume, vexfs_rust_commit_begin(volume, NOW, &commit, &report)) == 0 && commit);
-	CHECK("create beside the commit", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"d", 1, &attrs, &attr, NULL, &report)) == 0);
-	CHECK("no second commit meanwhile", vexfs_rust_commit_begin(volume, NOW, &second, &report) == -EINVAL && !second);
+	CHECK("create beside the commit", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"d", 1,
+	      &attrs, &attr, NULL, &report)) == 0);
+	CHECK("no second commit meanwhile", vexfs_rust_commit_begin(volume, NOW, &second,
+	      &report) == -EINVAL && !second);
 	device->fuas = device->flushes = 0;
 	CHECK("commit_write", vexfs_rust_commit_write(commit, &report) == 0);
 	CHECK("it flushed and wrote the root through", device->fuas == 1 && device->flushes == 1);
@@ -138,7 +144,8 @@ static void test_state(struct memory_device *device)
 	vexfs_rust_get_state(volume, &state);
 	generation = state.durable;
 	CHECK("the generation is durable, the next one dirty", state.running == generation + 1 && state.dirty);
-	CHECK("sync_fs", vexfs_rust_sync_fs(volume, NOW, &generation, &report) == 0 && generation == state.running);
+	CHECK("sync_fs", vexfs_rust_sync_fs(volume, NOW, &generation, &report) == 0 &&
+	      generation == state.running);
 	CHECK("sync_fs without a place", vexfs_rust_sync_fs(volume, NOW, NULL, &report) == 0);
 	CHECK("sync_fs without a volume", vexfs_rust_sync_fs(NULL, NOW, NULL, &report) == -EFAULT);
 	device->flushes = 0;
@@ -150,7 +157,8 @@ static void test_state(struct memory_device *device)
 
 	CHECK("trim", vexfs_rust_trim(volume, 0, &freed) == 0 && freed > 0 && freed != 99);
 	CHECK("trim without a place", vexfs_rust_trim(volume, 0, NULL) == -EFAULT);
-	CHECK("after it a lookup misses", vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"c", 1, &attr, &report) == -EAGAIN &&
+	CHECK("after it a lookup misses", vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"c", 1, &attr,
+	      &report) == -EAGAIN &&
 	      report.want == VEXFS_WANT_NODE);
 	{
 		struct vexfs_node *node = NULL;
@@ -167,23 +175,30 @@ static void test_state(struct memory_device *device)
 		CHECK("install of nothing", vexfs_rust_install(volume, NULL, &report) == -EFAULT);
 		CHECK("discard of nothing", vexfs_rust_discard(NULL) == -EFAULT);
 	}
-	CHECK("then it is found", RUN(volume, vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"c", 1, &attr, &report)) == 0);
+	CHECK("then it is found", RUN(volume, vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"c", 1, &attr,
+	      &report)) == 0);
 
 	CHECK("set_read_only", vexfs_rust_set_read_only(volume, true) == 0);
-	CHECK("a change is refused", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"e", 1, &attrs, &attr, NULL, &report)) == -EROFS);
+	CHECK("a change is refused", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"e", 1,
+	      &attrs, &attr, NULL, &report)) == -EROFS);
 	CHECK("set_read_only back", vexfs_rust_set_read_only(volume, false) == 0);
 	CHECK("set_read_only of nothing", vexfs_rust_set_read_only(NULL, true) == -EFAULT);
-	CHECK("a change is possible again", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"e", 1, &attrs, &attr, NULL, &report)) == 0);
+	CHECK("a change is possible again", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"e",
+	      1, &attrs, &attr, NULL, &report)) == 0);
 	CHECK("put_super tells of what is lost", vexfs_rust_put_super(volume) == -EBUSY);
-	CHECK("after it nothing works", vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"c", 1, &attr, &report) == -EIO);
+	CHECK("after it nothing works", vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"c", 1, &attr,
+	      &report) == -EIO);
 	CHECK("put_super of nothing", vexfs_rust_put_super(NULL) == -EFAULT);
 	CHECK("cleanup_superblock", vexfs_rust_cleanup_superblock(volume) == 0);
 	CHECK("cleanup_superblock of nothing", vexfs_rust_cleanup_superblock(NULL) == -EFAULT);
 
 	volume = open_volume(device, VEXFS_OPEN_READ_ONLY);
-	CHECK("what was not committed is gone", RUN(volume, vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"e", 1, &attr, &report)) == -ENOENT);
-	CHECK("what was is there", RUN(volume, vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"d", 1, &attr, &report)) == 0);
-	CHECK("read-only as asked", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"e", 1, &attrs, &attr, NULL, &report)) == -EROFS);
+	CHECK("what was not committed is gone", RUN(volume, vexfs_rust_lookup_inode(volume, ROOT,
+	      (uint8_t *)"e", 1, &attr, &report)) == -ENOENT);
+	CHECK("what was is there", RUN(volume, vexfs_rust_lookup_inode(volume, ROOT, (uint8_t *)"d", 1,
+	      &attr, &report)) == 0);
+	CHECK("read-only as asked", RUN(volume, vexfs_rust_create_file(volume, ROOT, (uint8_t *)"e", 1,
+	      &attrs, &attr, NULL, &report)) == -EROFS);
 	CHECK("kill", vexfs_rust_kill(volume) == 0);
 	CHECK("kill of nothing", vexfs_rust_kill(NULL) == -EFAULT);
 	CHECK("it is dead", vexfs_rust_get_state(volume, &state) == 0 && state.dead);
