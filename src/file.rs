@@ -338,23 +338,29 @@ impl<D: Device> Volume<D> {
                 written.flags &= !EXTENT_UNWRITTEN;
                 volume.join_extent(ino, written)?;
             }
-            if !more {
-                if let Some(size) = new_size {
-                    inode.size = inode.size.max(size);
-                }
-                if let Some(now) = now {
-                    inode.modified(now);
-                }
-                volume.put_inode(&inode)?;
+            if let Some(size) = new_size {
+                // After each step the file ends behind what is written of it.
+                let end = extents.last().map_or(to, |extent| extent.end().min(to));
+                let reached = if more { end << volume.geometry.block_shift } else { size };
+                inode.size = inode.size.max(size.min(reached));
             }
-            Ok(())
+            if let Some(now) = now {
+                inode.modified(now);
+            }
+            volume.put_inode(&inode)
         })?;
         Ok(if more { Progress::More } else { Progress::Done })
     }
 
     /// Frees a step's worth of what lies in `from..to`; true if there is more.
-    fn plan_free(&self, ino: Ino, from: u64, to: u64) -> Result<(Vec<Extent>, bool)> {
-        let (mut extents, mut more) = self.overlapping(ino, from, to, STEP_EXTENTS, |_| true)?;
+    fn plan_free(
+        &self,
+        ino: Ino,
+        from: u64,
+        to: u64,
+        wanted: fn(&Extent) -> bool,
+    ) -> Result<(Vec<Extent>, bool)> {
+        let (mut extents, mut more) = self.overlapping(ino, from, to, STEP_EXTENTS, wanted)?;
         // A long extent may lie in many groups, each of which the commit has to write.
         let mut room = 4 * self.space.group_blocks();
         let mut kept = 0;
@@ -419,11 +425,17 @@ impl<D: Device> Volume<D> {
         let mut inode = self.file(ino)?;
         let block_bytes = self.geometry.block_bytes() as u64;
         if size > inode.size && self.get(orphan_key(ino))?.is_some() {
-            // An earlier truncation was given up halfway: what it left must not come back.
-            // A file without a name is listed too, with nothing left over.
+            // An earlier truncation was given up halfway: what it left must not come back. A file
+            // without a name is listed too; what is unwritten may belong to data on their way.
             let from = inode.size.div_ceil(block_bytes);
-            if !self.plan_free(ino, from, u64::MAX)?.0.is_empty() {
-                return self.free_step(inode, from).map(|_| Progress::More);
+            let (extents, _) =
+                self.plan_free(ino, from, u64::MAX, |extent| !extent.is_unwritten())?;
+            if !extents.is_empty() {
+                return self.change(|volume| {
+                    let _ = volume.free_extents(&mut inode, &extents, from, u64::MAX)?;
+                    volume.put_inode(&inode)?;
+                    Ok(Progress::More)
+                });
             }
         }
         inode.size = size;
@@ -435,7 +447,7 @@ impl<D: Device> Volume<D> {
     /// among the orphans.
     fn free_step(&mut self, mut inode: Inode, from: u64) -> Result<Progress> {
         let ino = inode.ino;
-        let (extents, mut more) = self.plan_free(ino, from, u64::MAX)?;
+        let (extents, mut more) = self.plan_free(ino, from, u64::MAX, |_| true)?;
         self.touch(orphan_key(ino))?;
         let listed = self.get(orphan_key(ino))?.is_some();
         self.change(|volume| {
@@ -458,7 +470,7 @@ impl<D: Device> Volume<D> {
         self.begin(STEP_EXTENTS as u64 / 2, false)?;
         let mut inode = self.file(ino)?;
         let (from, to) = (block.0, block.0.saturating_add(count));
-        let (extents, mut more) = self.plan_free(ino, from, to)?;
+        let (extents, mut more) = self.plan_free(ino, from, to, |_| true)?;
         if extents.is_empty() {
             return Ok(Progress::Done);
         }
@@ -492,7 +504,7 @@ impl<D: Device> Volume<D> {
             let from = inode.size.div_ceil(self.geometry.block_bytes() as u64);
             return self.free_step(inode, from);
         }
-        let (extents, _) = self.plan_free(ino, 0, u64::MAX)?;
+        let (extents, _) = self.plan_free(ino, 0, u64::MAX, |_| true)?;
         if !extents.is_empty() {
             return self.change(|volume| {
                 let mut inode = inode;

@@ -186,3 +186,77 @@ fn lying_devices_are_noticed_or_harmless() {
     }
     assert!(noticed > 10, "only {noticed} lies were noticed");
 }
+
+type Operation = fn(&mut Volume<CacheDevice>, Ino) -> Result<()>;
+
+/// Each operation on a cold cache, each of its reads failed in turn: nothing is half done, and the
+/// next try succeeds.
+#[test]
+fn a_failed_read_changes_nothing() {
+    let mut base = open(image(4 << 20));
+    for i in 0..300 {
+        let name = format!("file {i}");
+        base.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
+    }
+    let (f, _) = base.resolve(|v| v.lookup(Ino::ROOT, b"file 150")).unwrap();
+    for i in 0..60 {
+        base.write_at(f, i * 8192, &[1; 4096], now()).unwrap();
+    }
+    base.run(now(), |v| v.xattr_set(f, b"user.x", &[2; 9000], XattrMode::Set, now())).unwrap();
+    base.run(now(), |v| v.unlink(Ino::ROOT, b"file 8", now())).unwrap();
+    base.commit(now()).unwrap();
+    let image = base.device().cut(Keep::None);
+    let operations: [(&str, Operation); 10] = [
+        ("create", |v, _| v.run(now(), |v| v.create(Ino::ROOT, b"new", &FILE)).map(drop)),
+        ("unlink", |v, _| v.run(now(), |v| v.unlink(Ino::ROOT, b"file 9", now())).map(drop)),
+        ("link", |v, f| v.run(now(), |v| v.link(f, Ino::ROOT, b"new", now())).map(drop)),
+        ("rename", |v, _| {
+            let flags = RenameFlags::default();
+            v.run(now(), |v| v.rename(Ino::ROOT, b"file 3", Ino::ROOT, b"file 4", flags, now()))
+                .map(drop)
+        }),
+        ("xattr_set", |v, f| {
+            v.run(now(), |v| v.xattr_set(f, b"user.x", &[3; 20_000], XattrMode::Set, now()))
+        }),
+        ("xattr_remove", |v, f| v.run(now(), |v| v.xattr_remove(f, b"user.x", now()))),
+        ("write", |v, f| v.write_at(f, 4096, &[9; 30_000], now())),
+        ("truncate", |v, f| v.truncate(f, 10_000, now())),
+        ("evict", |v, _| v.evict_orphans(now())),
+        ("set_attr", |v, f| {
+            let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+            v.run(now(), |v| v.set_attr(f, &set)).map(drop)
+        }),
+    ];
+    for (what, operation) in operations {
+        let mut failed = 0;
+        for nth in 0..1000 {
+            let mut v = open(image.clone());
+            v.device().fault(Fault::nth(On::Read, nth, Effect::Fail(5)));
+            let result = operation(&mut v, f).and_then(|()| v.commit(now()));
+            v.device().mend();
+            assert!(!v.is_dead(), "{what}: a failed read stopped the volume");
+            match result {
+                Err(Error::Device(DeviceError::Io(5))) => {
+                    failed += 1;
+                    // Failed in its commit, it is done already.
+                    match operation(&mut v, f) {
+                        Ok(()) | Err(Error::Exists | Error::NotFound | Error::NoAttr) => {}
+                        Err(other) => panic!("{what}, read {nth}: {other}"),
+                    }
+                    v.commit(now()).unwrap();
+                }
+                Ok(_) => break,
+                Err(other) => panic!("{what}, read {nth}: {other}"),
+            }
+            let mut found = Vec::new();
+            check(v.device(), &mut |report| {
+                if let Report::Finding(finding) = report {
+                    found.push(finding.to_string());
+                }
+            })
+            .unwrap();
+            assert!(found.is_empty(), "{what}, read {nth}: {found:?}");
+        }
+        assert!(failed > 2, "{what} read {failed} blocks");
+    }
+}

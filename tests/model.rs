@@ -88,6 +88,38 @@ fn a_file_without_a_name_can_grow() {
     v.write_at(f.ino, 0, &[7; 5000], now()).unwrap();
     assert_eq!(v.run(now(), |v| v.set_size(f.ino, 100_000, now())).unwrap(), Progress::Done);
     assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().size, 100_000);
+    // Blocks that a page cache got and has not written yet stay.
+    let held = v.run(now(), |v| v.allocate(f.ino, FileBlock(30), 9)).unwrap();
+    assert_eq!(v.run(now(), |v| v.set_size(f.ino, 200_000, now())).unwrap(), Progress::Done);
+    assert_eq!(v.resolve(|v| v.map(f.ino, FileBlock(30), 9)).unwrap(), held);
+}
+
+/// What a step has marked is inside the file, so that a cut leaves nothing behind its end.
+#[test]
+fn a_file_grows_with_each_step_of_marking() {
+    let mut v = volume(4 << 20);
+    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
+    for i in 0..40 {
+        v.run(now(), |v| v.allocate(f, FileBlock(i * 2), 1)).unwrap();
+    }
+    let size = Some(40 * 8192);
+    let mut steps = 0;
+    while v.run(now(), |v| v.mark_written(f, FileBlock(0), 80, size, None)).unwrap()
+        == Progress::More
+    {
+        steps += 1;
+        let inode = v.resolve(|v| v.inode(f)).unwrap();
+        let end = FileBlock(inode.size.div_ceil(4096));
+        assert!(inode.size > 0 && inode.size < 40 * 8192);
+        let mut at = end.0;
+        while at < 80 {
+            let part = v.resolve(|v| v.map(f, FileBlock(at), 80 - at)).unwrap();
+            assert!(!matches!(part.kind, MappingKind::Written(_)), "{part:?}");
+            at += part.count;
+        }
+    }
+    assert!(steps > 0);
+    assert_eq!(v.resolve(|v| v.inode(f)).unwrap().size, 40 * 8192);
 }
 
 /// What a cut left behind a file's end must not come up when the file grows.
@@ -111,4 +143,40 @@ fn growing_shows_zeroes_where_uncommitted_data_was() {
         assert_eq!(v.read_at(f.ino, 0, &mut body).unwrap(), 2000);
         assert!(body[..100].iter().all(|b| *b == 1) && body[100..].iter().all(|b| *b == 0));
     }
+}
+
+/// Long extents go in steps, the groups they lie in come back into memory, and nothing is left over.
+#[test]
+fn gigabytes_are_freed_in_steps() {
+    let mut v = volume(8 << 30);
+    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
+    let fresh = v.statfs().blocks_free;
+    let blocks = 1_500_000;
+    let mut at = 0;
+    while at < blocks {
+        at += v.run(now(), |v| v.allocate(f, FileBlock(at), blocks - at)).unwrap().count;
+    }
+    v.commit(now()).unwrap();
+    assert_eq!(v.resolve(|v| v.inode(f)).unwrap().blocks, blocks);
+    let image = v.device().cut(vexfs_crash::Keep::None);
+    let mut v = Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap();
+    let mut steps = 0;
+    while v.run(now(), |v| v.set_size(f, 0, now())).unwrap() == Progress::More {
+        steps += 1;
+        if steps == 2 {
+            // What a crash leaves of it, the mount finishes.
+            v.commit(now()).unwrap();
+            let image = v.device().cut(vexfs_crash::Keep::None);
+            let mut v = Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap();
+            assert!(v.resolve(|v| v.inode(f)).unwrap().blocks > 0);
+            v.evict_orphans(now()).unwrap();
+            assert_eq!(v.resolve(|v| v.inode(f)).unwrap().blocks, 0);
+        }
+    }
+    assert!(steps > 2);
+    v.commit(now()).unwrap();
+    let clean = check(v.device(), &mut |_| {}).unwrap();
+    assert_eq!(clean.findings, 0);
+    // The bitmaps stay.
+    assert!(fresh - v.statfs().blocks_free <= 8 << 30 >> 27);
 }
