@@ -10,8 +10,8 @@ fn main() -> std::process::ExitCode {
     let steps = numbers.next().unwrap_or(1000);
     let (mut states, mut full, mut failures) = (0, 0, 0);
     for seed in first..first.saturating_add(seeds) {
-        let image_bytes = [1 << 20, 4 << 20, 64 << 20, 1 << 20][(seed % 4) as usize];
-        let inodes = [60, 60, 2000, 15][(seed % 4) as usize];
+        let image_bytes = [1 << 20, 4 << 20, 64 << 20, 1 << 20, 1 << 30][(seed % 5) as usize];
+        let inodes = [60, 60, 2000, 15, 100][(seed % 5) as usize];
         let options = Options { steps, image_bytes, inodes, ..Options::new(seed) };
         match simulate(&options) {
             Ok(outcome) => {

@@ -453,6 +453,15 @@ impl Sim {
         let Some(ino) = self.some_file() else { return Ok(()) };
         let size = self.world.model.get(ino).map_or(0, |n| n.attr.size);
         let offset = self.offset(size);
+        if self.rng.one_in(12) {
+            self.doing = "preallocate";
+            let most = self.options.image_bytes / BLOCK as u64 / 8;
+            let count = 1 + self.rng.below(most.min(20_000));
+            if !self.world.preallocate(ino, offset / BLOCK as u64, count)? {
+                self.outcome.full += 1;
+            }
+            return Ok(());
+        }
         let most = if self.rng.one_in(4) { self.options.write_bytes } else { 9000 };
         let mut data = vec![0; 1 + self.rng.below(most) as usize];
         self.rng.fill(&mut data);

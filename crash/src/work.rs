@@ -344,6 +344,25 @@ impl World {
         Ok(true)
     }
 
+    /// Allocates blocks and writes nothing. Returns false if the space ran out on the way.
+    pub(crate) fn preallocate(&mut self, ino: u64, from: u64, count: u64) -> Run<bool> {
+        let (mut at, end) = (from, from + count);
+        while at < end {
+            let mapping = match self.run(|v| v.allocate(Ino(ino), FileBlock(at), end - at))? {
+                Ok(mapping) => mapping,
+                Err(Error::NoSpace) => return Ok(false),
+                Err(error) => return wrong(format!("allocate: {error}")),
+            };
+            ensure!(mapping.kind != MappingKind::Hole, "allocate left a hole");
+            ensure!((1..=end - at).contains(&mapping.count), "allocate gave {mapping:?}");
+            if let Ok(node) = self.model.get_mut(ino) {
+                node.held.extend(at..at + mapping.count);
+            }
+            at += mapping.count;
+        }
+        Ok(true)
+    }
+
     fn mark(
         &mut self,
         ino: u64,
@@ -375,13 +394,15 @@ impl World {
                 }
             }
             let Ok(node) = self.model.get_mut(ino) else { return wrong("mark of nothing") };
+            let reached = pending.keys().last().map_or(0, |last| (last + 1) * BLOCK as u64);
             node.data.extend(pending.into_iter().map(|(block, data)| (block, Arc::new(data))));
+            node.attr.mtime = now;
+            node.attr.ctime = now;
             if progress == Progress::Done {
                 node.attr.size = node.attr.size.max(size);
-                node.attr.mtime = now;
-                node.attr.ctime = now;
                 return Ok(());
             }
+            node.attr.size = node.attr.size.max(size.min(reached));
         }
     }
 
