@@ -216,10 +216,10 @@ fn a_failed_read_changes_nothing() {
                 .map(drop)
         }),
         ("xattr_set", |v, f| {
-            v.run(now(), |v| v.xattr_set(f, b"user.x", &[3; 20_000], XattrMode::Set, now()))
+            v.run(now(), |v| v.xattr_set(f, b"user.x", &[3; 12_000], XattrMode::Set, now()))
         }),
         ("xattr_remove", |v, f| v.run(now(), |v| v.xattr_remove(f, b"user.x", now()))),
-        ("write", |v, f| v.write_at(f, 4096, &[9; 30_000], now())),
+        ("write", |v, f| v.write_at(f, 4096, &[9; 12_000], now())),
         ("truncate", |v, f| v.truncate(f, 10_000, now())),
         ("evict", |v, _| v.evict_orphans(now())),
         ("set_attr", |v, f| {

@@ -12,6 +12,7 @@
 pub mod device;
 pub mod image;
 pub mod model;
+mod oracle;
 pub mod rng;
 pub mod sim;
 mod work;
