@@ -15,7 +15,7 @@ use crate::volume::Volume;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use vexfs_format::item::{EXTENT_KNOWN, EXTENT_UNWRITTEN, EXTENT_VECTOR};
-use vexfs_format::{BlockNr, ExtentItem, FILE_BYTES_MAX, FileBlock, Ino, Key, Kind};
+use vexfs_format::{BlockNr, ExtentItem, FILE_BYTES_MAX, FIRST_FREE, FileBlock, Ino, Key, Kind};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -50,7 +50,9 @@ impl Extent {
             len: u64::from(item.len.get()),
             flags: item.flags.get(),
         };
-        let inside = extent.block.0 < blocks && extent.len <= blocks - extent.block.0;
+        // Neither the superblocks nor the root ring are anybody's data.
+        let end = extent.block.0.saturating_add(extent.len);
+        let inside = extent.block.0 >= FIRST_FREE && end < blocks;
         let fits = extent.start.checked_add(extent.len).is_some_and(|end| end <= FILE_BYTES_MAX);
         if extent.len == 0 || !inside || !fits || extent.flags & !EXTENT_KNOWN != 0 {
             return Err(Error::inode(key.ino(), "an extent is impossible"));
