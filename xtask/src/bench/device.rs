@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::fio::{self, Job, Length};
 use super::guest::Guest;
-use super::sample::DEVICE;
+use super::sample::{self, DEVICE};
 use crate::shell::Cmd;
 
 /// The one that is ours.
@@ -87,16 +87,25 @@ pub fn round(guest: &Guest, round: u32) -> Result<()> {
     let turn = round as usize % plan.len();
     plan.rotate_left(turn);
     for (subject, mode) in plan {
+        settle(guest, mode)?;
         let device = Device::make(guest, subject, mode)
             .with_context(|| format!("cannot set up {subject} {mode}"))?;
         let measured = measure(guest, &device, subject, mode, round);
         let removed = device.remove(guest);
         measured.with_context(|| format!("{subject} {mode}"))?;
         removed.with_context(|| format!("cannot remove {subject} {mode}"))?;
-        if !mode.is_empty() {
-            // What a buffered image left in the page cache is not the next one's burden.
-            rustix::fs::sync();
-        }
+    }
+    Ok(())
+}
+
+/// The page cache as every subject finds it: without the image for direct ones, which would have
+/// to put it out of the way, and with all of it for buffered ones.
+fn settle(guest: &Guest, mode: &str) -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "1").context("cannot drop the page cache")?;
+    if mode == "buffered" {
+        let mut image = File::open(guest.image()).context("cannot open the image")?;
+        std::io::copy(&mut image, &mut std::io::sink()).context("cannot read the image")?;
     }
     Ok(())
 }
@@ -109,7 +118,7 @@ fn measure(guest: &Guest, device: &Device, subject: &str, mode: &str, round: u32
         // Without an image there is no mode: the figure stands beside both.
         for shown in MODES.iter().filter(|name| mode.is_empty() || **name == mode) {
             let cell = format!("{}, {shown} image", job.cell);
-            guest.sample(DEVICE, &cell, subject, round, figure.value, figure.unit);
+            sample::give(DEVICE, &cell, subject, round, figure.value, figure.unit);
         }
     }
     Ok(())
@@ -149,7 +158,10 @@ impl Device {
     }
 
     fn rublk(guest: &Guest, words: &[&str]) -> Result<Self> {
-        let child = Command::new(&guest.rublk)
+        // A session of its own, as every daemon has: the scheduler groups by session, and one
+        // that shared ours would be woken more cheaply.
+        let child = Command::new("setsid")
+            .arg(&guest.rublk)
             .arg("add")
             .args(words)
             .args(["--foreground", "--quiet", "--queue", QUEUES, "--depth", DEPTH])
@@ -188,7 +200,7 @@ impl Device {
     }
 }
 
-/// Removes a device of vexfs-ublk.
+/// Removes a device of `vexfs-ublk`.
 pub fn remove_vexfs(path: &Path) -> Result<()> {
     let name = path.to_string_lossy();
     let id = name.strip_prefix("/dev/ublkb").context("vexfs-ublk printed no device")?;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::device::remove_vexfs;
 use super::guest::Guest;
 use super::meta::Files;
-use super::sample::FACTS;
+use super::sample::{self, FACTS};
 use crate::shell::Cmd;
 
 /// Their names and the limits they have to stay below.
@@ -32,7 +32,7 @@ pub fn round(guest: &Guest, round: u32) -> Result<()> {
     fs::create_dir_all(&dir).context("cannot create a directory for images")?;
     let give = |index: usize, value: f64| {
         let (name, _, unit) = LIMITS[index];
-        guest.sample(FACTS, name, "vexfs", round, value, unit);
+        sample::give(FACTS, name, "vexfs", round, value, unit);
     };
     for (index, size) in SIZES.into_iter().enumerate() {
         let image = dir.join(format!("{size}.img"));
@@ -72,7 +72,7 @@ fn mount_time(image: &Path, files: Option<usize>) -> Result<f64> {
 }
 
 /// The largest the daemon of the only device has been.
-pub fn daemon_memory(guest: &Guest, round: u32) -> Result<()> {
+pub fn daemon_memory(round: u32) -> Result<()> {
     let text = Cmd::new("vexfs-ublk").args(["list", "--json"]).output()?;
     let list: Value = serde_json::from_str(&text).context("the list of devices is no JSON")?;
     let first = list.get("devices").unwrap_or(&list).get(0).context("no device is listed")?;
@@ -82,6 +82,6 @@ pub fn daemon_memory(guest: &Guest, round: u32) -> Result<()> {
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
     let (name, _, unit) = LIMITS[5];
     let mib = kib.context("no size in the daemon's status")? / 1024.0;
-    guest.sample(FACTS, name, "vexfs", round, mib, unit);
+    sample::give(FACTS, name, "vexfs", round, mib, unit);
     Ok(())
 }

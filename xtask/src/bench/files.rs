@@ -13,7 +13,7 @@ use super::device::{null_blk, remove_vexfs};
 use super::fio::{self, Job, Length};
 use super::guest::Guest;
 use super::meta::{self, Files, Rate};
-use super::sample::FILES;
+use super::sample::{self, FILES};
 use crate::shell::Cmd;
 
 /// The one that is ours.
@@ -136,7 +136,7 @@ impl Stage {
 
     fn measure(&self, guest: &Guest, subject: &str, round: u32) -> Result<()> {
         let give = |cell: &str, value: f64, unit: &str| {
-            guest.sample(FILES, cell, subject, round, value, unit);
+            sample::give(FILES, cell, subject, round, value, unit);
         };
         let mut metadata = Vec::new();
         self.metadata(guest, &mut |cell, rate| metadata.push((cell, rate)))?;

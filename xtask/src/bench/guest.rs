@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::sample::Sample;
 use super::{Part, device, facts, files};
 use crate::shell::Cmd;
 
@@ -50,27 +49,6 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Hands a figure to the host.
-    pub fn sample(
-        &self,
-        section: &str,
-        cell: &str,
-        subject: &str,
-        round: u32,
-        value: f64,
-        unit: &str,
-    ) {
-        let sample = Sample {
-            section: section.to_owned(),
-            cell: cell.to_owned(),
-            subject: subject.to_owned(),
-            round,
-            value,
-            unit: unit.to_owned(),
-        };
-        println!("{}", sample.line());
-    }
-
     /// The image that all block devices serve.
     pub fn image(&self) -> PathBuf {
         self.image_dir.join("bench-image")
@@ -132,7 +110,7 @@ pub fn run(args: &GuestArgs) -> Result<()> {
         for round in 0..args.rounds {
             println!("round {}: filesystems", round + 1);
             stage.round(&guest, round)?;
-            facts::daemon_memory(&guest, round)?;
+            facts::daemon_memory(round)?;
         }
         stage.tear_down()?;
     }

@@ -61,7 +61,7 @@ impl Files {
         let count = self.old.len();
         // Visits every file once: no count of files we use is a multiple of it.
         let step = 1_009;
-        ensure!(count % step != 0, "a count of files that the step divides");
+        ensure!(!count.is_multiple_of(step), "a count of files that the step divides");
         let began = Instant::now();
         let mut at = 0;
         for _ in 0..count {
