@@ -21,8 +21,11 @@ const CHUNK_SHIFT_MIN: u32 = 12;
 const CHUNKS_MAX: u64 = 8 << 20;
 /// How many chunks make a region, as a power of two: the bits of one word.
 const REGION_SHIFT: u32 = 6;
+/// First byte past the superblock's block, the smallest there is. A filesystem that is made writes
+/// it last; until then nothing of an image that is not recognised is worth a look.
+const SUPERBLOCK_END: u64 = 1 << vexfs_format::BLOCK_SHIFT_MIN;
 /// First byte past the root ring, for the largest block size.
-pub const ROOT_RING_END: u64 =
+const ROOT_RING_END: u64 =
     (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) << vexfs_format::BLOCK_SHIFT_MAX;
 
 /// A range of bytes of the image.
@@ -68,7 +71,7 @@ impl DirtyLog {
             device_bytes,
             words: zeroed(words),
             watched: zeroed(words.div_ceil(64)),
-            ring_end: AtomicU64::new(ROOT_RING_END),
+            ring_end: AtomicU64::new(SUPERBLOCK_END),
             overwritten: AtomicBool::new(false),
             root_writes: AtomicU64::new(0),
             woken: AtomicBool::new(false),
