@@ -226,7 +226,7 @@ fn wait_for(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a disk that null_blk serves: of memory, or one that forgets everything.
+/// Makes a disk that `null_blk` serves: of memory, or one that forgets everything.
 pub fn null_blk(name: &str, mib: u64, memory: bool) -> Result<PathBuf> {
     let dir = Path::new("/sys/kernel/config/nullb").join(name);
     fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
