@@ -251,12 +251,9 @@ impl<D: Device> Volume<D> {
             let index = self.space.group_of(goal);
             if self.group_may_have_room(index)? {
                 self.load_group(index)?;
-                if let Some((start, len)) = self.space.find(index, goal, 1, 1)
-                    && start == goal
-                    && len > 0
-                {
-                    let (start, len) = self.space.run_at(start, count);
-                    return Ok((start, len));
+                let len = self.space.run_at(goal, count);
+                if len > 0 {
+                    return Ok((goal, len));
                 }
             }
         }
@@ -287,14 +284,6 @@ impl<D: Device> Volume<D> {
             index = if index + 1 < groups { index + 1 } else { 0 };
         }
         best.ok_or(if self.space.has_pins() { Error::NeedCommit } else { Error::NoSpace })
-    }
-
-    /// False if group `index` is known to be full.
-    fn group_may_have_room(&self, index: u64) -> Result<bool> {
-        match self.space.group(index) {
-            Some(group) => Ok(group.available() > 0),
-            None => Ok(self.group_item(index)?.is_none_or(|(_, free)| free > 0)),
-        }
     }
 
     /// Notes that the range's data is on the device: unwritten extents in it become written; the

@@ -332,12 +332,10 @@ impl Space {
         longest
     }
 
-    /// The run of up to `count` free blocks that starts at `start`.
-    pub(crate) fn run_at(&self, start: BlockNr, count: u64) -> (BlockNr, u64) {
-        let len = self
-            .group(self.group_of(start))
-            .map_or(0, |group| group.run(self.within(start), count as usize));
-        (start, len as u64)
+    /// How many blocks, up to `count`, are free from `start` on; 0 if its group is not in memory.
+    pub(crate) fn run_at(&self, start: BlockNr, count: u64) -> u64 {
+        self.group(self.group_of(start))
+            .map_or(0, |group| group.run(self.within(start), count as usize) as u64)
     }
 
     /// Takes a run that [`find`](Self::find) found.

@@ -185,7 +185,7 @@ impl<D: Device> Volume<D> {
             if self.space.available_loaded() >= room {
                 return Ok(());
             }
-            if !self.space.is_loaded(index) && self.group_has_room(index)? {
+            if !self.space.is_loaded(index) && self.group_may_have_room(index)? {
                 self.load_group(index)?;
             }
             index = if index + 1 < count { index + 1 } else { 0 };
@@ -193,8 +193,12 @@ impl<D: Device> Volume<D> {
         Err(if self.space.has_pins() { Error::NeedCommit } else { Error::NoSpace })
     }
 
-    fn group_has_room(&self, index: u64) -> Result<bool> {
-        Ok(self.group_item(index)?.is_none_or(|(_, free)| free > 0))
+    /// False if group `index` is known to be full.
+    pub(crate) fn group_may_have_room(&self, index: u64) -> Result<bool> {
+        match self.space.group(index) {
+            Some(group) => Ok(group.available() > 0),
+            None => Ok(self.group_item(index)?.is_none_or(|(_, free)| free > 0)),
+        }
     }
 
     /// Brings group `index` into memory, or misses its bitmap.

@@ -5,22 +5,9 @@
 # Needs root, ublk_drv, vexfs.ko in $VEXFS_MODULE, the binaries in PATH and tests/data.
 set -u
 data=${VEXFS_ROOT:?}/tests/data
-work=$(mktemp -d) || exit 1
+. "$(dirname "$0")/ublk-lib.sh"
 cd "$work" || exit 1
-failures=0
 
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-step() { echo "== $*"; }
-daemon() { vexfs-ublk list --json | sed -n "/\"id\": $1,/,/}/s/.*\"pid\": \([0-9]*\).*/\1/p"; }
-refused() {
-    local words=$1 out
-    shift
-    out=$("$@" 2>&1 >/dev/null)
-    local code=$?
-    [ "$code" = 1 ] || fail "$*: exit code $code"
-    [ "$(printf '%s\n' "$out" | wc -l)" = 1 ] || fail "$*: not one line: $out"
-    [[ $out == *"$words"* ]] || fail "$*: no '$words' in: $out"
-}
 # slots ARGS...: the slots found, nearest first.
 slots() { vexfs-ublk search --json "$@" | grep -o '"slot":[0-9]*' | cut -d: -f2; }
 # The first slot that a row of a query file finds in a path.

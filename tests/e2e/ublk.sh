@@ -3,23 +3,9 @@
 # The block device alone, in a guest: every operation's contents and allocation, daemons that die
 # under load, bad inputs. Run it as root where ublk_drv is loaded and vexfs-ublk is in PATH.
 set -u
-work=$(mktemp -d) || exit 1
+. "$(dirname "$0")/ublk-lib.sh"
 cd "$work" || exit 1
-failures=0
 
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-step() { echo "== $*"; }
-daemon() { vexfs-ublk list --json | sed -n "/\"id\": $1,/,/}/s/.*\"pid\": \([0-9]*\).*/\1/p"; }
-# refused WORDS COMMAND...: it fails with exit code 1 and one line that has the words.
-refused() {
-    local words=$1 out
-    shift
-    out=$("$@" 2>&1 >/dev/null)
-    local code=$?
-    [ "$code" = 1 ] || fail "$*: exit code $code"
-    [ "$(printf '%s\n' "$out" | wc -l)" = 1 ] || fail "$*: not one line: $out"
-    [[ $out == *"$words"* ]] || fail "$*: no '$words' in: $out"
-}
 zeroes() { cmp -s -n "$3" -i "$2:0" "$1" /dev/zero; }
 # Allocated bytes of a range of a file, counted by its data extents.
 allocated() { filefrag -v "$1" | awk -v first="$2" -v n="$3" '
