@@ -24,6 +24,13 @@ use std::time::Instant;
 /// Place of the image among the ring's registered files; the driver's is 0.
 const IMAGE: types::Fixed = types::Fixed(1);
 
+/// Bytes of each tag's buffer that the ring knows, so that the kernel need not look up and hold
+/// their pages for every request. They stay resident.
+const FIXED_BYTES: usize = 64 << 10;
+
+/// Largest write that this thread does by itself when nothing else is under way.
+const INLINE_BYTES_MAX: u32 = 128 << 10;
+
 /// The latency of the first of so many requests of a kind is measured.
 const MEASURED_ONE_IN: u32 = 8;
 
@@ -58,6 +65,10 @@ struct Server<'a> {
     buffers: Vec<IoBuf<u8>>,
     parts: QueueParts,
     requests: Box<[Option<InFlight>]>,
+    /// Requests that are not completed.
+    under_way: usize,
+    /// The ring knows the first [`FIXED_BYTES`] of each buffer.
+    fixed: bool,
     /// Image operations that the ring has not given back.
     pending: usize,
     /// The time of this batch of completions, once somebody asked.
@@ -83,6 +94,22 @@ pub fn make_ring(depth: u16) -> Result<(), UblkError> {
     })
 }
 
+/// Tells the ring of the buffers; false where the memory one may lock does not allow it.
+fn fix_buffers(buffers: &[IoBuf<u8>]) -> bool {
+    let known: Vec<libc::iovec> = buffers
+        .iter()
+        .map(|buffer| libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len().min(FIXED_BYTES),
+        })
+        .collect();
+    libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
+        // SAFETY: the ranges lie in buffers that `serve` keeps until the ring has given back
+        // every operation, and nothing unmaps them before.
+        unsafe { ring.submitter().register_buffers(&known) }.is_ok()
+    })
+}
+
 /// Serves a queue until the driver takes it down. `ready` is called once its requests are being
 /// fetched, which the device's start waits for.
 pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Result<(), UblkError> {
@@ -91,11 +118,14 @@ pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Resul
     let queue = UblkQueue::new(parts.id, device)?;
     let queue = queue.submit_fetch_commands_unified(BufDescList::Slices(Some(&buffers)))?;
     let depth = usize::from(device.dev_info.queue_depth);
+    let fixed = fix_buffers(&buffers);
     let mut server = Server {
         queue: &queue,
         buffers,
         parts,
         requests: vec![None; depth].into(),
+        under_way: 0,
+        fixed,
         pending: 0,
         now: None,
         arrivals: [0; Kind::ALL.len()],
@@ -177,6 +207,7 @@ impl Server<'_> {
                 let in_flight = InFlight { request, started };
                 if let Some(slot) = self.requests.get_mut(usize::from(tag)) {
                     *slot = Some(in_flight);
+                    self.under_way += 1;
                 }
                 let len = self.data_len(tag);
                 let buffer = buffer(&mut self.buffers, tag, len);
@@ -187,14 +218,38 @@ impl Server<'_> {
         }
     }
 
-    fn take(&mut self, tag: u16, step: Step) {
-        match step {
-            Step::Image(op) => self.submit(tag, op),
-            Step::Done(result) => {
-                self.account(tag, result);
-                self.commit(tag, result);
+    fn take(&mut self, tag: u16, mut step: Step) {
+        loop {
+            match step {
+                Step::Image(op) => {
+                    let Some(result) = self.write_inline(tag, op) else {
+                        return self.submit(tag, op);
+                    };
+                    let len = self.data_len(tag);
+                    let buffer = buffer(&mut self.buffers, tag, len);
+                    step = self.parts.layer.advance(tag, result, buffer);
+                }
+                Step::Done(result) => {
+                    self.account(tag, result);
+                    return self.commit(tag, result);
+                }
             }
         }
+    }
+
+    /// Writes to the page cache at once if no other request could be waiting for this thread
+    /// meanwhile; the ring would hand it to another thread, which costs more than the write.
+    fn write_inline(&self, tag: u16, op: ImageOp) -> Option<i32> {
+        let ImageOp::Write { offset, len, at, durable: false } = op else { return None };
+        if self.parts.image.direct() || self.under_way > 1 || len > INLINE_BYTES_MAX {
+            return None;
+        }
+        let own = self.buffers.get(usize::from(tag))?.as_slice();
+        let data = own.get(at as usize..)?.get(..len as usize)?;
+        Some(match rustix::io::pwrite(self.parts.image.file(), data, offset) {
+            Ok(written) => written as i32,
+            Err(errno) => -errno.raw_os_error(),
+        })
     }
 
     /// Tells the observer and the statistics of a finished request.
@@ -202,6 +257,7 @@ impl Server<'_> {
         let Some(done) = self.requests.get_mut(usize::from(tag)).and_then(Option::take) else {
             return;
         };
+        self.under_way = self.under_way.saturating_sub(1);
         let Request { op, offset, len } = done.request;
         let kind = op.kind();
         if op.changes() {
@@ -232,6 +288,10 @@ impl Server<'_> {
         }
     }
 
+    fn is_fixed(&self, at: u32, len: u32) -> bool {
+        self.fixed && at as usize + len as usize <= FIXED_BYTES
+    }
+
     fn submit(&mut self, tag: u16, op: ImageOp) {
         let Some(own) = self.buffers.get(usize::from(tag)) else { return };
         let start = own.as_mut_ptr();
@@ -239,12 +299,21 @@ impl Server<'_> {
             ImageOp::Read { offset, len, at } => {
                 // In range: the layer stays within the request, which fits its buffer.
                 let to = start.wrapping_add(at as usize);
-                opcode::Read::new(IMAGE, to, len).offset(offset).build()
+                if self.is_fixed(at, len) {
+                    opcode::ReadFixed::new(IMAGE, to, len, tag).offset(offset).build()
+                } else {
+                    opcode::Read::new(IMAGE, to, len).offset(offset).build()
+                }
             }
             ImageOp::Write { offset, len, at, durable } => {
                 let from = start.wrapping_add(at as usize);
                 let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                opcode::Write::new(IMAGE, from, len).offset(offset).rw_flags(flags).build()
+                if self.is_fixed(at, len) {
+                    let op = opcode::WriteFixed::new(IMAGE, from, len, tag);
+                    op.offset(offset).rw_flags(flags).build()
+                } else {
+                    opcode::Write::new(IMAGE, from, len).offset(offset).rw_flags(flags).build()
+                }
             }
             ImageOp::Zeroes { offset, len } => {
                 let from = ZEROES.as_ptr().cast::<u8>();
