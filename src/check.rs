@@ -11,15 +11,15 @@ use crate::device::Device;
 use crate::error::{Corruption, Error, Result};
 use crate::inode::parse;
 use crate::node;
-use crate::superblock::{Geometry, newest_root, read_superblock};
+use crate::superblock::{Geometry, read_ring, read_superblock};
 use alloc::vec::Vec;
 use core::fmt;
 use inodes::Inodes;
 use vexfs_format::node::Pointer;
 use vexfs_format::superblock::SUPER_OFFSET;
 use vexfs_format::{
-    BACKUP_FIRST, BlockNr, FIRST_FREE, Generation, GroupItem, Ino, Key, Kind, ROOT_RING_START,
-    ROOT_SLOTS, RootRecord, Superblock, crc32c,
+    BACKUP_FIRST, BlockNr, FIRST_FREE, Generation, GroupItem, Ino, Key, Kind, RootRecord,
+    Superblock, crc32c,
 };
 use zerocopy::IntoBytes;
 
@@ -101,7 +101,8 @@ pub struct CheckSummary {
 pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<CheckSummary> {
     let superblock = read_superblock(device)?;
     let geometry = Geometry::of(&superblock);
-    let record = newest_root(device, &geometry)?;
+    let ring = read_ring(device, &geometry)?;
+    let record = ring.newest;
     let mut checker = Checker {
         device,
         geometry,
@@ -112,13 +113,13 @@ pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<Ch
             generation: Generation(record.generation.get()),
             levels: u64::from(record.level.get()) + 1,
             blocks: geometry.blocks,
+            roots: ring.valid,
             ..CheckSummary::default()
         },
         complete: true,
         groups: Vec::new(),
     };
     checker.superblocks(&superblock)?;
-    checker.ring()?;
     let mut inodes = Inodes::new(geometry);
     checker.walk(&record, &mut inodes)?;
     inodes.finish(&mut checker, &record)?;
@@ -159,6 +160,15 @@ impl Seen {
         *byte |= bit;
         self.count += u64::from(new);
         Ok(new)
+    }
+
+    /// Whether the blocks from `block` on, a multiple of 8, are marked just as `stored` says.
+    fn bytes_are(&self, block: u64, stored: &[u8]) -> bool {
+        let within = ((block & ((1 << self.group_shift) - 1)) / 8) as usize;
+        match self.groups.get((block >> self.group_shift) as usize).and_then(Option::as_ref) {
+            Some(bits) => bits.get(within..).is_some_and(|bits| bits.starts_with(stored)),
+            None => stored.iter().all(|byte| *byte == 0),
+        }
     }
 
     fn get(&self, block: u64) -> bool {
@@ -239,18 +249,6 @@ impl<D: Device> Checker<'_, D> {
         }
         for block in (0..FIRST_FREE).chain([self.geometry.backup_last().0]) {
             self.seen.mark(block)?;
-        }
-        Ok(())
-    }
-
-    fn ring(&mut self) -> Result<()> {
-        let mut block = zeroed(self.geometry.block_bytes())?;
-        for slot in 0..ROOT_SLOTS {
-            let number = BlockNr(ROOT_RING_START + slot);
-            self.device.read(self.geometry.byte_of(number), &mut block)?;
-            if RootRecord::parse(&block, &self.geometry.uuid).is_some() {
-                self.summary.roots += 1;
-            }
         }
         Ok(())
     }
@@ -379,7 +377,7 @@ impl<D: Device> Checker<'_, D> {
                         self.at_block(pointer.block, "the checksum of a group's bitmap is wrong");
                         continue;
                     }
-                    let clear = bitmap.iter().map(|byte| u64::from(byte.count_zeros())).sum();
+                    let clear = zeroes(&bitmap);
                     let stored = u64::from(item.free.get());
                     self.compare(None, "the free blocks of a group", stored, clear);
                 }
@@ -399,11 +397,27 @@ impl<D: Device> Checker<'_, D> {
                     }
                 }
             }
-            for within in 0..self.geometry.group_blocks() {
-                let used = bitmap
-                    .get((within / 8) as usize)
-                    .is_some_and(|byte| byte >> (within % 8) & 1 == 1);
-                let block = first + within;
+            self.group_space(first, &bitmap);
+        }
+        Ok(())
+    }
+
+    /// Holds one group's bitmap against the blocks that were met; `first` is its first block.
+    fn group_space(&mut self, first: u64, bitmap: &[u8]) {
+        const STRIDE: usize = 64;
+        for (index, stored) in bitmap.chunks(STRIDE).enumerate() {
+            let start = first + (index * STRIDE * 8) as u64;
+            let end = start + (stored.len() * 8) as u64;
+            // Nearly always a stretch is just as it was met, and then no bit is of interest.
+            let as_met = if start >= self.geometry.blocks {
+                stored.iter().all(|byte| *byte == u8::MAX)
+            } else {
+                end <= self.geometry.blocks && self.seen.bytes_are(start, stored)
+            };
+            if as_met {
+                continue;
+            }
+            for (block, used) in (start..end).zip(bits(stored)) {
                 match (used, self.seen.get(block)) {
                     (false, true) => {
                         self.at_block(BlockNr(block), "the block is in use and marked free");
@@ -421,6 +435,18 @@ impl<D: Device> Checker<'_, D> {
                 }
             }
         }
-        Ok(())
     }
+}
+
+/// Clear bits of a bitmap.
+fn zeroes(bitmap: &[u8]) -> u64 {
+    let (words, rest) = bitmap.as_chunks::<8>();
+    let words = words.iter().map(|word| u64::from_ne_bytes(*word).count_zeros());
+    let rest = rest.iter().map(|byte| byte.count_zeros());
+    words.chain(rest).map(u64::from).sum()
+}
+
+/// The bits of a bitmap, the first block's first.
+fn bits(bytes: &[u8]) -> impl Iterator<Item = bool> + '_ {
+    bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1))
 }

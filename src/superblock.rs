@@ -171,17 +171,27 @@ fn backup(device: &impl Device, block: &mut [u8]) -> Option<Superblock> {
     None
 }
 
-/// Reads the root ring and returns the newest valid record.
+/// What the root ring holds.
+pub struct Ring {
+    /// The newest valid record that stands where it should.
+    pub newest: RootRecord,
+    /// Slots with a valid record.
+    pub valid: u64,
+}
+
+/// Reads the root ring.
 ///
 /// # Errors
-/// [`Error::NoRoot`] if the ring holds none.
-pub fn newest_root(device: &impl Device, geometry: &Geometry) -> Result<RootRecord> {
+/// [`Error::NoRoot`] if it holds no valid record.
+pub fn read_ring(device: &impl Device, geometry: &Geometry) -> Result<Ring> {
     let block_bytes = geometry.block_bytes();
     let mut ring = zeroed(block_bytes.saturating_mul(ROOT_SLOTS as usize))?;
     device.read(geometry.byte_of(BlockNr(ROOT_RING_START)), &mut ring)?;
     let mut newest: Option<RootRecord> = None;
+    let mut valid = 0;
     for (slot, block) in ring.chunks_exact(block_bytes).enumerate() {
         let Some(record) = RootRecord::parse(block, &geometry.uuid) else { continue };
+        valid += 1;
         let generation = record.generation.get();
         let plausible = generation % ROOT_SLOTS == slot as u64
             && record.tree.block.get() < geometry.blocks
@@ -191,5 +201,13 @@ pub fn newest_root(device: &impl Device, geometry: &Geometry) -> Result<RootReco
             newest = Some(record);
         }
     }
-    newest.ok_or(Error::NoRoot)
+    newest.map(|newest| Ring { newest, valid }).ok_or(Error::NoRoot)
+}
+
+/// The newest valid record of the root ring.
+///
+/// # Errors
+/// [`Error::NoRoot`] if the ring holds none.
+pub fn newest_root(device: &impl Device, geometry: &Geometry) -> Result<RootRecord> {
+    read_ring(device, geometry).map(|ring| ring.newest)
 }
