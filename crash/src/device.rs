@@ -5,6 +5,7 @@
 //! the last flush, every version of it in order. A cut chooses one version for each sector alone.
 
 use crate::image::{Image, SECTOR, Sector};
+use crate::recording::{Event, Request};
 use crate::rng::Rng;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -83,8 +84,11 @@ pub struct CacheDevice {
     cache: RefCell<BTreeMap<u64, Vec<Sector>>>,
     faults: RefCell<Vec<Fault>>,
     off: Cell<bool>,
+    failed: Cell<bool>,
     lies: Cell<bool>,
     requests: Cell<u64>,
+    /// What happened since [`CacheDevice::record`].
+    record: RefCell<Option<Vec<Event>>>,
 }
 
 impl CacheDevice {
@@ -96,8 +100,40 @@ impl CacheDevice {
             cache: RefCell::default(),
             faults: RefCell::default(),
             off: Cell::new(false),
+            failed: Cell::new(false),
             lies: Cell::new(false),
             requests: Cell::new(0),
+            record: RefCell::default(),
+        }
+    }
+
+    /// Keeps, from now on, every request that changes something, as it was carried out.
+    pub fn record(&self) {
+        self.record.borrow_mut().get_or_insert_default();
+    }
+
+    /// Events recorded so far.
+    pub fn recorded(&self) -> usize {
+        self.record.borrow().as_ref().map_or(0, Vec::len)
+    }
+
+    /// What was recorded so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.record.borrow().clone().unwrap_or_default()
+    }
+
+    /// Ends the recording and returns it.
+    pub fn take_record(&self) -> Vec<Event> {
+        self.record.borrow_mut().take().unwrap_or_default()
+    }
+
+    fn note(&self, request: impl FnOnce() -> Request, completes: bool) {
+        if let Some(events) = self.record.borrow_mut().as_mut() {
+            let id = self.requests.get();
+            events.push(Event::Submit { id, request: request() });
+            if completes {
+                events.push(Event::Complete { id, ok: true });
+            }
         }
     }
 
@@ -105,6 +141,28 @@ impl CacheDevice {
     #[must_use]
     pub fn cut(&self, keep: Keep) -> Image {
         let mut image = self.medium.borrow().clone();
+        self.chosen(keep, &mut |sector, version| {
+            image.put(sector * SECTOR as u64, version);
+        });
+        image
+    }
+
+    /// A hash that differs where two cuts leave something else, here or after other requests.
+    #[must_use]
+    pub fn hash_of_cut(&self, keep: Keep) -> u64 {
+        let mut hash = Rng::new(self.requests.get()).next();
+        self.chosen(keep, &mut |sector, version| {
+            let (words, _) = version.as_chunks::<8>();
+            for word in std::iter::once(&sector.to_le_bytes()).chain(words) {
+                hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+                hash ^= hash >> 32;
+            }
+        });
+        hash
+    }
+
+    /// The versions of the cache that a cut keeps.
+    fn chosen(&self, keep: Keep, each: &mut dyn FnMut(u64, &Sector)) {
         let mut rng = Rng::new(if let Keep::Random(seed) = keep { seed } else { 0 });
         for (sector, versions) in self.cache.borrow().iter() {
             let chosen = match keep {
@@ -113,10 +171,9 @@ impl CacheDevice {
                 Keep::Random(_) => rng.below(versions.len() as u64 + 1) as usize,
             };
             if let Some(version) = chosen.checked_sub(1).and_then(|i| versions.get(i)) {
-                image.put(sector * SECTOR as u64, version);
+                each(*sector, version);
             }
         }
-        image
     }
 
     /// Sets a fault.
@@ -128,6 +185,7 @@ impl CacheDevice {
     pub fn mend(&self) {
         self.faults.borrow_mut().clear();
         self.off.set(false);
+        self.failed.set(false);
     }
 
     /// Makes every flush a lie, or none; [`mend`](Self::mend) does not change it.
@@ -138,6 +196,11 @@ impl CacheDevice {
     /// True after a [`Effect::PowerOff`].
     pub fn is_off(&self) -> bool {
         self.off.get()
+    }
+
+    /// True after an [`Effect::Fail`].
+    pub fn has_failed(&self) -> bool {
+        self.failed.get()
     }
 
     /// Requests so far.
@@ -167,7 +230,10 @@ impl CacheDevice {
             }
             fault.times -= 1;
             match fault.effect {
-                Effect::Fail(errno) => return Err(DeviceError::Io(errno)),
+                Effect::Fail(errno) => {
+                    self.failed.set(true);
+                    return Err(DeviceError::Io(errno));
+                }
                 Effect::PowerOff => self.off.set(true),
                 _ => {}
             }
@@ -204,10 +270,12 @@ impl CacheDevice {
     fn write_any(&self, at: u64, data: &[u8], fua: bool) -> Result<(), DeviceError> {
         let mut at = at;
         let mut data = std::borrow::Cow::Borrowed(data);
+        let request = |at, data: &[u8]| Request::Write { at, data: data.into(), fua };
         match self.meet(On::Write, at, data.len() as u64)? {
             Some(Effect::Ignore) => return Ok(()),
             Some(Effect::PowerOff) => {
                 self.put(at, &data)?;
+                self.note(|| request(at, &data), false);
                 return Err(EIO);
             }
             Some(Effect::Misdirect(to)) => at = to,
@@ -219,6 +287,7 @@ impl CacheDevice {
             _ => {}
         }
         self.put(at, &data)?;
+        self.note(|| request(at, &data), true);
         if fua {
             self.settle(at, &data);
         }
@@ -263,12 +332,16 @@ impl Device for CacheDevice {
     fn flush(&self) -> Result<(), DeviceError> {
         match self.meet(On::Flush, 0, 0)? {
             Some(Effect::Ignore) => return Ok(()),
-            Some(Effect::PowerOff) => return Err(EIO),
+            Some(Effect::PowerOff) => {
+                self.note(|| Request::Flush, false);
+                return Err(EIO);
+            }
             _ => {}
         }
         if self.lies.get() {
             return Ok(());
         }
+        self.note(|| Request::Flush, true);
         let mut medium = self.medium.borrow_mut();
         for (sector, versions) in std::mem::take(&mut *self.cache.borrow_mut()) {
             if let Some(newest) = versions.last() {

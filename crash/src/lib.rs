@@ -10,17 +10,20 @@
 #![deny(missing_docs)]
 
 pub mod device;
+pub mod explore;
 pub mod image;
+mod lies;
 pub mod model;
 mod oracle;
 pub mod recording;
 pub mod rng;
 pub mod sim;
 mod work;
+pub mod workload;
 
 pub use device::{CacheDevice, Effect, Fault, Keep, On};
 pub use image::Image;
 pub use model::Model;
 pub use recording::{Event, Recording, Request};
 pub use rng::Rng;
-pub use sim::{Options, Outcome, simulate};
+pub use sim::{Options, Outcome, simulate, simulate_each};

@@ -83,6 +83,14 @@ impl Model {
         self.nodes.insert(attr.ino.0, Arc::new(node));
     }
 
+    /// What a mount finishes: inodes without a name go, truncations under way are done.
+    pub fn settle(&mut self) {
+        self.nodes.retain(|_, node| node.attr.nlink > 0);
+        for node in self.nodes.values_mut().filter(|node| node.dying) {
+            Arc::make_mut(node).dying = false;
+        }
+    }
+
     /// The inode.
     pub fn get(&self, ino: u64) -> Answer<&Node> {
         self.nodes.get(&ino).map(AsRef::as_ref).ok_or(Error::NotFound)

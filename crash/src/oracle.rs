@@ -3,26 +3,25 @@
 //!
 //! It only reads. What may differ, data overwritten in place since the commit, its caller says.
 
-use crate::device::CacheDevice;
-use crate::image::{Image, SECTOR};
+use crate::image::SECTOR;
 use crate::model::{BLOCK, Model, Node};
-use crate::work::{Run, Stop, ensure, sector_of, wrong};
+use crate::work::{Run, Stop, ensure, sector_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vexfs::{Device, Error, FileBlock, Ino, Inode, MappingKind, Report, Volume, check};
 
 /// The full check finds nothing.
-pub(crate) fn assert_clean(image: &Image) -> Run<()> {
+pub(crate) fn assert_clean<D: Device>(device: &D) -> Run<()> {
     let mut first = None;
-    let summary = check(image, &mut |report| {
+    let summary = check(device, &mut |report| {
         if let Report::Finding(finding) = report {
             first.get_or_insert_with(|| finding.to_string());
         }
     });
     match (summary, first) {
         (Ok(summary), None) if summary.findings == 0 => Ok(()),
-        (Ok(_), first) => wrong(format!("check: {}", first.unwrap_or_default())),
-        (Err(error), _) => wrong(format!("check: {error}")),
+        (Ok(_), first) => Err(Stop::Found(format!("check: {}", first.unwrap_or_default()))),
+        (Err(error), _) => Err(Stop::error("check", &error)),
     }
 }
 
@@ -35,12 +34,12 @@ fn shown(name: &[u8]) -> String {
 }
 
 /// Compares whole trees. Data that differs where it may is taken over into the model.
-pub(crate) fn compare(
-    volume: &mut Volume<CacheDevice>,
+pub(crate) fn compare<D: Device>(
+    volume: &mut Volume<D>,
     model: &mut Model,
     allowed: &Allowed<'_>,
 ) -> Run<()> {
-    let fail = |ino: u64| move |e: Error| Stop::Wrong(format!("inode {ino}: {e}"));
+    let fail = |ino: u64| move |e: Error| Stop::error(&format!("inode {ino}"), &e);
     let inodes = model.nodes.len() as u64;
     let counted = volume.statfs().inodes;
     ensure!(inodes == counted, "the engine counts {counted} inodes, the model {inodes}");
@@ -94,7 +93,7 @@ pub(crate) fn compare(
     Ok(())
 }
 
-fn list(volume: &mut Volume<CacheDevice>, ino: u64) -> Result<BTreeMap<Vec<u8>, u64>, Error> {
+fn list<D: Device>(volume: &mut Volume<D>, ino: u64) -> Result<BTreeMap<Vec<u8>, u64>, Error> {
     let mut entries = BTreeMap::new();
     let mut cookie = 0;
     loop {
@@ -112,8 +111,8 @@ fn list(volume: &mut Volume<CacheDevice>, ino: u64) -> Result<BTreeMap<Vec<u8>, 
     }
 }
 
-fn compare_data(
-    volume: &mut Volume<CacheDevice>,
+fn compare_data<D: Device>(
+    volume: &mut Volume<D>,
     node: &mut Arc<Node>,
     allowed: &Allowed<'_>,
 ) -> Run<()> {
@@ -125,7 +124,7 @@ fn compare_data(
     while at < end {
         let part = volume
             .resolve(|v| v.map(Ino(ino), FileBlock(at), end - at))
-            .map_err(|e| Stop::Wrong(format!("inode {ino} block {at}: {e}")))?;
+            .map_err(|e| Stop::error(&format!("inode {ino} block {at}"), &e))?;
         ensure!(part.count > 0 && part.start.0 == at, "inode {ino}: an impossible mapping");
         let until = at + part.count;
         if part.kind == MappingKind::Hole {

@@ -4,8 +4,9 @@
 //!
 //! Everything follows from the seed; a failure names it and the step.
 
-use crate::device::Keep;
+use crate::device::{Effect, Fault, Keep, On};
 use crate::image::Image;
+use crate::lies;
 use crate::model::{BLOCK, same_error};
 use crate::rng::Rng;
 use crate::work::{Run, Stop, World, ensure, wrong};
@@ -34,6 +35,8 @@ pub struct Options {
     pub inodes: usize,
     /// The device ignores every flush: the simulator then has to find something wrong.
     pub ignore_flushes: bool,
+    /// Devices fail and lie, too: see `lies`.
+    pub faults: bool,
 }
 
 impl Options {
@@ -50,7 +53,21 @@ impl Options {
             write_bytes: 40_000,
             inodes: 60,
             ignore_flushes: false,
+            faults: true,
         }
+    }
+
+    /// Small and large images, crowded ones and roomy ones, by the seed.
+    #[must_use]
+    pub const fn of_seed(seed: u64, steps: u64) -> Self {
+        let (image_bytes, inodes) = match seed % 6 {
+            0 => (1 << 20, 60),
+            1 | 2 => (4 << 20, 60),
+            3 => (64 << 20, 2000),
+            4 => (1 << 20, 15),
+            _ => (1 << 30, 100),
+        };
+        Self { steps, image_bytes, inodes, ..Self::new(seed) }
     }
 }
 
@@ -67,6 +84,23 @@ pub struct Outcome {
     pub full: u64,
     /// Commits begun.
     pub generations: u64,
+    /// Requests that failed and devices that lied.
+    pub faults: u64,
+    /// Lies that the engine found out; the others did no harm.
+    pub detected: u64,
+}
+
+impl Outcome {
+    /// Adds another's.
+    pub const fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.cuts += other.cuts;
+        self.states += other.states;
+        self.full += other.full;
+        self.generations += other.generations;
+        self.faults += other.faults;
+        self.detected += other.detected;
+    }
 }
 
 /// Runs a simulation.
@@ -74,9 +108,17 @@ pub struct Outcome {
 /// # Errors
 /// What the engine did wrong, with the seed and the step that show it.
 pub fn simulate(options: &Options) -> Result<Outcome, String> {
-    let mut sim = match Sim::new(options) {
+    simulate_each(options, &mut |_| {})
+}
+
+/// The same; `each` hears a hash of every state.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn simulate_each(options: &Options, each: &mut dyn FnMut(u64)) -> Result<Outcome, String> {
+    let mut sim = match Sim::new(options, each) {
         Ok(sim) => sim,
-        Err(stop) => return Err(format!("seed {}: {}", options.seed, text(stop))),
+        Err(stop) => return Err(format!("seed {}: {}", options.seed, stop.text())),
     };
     for step in 0..options.steps {
         if let Err(stop) = sim.step() {
@@ -84,37 +126,31 @@ pub fn simulate(options: &Options) -> Result<Outcome, String> {
             return Err(format!(
                 "seed {} step {step} ({did}): {} [{options:?}]",
                 options.seed,
-                text(stop)
+                stop.text()
             ));
         }
         sim.outcome.steps += 1;
     }
     sim.end().map_err(|stop| {
-        format!("seed {} at the end ({}): {} [{options:?}]", options.seed, sim.doing, text(stop))
+        format!("seed {} at the end ({}): {} [{options:?}]", options.seed, sim.doing, stop.text())
     })?;
     Ok(sim.outcome)
 }
 
-fn text(stop: Stop) -> String {
-    match stop {
-        Stop::Power => "the power went at the wrong time".into(),
-        Stop::Wrong(text) => text,
-    }
-}
-
-struct Sim {
+struct Sim<'a> {
     world: World,
     rng: Rng,
     options: Options,
     outcome: Outcome,
     doing: &'static str,
+    each: &'a mut dyn FnMut(u64),
 }
 
 const NAMES: u64 = 40;
 const XATTR_SIZES: [usize; 12] = [0, 1, 20, 500, 600, 640, 641, 1000, 1300, 5000, 20_000, 65_536];
 
-impl Sim {
-    fn new(options: &Options) -> Run<Self> {
+impl<'a> Sim<'a> {
+    fn new(options: &Options, each: &'a mut dyn FnMut(u64)) -> Run<Self> {
         let device = crate::CacheDevice::new(Image::new(options.image_bytes));
         let made = mkfs(
             &device,
@@ -130,10 +166,14 @@ impl Sim {
             },
         );
         ensure!(made.is_ok(), "mkfs: {made:?}", made = made.as_ref().err());
-        let world =
+        let mut world =
             World::open(device.cut(Keep::None), options.cache_bytes, options.ignore_flushes)?;
+        if options.faults {
+            world.begin_history();
+        }
         let rng = Rng::new(options.seed);
-        Ok(Self { world, rng, options: *options, outcome: Outcome::default(), doing: "mkfs" })
+        let outcome = Outcome::default();
+        Ok(Self { world, rng, options: *options, outcome, doing: "mkfs", each })
     }
 
     fn step(&mut self) -> Run<()> {
@@ -149,12 +189,27 @@ impl Sim {
             }
             self.world.volume.device().mend();
             let nth = self.rng.below(60);
-            self.world.plan_power_off(nth);
+            if o.faults && self.rng.one_in(3) {
+                self.plan_failure(nth);
+            } else {
+                self.world.plan_power_off(nth);
+            }
         }
         match self.operation() {
             Err(Stop::Power) => self.cut(),
             other => other,
         }
+    }
+
+    /// A request to come will fail, and whoever asked hears of it.
+    fn plan_failure(&mut self, nth: u64) {
+        self.outcome.faults += 1;
+        let on = [On::Read, On::Write, On::Flush, On::Any];
+        let on = self.rng.pick(&on).copied().unwrap_or(On::Any);
+        let errno = if self.rng.one_in(2) { 5 } else { 28 };
+        let times = if self.rng.one_in(2) { 1 } else { u64::MAX };
+        let fault = Fault { times, ..Fault::nth(on, nth, Effect::Fail(errno)) };
+        self.world.volume.device().fault(fault);
     }
 
     fn end(&mut self) -> Run<()> {
@@ -176,6 +231,18 @@ impl Sim {
         }
         self.outcome.cuts += 1;
         self.outcome.states += keeps.len() as u64;
+        if self.options.faults {
+            for _ in 0..self.options.images_per_cut.min(2) {
+                self.outcome.faults += 1;
+                self.outcome.states += 1;
+                let found = lies::judge(&self.world, &mut self.rng)?;
+                self.outcome.detected += u64::from(found);
+            }
+        }
+        let device = self.world.volume.device();
+        for keep in &keeps {
+            (self.each)(device.hash_of_cut(*keep) ^ Rng::new(self.options.seed).next());
+        }
         self.world.cut(&keeps)
     }
 

@@ -8,6 +8,7 @@ use crate::device::{CacheDevice, Effect, Fault, Keep, On};
 use crate::image::{Image, SECTOR, Sector};
 use crate::model::{BLOCK, Block, Model};
 use crate::oracle::{assert_clean, compare};
+use crate::recording::Event;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use vexfs::{
@@ -21,6 +22,29 @@ pub(crate) enum Stop {
     Power,
     /// The engine and the model disagree.
     Wrong(String),
+    /// The engine says what is wrong with the medium.
+    Found(String),
+}
+
+impl Stop {
+    /// An error of the engine where there should be none.
+    pub(crate) fn error(what: &str, error: &Error) -> Self {
+        let text = format!("{what}: {error}");
+        match error {
+            Error::Corrupt(_) | Error::NoRoot | Error::NotVexfs | Error::Truncated { .. } => {
+                Self::Found(text)
+            }
+            _ => Self::Wrong(text),
+        }
+    }
+
+    /// What there is to say.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Power => "the power went at the wrong time".into(),
+            Self::Wrong(text) | Self::Found(text) => text,
+        }
+    }
 }
 
 pub(crate) type Run<T> = Result<T, Stop>;
@@ -40,17 +64,39 @@ macro_rules! ensure {
 pub(crate) use ensure;
 
 /// A version of a sector that a file's data had.
-struct Version {
-    at: u64,
-    ino: u64,
-    block: u64,
-    data: Sector,
+pub(crate) struct Version {
+    /// Number of the write.
+    pub(crate) at: u64,
+    /// Events recorded before it.
+    pub(crate) event: usize,
+    pub(crate) ino: u64,
+    pub(crate) block: u64,
+    pub(crate) data: Sector,
 }
 
 /// A commit that may be recovered: the model at its freeze, and how many writes there were before.
 struct Committed {
     model: Model,
     writes: u64,
+}
+
+/// A commit as the explorer holds states against it.
+pub(crate) struct Past {
+    pub(crate) generation: u64,
+    /// Events recorded before it could be recovered in this form.
+    pub(crate) event: usize,
+    pub(crate) model: Model,
+    pub(crate) writes: u64,
+}
+
+/// All that a [`World`] knew at any time, by the number of events recorded until then.
+pub(crate) struct History {
+    /// What the device held when it began, all of it durable.
+    pub(crate) base: Image,
+    pub(crate) commits: Vec<Past>,
+    /// From this event on this generation is the oldest that may come back.
+    pub(crate) promises: Vec<(usize, u64)>,
+    pub(crate) versions: HashMap<u64, Vec<Version>>,
 }
 
 struct InFlight {
@@ -71,6 +117,8 @@ pub(crate) struct World {
     /// Versions of each sector since the oldest commit that may be recovered.
     versions: HashMap<u64, Vec<Version>>,
     writes: u64,
+    /// Nothing is forgotten while there is one; its versions stay in `versions` until the end.
+    history: Option<History>,
 }
 
 pub(crate) const fn sector_of(block: u64, index: usize) -> u64 {
@@ -82,10 +130,46 @@ impl World {
         let mut volume = open(image, cache_bytes, lies)?;
         let root = volume.resolve(|v| v.inode(Ino::ROOT));
         let root = root.map_err(|e| Stop::Wrong(format!("no root directory: {e}")))?;
+        Ok(Self::new(volume, Model::new(root), cache_bytes, lies))
+    }
+
+    /// Opens an image that holds what `model` says, and records from here on.
+    pub(crate) fn recorded(image: Image, model: Model) -> Run<Self> {
+        let mut world = Self::new(open(image, 0, false)?, model, 0, false);
+        world.begin_history();
+        Ok(world)
+    }
+
+    /// Remembers everything from here on. Nothing may be uncommitted.
+    pub(crate) fn begin_history(&mut self) {
+        let device = self.volume.device();
+        let _ = device.take_record();
+        device.record();
+        let (model, generation) = (self.model.clone(), self.promised);
+        self.history = Some(History {
+            base: device.cut(Keep::All),
+            commits: vec![Past { generation, event: 0, model, writes: self.writes }],
+            promises: vec![(0, self.promised)],
+            versions: HashMap::new(),
+        });
+    }
+
+    /// What happened since, so far.
+    pub(crate) const fn history(&self) -> Option<&History> {
+        self.history.as_ref()
+    }
+
+    /// Ends the recording.
+    pub(crate) fn into_history(mut self) -> Option<(Vec<Event>, History)> {
+        let mut history = self.history.take()?;
+        history.versions = std::mem::take(&mut self.versions);
+        Some((self.volume.device().take_record(), history))
+    }
+
+    fn new(volume: Volume<CacheDevice>, model: Model, cache_bytes: usize, lies: bool) -> Self {
         let promised = volume.generation().0;
-        let model = Model::new(root);
         let committed = Committed { model: model.clone(), writes: 0 };
-        Ok(Self {
+        Self {
             volume,
             model,
             clock: 1_700_000_000,
@@ -96,7 +180,17 @@ impl World {
             in_flight: None,
             versions: HashMap::new(),
             writes: 0,
-        })
+            history: None,
+        }
+    }
+
+    /// Takes note, for the explorer, of a commit that may come back from here on.
+    fn remember(&mut self, generation: u64) {
+        let event = self.volume.device().recorded();
+        if let Some(history) = &mut self.history {
+            let (model, writes) = (self.model.clone(), self.writes);
+            history.commits.push(Past { generation, event, model, writes });
+        }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -105,10 +199,10 @@ impl World {
 
     /// An error that a planned fault explains, or a finding.
     fn device_error<T>(&self, what: &str, error: &Error) -> Run<T> {
-        if self.volume.device().is_off() {
+        if self.volume.device().is_off() || self.volume.device().has_failed() {
             return Err(Stop::Power);
         }
-        wrong(format!("{what}: {error}"))
+        Err(Stop::error(what, error))
     }
 
     /// Runs an operation as a host does; the outer error ends the run.
@@ -170,6 +264,7 @@ impl World {
         };
         let committed = Committed { model: self.model.clone(), writes: self.writes };
         self.committed.insert(commit.generation().0, committed);
+        self.remember(commit.generation().0);
         self.in_flight = Some(InFlight { commit, written: None });
         Ok(())
     }
@@ -181,6 +276,10 @@ impl World {
             let result = flight.commit.write(self.volume.device());
             if result.is_ok() {
                 self.promised = flight.commit.generation().0;
+                let event = self.volume.device().recorded();
+                if let Some(history) = &mut self.history {
+                    history.promises.push((event, self.promised));
+                }
             }
             flight.written = Some(result);
         }
@@ -204,6 +303,9 @@ impl World {
     }
 
     fn forget_versions(&mut self) {
+        if self.history.is_some() {
+            return;
+        }
         let oldest = self.committed.values().map(|c| c.writes).min().unwrap_or(self.writes);
         self.versions.retain(|_, versions| {
             versions.retain(|version| version.at >= oldest);
@@ -228,6 +330,7 @@ impl World {
         }
         let committed = Committed { model: self.model.clone(), writes: self.writes };
         self.committed.insert(self.promised, committed);
+        self.remember(self.promised);
         self.forget_versions();
         Ok(())
     }
@@ -245,7 +348,8 @@ impl World {
         for index in sectors.clone() {
             let mut sector = [0; SECTOR];
             sector.copy_from_slice(Model::sector(data, index));
-            let version = Version { at: self.writes, ino, block, data: sector };
+            let event = self.volume.device().recorded();
+            let version = Version { at: self.writes, event, ino, block, data: sector };
             self.versions.entry(sector_of(at, index)).or_default().push(version);
         }
         self.writes += 1;
@@ -490,9 +594,8 @@ impl World {
     pub(crate) fn cut(&mut self, keeps: &[Keep]) -> Run<()> {
         for (index, keep) in keeps.iter().enumerate() {
             let image = self.volume.device().cut(*keep);
-            let (volume, model) = self.recover(image).map_err(|stop| match stop {
-                Stop::Power => Stop::Wrong("the power went at a reopening".into()),
-                Stop::Wrong(text) => Stop::Wrong(format!("after a cut with {keep:?}: {text}")),
+            let (volume, model) = self.recover(image).map_err(|stop| {
+                Stop::Wrong(format!("after a cut with {keep:?}: {}", stop.text()))
             })?;
             if index + 1 == keeps.len() {
                 self.volume = volume;
@@ -504,7 +607,18 @@ impl World {
         self.promised = self.volume.generation().0;
         let committed = Committed { model: self.model.clone(), writes: self.writes };
         self.committed = BTreeMap::from([(self.promised, committed)]);
+        if self.history.is_some() {
+            self.begin_history();
+        }
         Ok(())
+    }
+
+    /// Whether a sector may hold a version written since a commit with so many writes before it.
+    pub(crate) fn may_hold(&self, since: u64, at: u64, ino: u64, block: u64, data: &[u8]) -> bool {
+        self.versions.get(&at).is_some_and(|versions| {
+            let since = versions.iter().filter(|v| v.at >= since);
+            since.into_iter().any(|v| v.ino == ino && v.block == block && v.data == *data)
+        })
     }
 
     fn recover(&self, image: Image) -> Run<(Volume<CacheDevice>, Model)> {
@@ -521,18 +635,12 @@ impl World {
         };
         let mut model = committed.model.clone();
         let allowed = |at: u64, ino: u64, block: u64, data: &[u8]| {
-            self.versions.get(&at).is_some_and(|versions| {
-                let since = versions.iter().filter(|v| v.at >= committed.writes);
-                since.into_iter().any(|v| v.ino == ino && v.block == block && v.data == *data)
-            })
+            self.may_hold(committed.writes, at, ino, block, data)
         };
         compare(&mut volume, &mut model, &allowed)?;
         let now = self.now();
         volume.evict_orphans(now).map_err(|e| Stop::Wrong(format!("evicting orphans: {e}")))?;
-        model.nodes.retain(|_, node| node.attr.nlink > 0);
-        for node in model.nodes.values_mut().filter(|node| node.dying) {
-            Arc::make_mut(node).dying = false;
-        }
+        model.settle();
         compare(&mut volume, &mut model, &|_, _, _, _| false)?;
         volume.commit(now).map_err(|e| Stop::Wrong(format!("the first commit: {e}")))?;
         assert_clean(&volume.device().cut(Keep::None))?;
@@ -542,7 +650,8 @@ impl World {
     /// Holds the running state against the model.
     pub(crate) fn compare(&mut self) -> Run<()> {
         let result = compare(&mut self.volume, &mut self.model, &|_, _, _, _| false);
-        if result.is_err() && self.volume.device().is_off() {
+        let device = self.volume.device();
+        if result.is_err() && (device.is_off() || device.has_failed()) {
             return Err(Stop::Power);
         }
         result

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `vexfs-lab replay`: one workload again, or one state of it.
+
+use crate::report::table;
+use vexfs_crash::explore::{Chosen, Explored, Limits};
+use vexfs_crash::workload::{Fixture, Script};
+
+/// What to run again.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The workload, as it was printed
+    #[arg(long)]
+    script: Script,
+    /// Events before the cut
+    #[arg(long, requires = "keep")]
+    event: Option<usize>,
+    /// Which writes were kept: 'none' or numbers as in '3,5[0+1]'
+    #[arg(long, requires = "event")]
+    keep: Option<Chosen>,
+    /// Size of the image in bytes
+    #[arg(long, default_value_t = 4 << 20)]
+    image_bytes: u64,
+}
+
+/// Runs it; false if a state was wrong.
+pub fn run(args: &Args) -> Result<bool, String> {
+    let ran = Fixture::new(args.image_bytes)?.run(&args.script)?;
+    if let (Some(event), Some(keep)) = (args.event, &args.keep) {
+        let verdict = ran.replay(event, keep);
+        return match verdict {
+            None => Err(format!("the workload has no point after {event} events")),
+            Some(Ok(generation)) => {
+                println!("right: generation {generation} comes back");
+                Ok(true)
+            }
+            Some(Err(what)) => {
+                println!("WRONG: {what}");
+                Ok(false)
+            }
+        };
+    }
+    let mut explored = Explored::default();
+    println!("{:>6} {:>7} {:>8} {:>8}  generations", "events", "writes", "states", "wrong");
+    ran.explore(&Limits::default(), &mut explored, &mut |point| {
+        let generations: Vec<_> =
+            point.generations.iter().map(|(g, count)| format!("{g}: {count}")).collect();
+        println!(
+            "{:>6} {:>7} {:>8} {:>8}  {}",
+            point.event,
+            point.writes,
+            point.states,
+            point.failed,
+            generations.join(", ")
+        );
+        true
+    });
+    for failure in &explored.failures {
+        println!("WRONG at {} with {}: {}", failure.event, failure.chosen, failure.what);
+    }
+    table(&[("states", explored.states), ("wrong states", explored.failed)]);
+    Ok(explored.failed == 0)
+}
