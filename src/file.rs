@@ -15,6 +15,7 @@ use crate::volume::Volume;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use vexfs_format::item::{EXTENT_KNOWN, EXTENT_UNWRITTEN, EXTENT_VECTOR};
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::{BlockNr, ExtentItem, FILE_BYTES_MAX, FIRST_FREE, FileBlock, Ino, Key, Kind};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -224,7 +225,8 @@ impl<D: Device> Volume<D> {
         self.touch_neighbours(ino, block.0, block.0 + hole.count)?;
         let wanted = hole.count.min(EXTENT_MAX).min(self.space.group_blocks());
         let (start, len) = self.find_data(&inode, previous, block.0, wanted)?;
-        let flags = EXTENT_UNWRITTEN | if inode.vector { EXTENT_VECTOR } else { 0 };
+        let unwritten = if mutants::is(Mutant::Unwritten) { 0 } else { EXTENT_UNWRITTEN };
+        let flags = unwritten | if inode.vector { EXTENT_VECTOR } else { 0 };
         let extent = Extent { start: block.0, block: start, len, flags };
         self.change(|volume| {
             volume.changes = volume.changes.wrapping_add(1);

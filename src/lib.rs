@@ -52,5 +52,7 @@ pub use superblock::{Geometry, read_superblock};
 pub use txn::Commit;
 pub use types::{Dirent, FileType, Mapping, MappingKind, Progress, StatFs, Time, XattrMode};
 pub use vector::{Element, Metric, VectorLayout};
+#[cfg(feature = "mutants")]
+pub use vexfs_format::mutants;
 pub use vexfs_format::{BlockNr, FileBlock, Generation, Ino, Superblock};
 pub use volume::{OpenOptions, Volume};

@@ -15,6 +15,7 @@ use crate::superblock::Geometry;
 use crate::types::{FileType, Time};
 use crate::volume::Volume;
 use alloc::vec::Vec;
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::Pointer;
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
 use vexfs_format::{
@@ -66,17 +67,25 @@ pub fn mkfs<D: Device>(device: &D, options: &MkfsOptions<'_>) -> Result<Superblo
         device.write(geometry.byte_of(BlockNr(block)), &blank)?;
     }
     device.write(geometry.byte_of(geometry.backup_last()), &blank)?;
-    device.flush()?;
+    if !mutants::is(Mutant::MkfsWipeFlush) {
+        device.flush()?;
+    }
     first_commit(device, geometry, options)?;
     let mut block = zeroed(block_bytes)?;
     write_at(&mut block, 0, superblock.as_bytes())?;
     for backup in [BlockNr(BACKUP_FIRST), geometry.backup_last()] {
         device.write(geometry.byte_of(backup), &block)?;
     }
-    device.flush()?;
+    if !mutants::is(Mutant::MkfsFlush) {
+        device.flush()?;
+    }
     let mut block = zeroed(block_bytes)?;
     write_at(&mut block, SUPER_OFFSET as usize, superblock.as_bytes())?;
-    device.write_fua(0, &block)?;
+    if mutants::is(Mutant::MkfsFua) {
+        device.write(0, &block)?;
+    } else {
+        device.write_fua(0, &block)?;
+    }
     Ok(superblock)
 }
 

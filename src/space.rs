@@ -10,6 +10,7 @@ use crate::buffer::push;
 use crate::error::{Error, Result};
 use crate::superblock::Geometry;
 use alloc::vec::Vec;
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::Pointer;
 use vexfs_format::{BlockNr, FIRST_FREE, Generation};
 
@@ -396,7 +397,9 @@ impl Space {
                 push(&mut self.deferred, Run { start: BlockNr(block), count: len })?;
             }
             self.free = self.free.saturating_add(len);
-            self.pinned = self.pinned.saturating_add(len);
+            if !mutants::is(Mutant::PinRunning) {
+                self.pinned = self.pinned.saturating_add(len);
+            }
             block += len;
         }
         Ok(())
@@ -408,10 +411,12 @@ impl Space {
         if group.used.fill(from, count as usize, false) as u64 != count {
             return Err(Error::block(start, "a block that is not in use was to be freed"));
         }
-        group.pinned_running.fill(from, count as usize, true);
         group.free = group.free.saturating_add(count);
-        group.pinned = group.pinned.saturating_add(count);
         group.dirty = true;
+        if !mutants::is(Mutant::PinRunning) {
+            group.pinned_running.fill(from, count as usize, true);
+            group.pinned = group.pinned.saturating_add(count);
+        }
         Ok(())
     }
 

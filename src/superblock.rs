@@ -7,6 +7,7 @@
 use crate::buffer::zeroed;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
 use vexfs_format::{
     BACKUP_FIRST, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN, BlockNr,
@@ -100,7 +101,7 @@ fn parse(sector: &[u8]) -> Result<Superblock> {
     if superblock.magic != SUPER_MAGIC {
         return Err(Error::NotVexfs);
     }
-    if superblock.crc.get() != superblock.checksum() {
+    if superblock.crc.get() != superblock.checksum() && !mutants::is(Mutant::SuperChecksum) {
         return Err(Error::block(BlockNr(0), "the superblock's checksum is wrong"));
     }
     if superblock.version.get() != VERSION {
@@ -142,7 +143,7 @@ pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
         Err(first @ (Error::NotVexfs | Error::Corrupt(_))) => {
             let blank = sector.iter().take(SECTOR_BYTES).all(|byte| *byte == 0);
             // A sector of something else's is no damaged superblock: that stays what it is.
-            let ours = has_magic(sector) || blank;
+            let ours = (has_magic(sector) || blank) && !mutants::is(Mutant::SuperBackup);
             ours.then(|| backup(device, &mut block)).flatten().ok_or(first)
         }
         Err(other) => Err(other),
@@ -197,7 +198,10 @@ pub fn read_ring(device: &impl Device, geometry: &Geometry) -> Result<Ring> {
             && record.tree.block.get() < geometry.blocks
             && record.tree.generation.get() <= generation
             && (record.level.get() as usize) < vexfs_format::LEVELS_MAX;
-        if plausible && newest.is_none_or(|best| best.generation.get() < generation) {
+        let newer = |best: RootRecord| {
+            (best.generation.get() < generation) != mutants::is(Mutant::RootOldest)
+        };
+        if plausible && newest.is_none_or(newer) {
             newest = Some(record);
         }
     }

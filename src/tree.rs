@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::node;
 use crate::volume::Volume;
 use core::ops::ControlFlow;
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::Pointer;
 use vexfs_format::{Generation, Ino, Key, Kind, LEVELS_MAX};
 
@@ -228,7 +229,7 @@ impl<D: Device> Volume<D> {
         let (mut pointer, mut level) = (self.root, self.level);
         for _ in 0..LEVELS_MAX {
             let mut id = self.node(&pointer, level)?;
-            if pointer.generation != self.running {
+            if pointer.generation != self.running && !mutants::is(Mutant::InPlace) {
                 id = self.own(id, &path)?;
             }
             let data = &mut self.cache.get_mut(id)?.data;

@@ -18,6 +18,7 @@ use crate::types::Time;
 use crate::volume::Volume;
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::RawPointer;
 use vexfs_format::root::ROOT_MAGIC;
 use vexfs_format::{
@@ -94,9 +95,17 @@ impl Commit {
     /// The device's. Whatever came of it, hand the result to [`Volume::finish`].
     pub fn write<D: Device + ?Sized>(&self, device: &D) -> Result<()> {
         let block_bytes = self.geometry.block_bytes() as u32;
+        let slot = if mutants::is(Mutant::RootSlot) { 0 } else { self.generation.0 % ROOT_SLOTS };
+        let slot = self.geometry.byte_of(BlockNr(ROOT_RING_START + slot));
+        if mutants::is(Mutant::RootFirst) {
+            device.write_fua(slot, &self.root)?;
+        }
         let mut writes = Vec::new();
         if writes.try_reserve_exact(self.blocks.len()).is_ok() {
             writes.extend(self.blocks.iter().map(|(block, data)| Write { block: *block, data }));
+            if mutants::is(Mutant::BlockLost) {
+                writes.pop();
+            }
             device.write_many(block_bytes, &writes)?;
         } else {
             for few in self.blocks.chunks(FEW_WRITES) {
@@ -107,9 +116,17 @@ impl Commit {
                 device.write_many(block_bytes, writes.get(..few.len()).unwrap_or(&writes))?;
             }
         }
-        device.flush()?;
-        let slot = BlockNr(ROOT_RING_START + self.generation.0 % ROOT_SLOTS);
-        device.write_fua(self.geometry.byte_of(slot), &self.root)?;
+        if !mutants::is(Mutant::CommitFlush) {
+            device.flush()?;
+        }
+        if mutants::is(Mutant::RootFirst) {
+            return Ok(());
+        }
+        if mutants::is(Mutant::RootFua) {
+            device.write(slot, &self.root)?;
+        } else {
+            device.write_fua(slot, &self.root)?;
+        }
         Ok(())
     }
 }
@@ -249,6 +266,9 @@ impl<D: Device> Volume<D> {
         self.dirty = false;
         self.frozen_nodes = core::mem::take(&mut self.dirty_nodes);
         self.space.freeze();
+        if mutants::is(Mutant::PinCommit) {
+            self.space.unpin();
+        }
         Ok(Some(commit))
     }
 
@@ -295,6 +315,10 @@ impl<D: Device> Volume<D> {
             index = group + 1;
             let mut bitmap = room.buffer()?;
             self.space.bitmap(group, &mut bitmap)?;
+            if mutants::is(Mutant::BitmapStale) {
+                // The first block after the backup superblock, which is the first to be used.
+                bitmap.iter_mut().skip(4).take(1).for_each(|byte| *byte &= 3);
+            }
             let sealed =
                 vexfs_format::node::Pointer { crc: vexfs_format::crc32c(&bitmap), ..pointer };
             self.space.group_mut(group)?.pointer = Some(sealed);
@@ -338,7 +362,7 @@ impl<D: Device> Volume<D> {
         self.in_flight = None;
         self.frozen_nodes = 0;
         if let Err(error) = result {
-            self.dead = true;
+            self.dead = !mutants::is(Mutant::CommitFailed);
             return Err(error);
         }
         self.durable = commit.generation;

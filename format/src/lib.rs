@@ -15,6 +15,7 @@ pub mod crc;
 pub mod features;
 pub mod item;
 pub mod key;
+pub mod mutants;
 pub mod node;
 pub mod root;
 pub mod superblock;

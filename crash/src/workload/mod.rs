@@ -6,6 +6,8 @@
 //! It runs on the engine and the model at once, is recorded, and the recording is explored. A
 //! script is its text: what is printed runs again.
 
+mod damage;
+mod format;
 mod ops;
 mod script;
 mod space;

@@ -2,6 +2,7 @@
 //! A small workload: its text, running it, exploring it, and making it shorter while it still fails.
 
 use super::ops::{self, Op, SETUP};
+use super::{damage, format};
 use crate::device::{CacheDevice, Keep};
 use crate::explore::judge::ModelJudge;
 use crate::explore::{Chosen, Explored, Failure, Limits, PointTally, Verdict, explore, replay};
@@ -40,8 +41,8 @@ impl FromStr for Script {
 
 /// Where every script begins: an image with a small tree, and the model of it.
 pub struct Fixture {
-    image: Image,
-    model: Model,
+    pub(super) image: Image,
+    pub(super) model: Model,
 }
 
 /// A script that ran, and all that is known of it.
@@ -103,6 +104,19 @@ impl Fixture {
     ) -> Result<(), String> {
         self.run(script)?.explore(limits, explored, each);
         Ok(())
+    }
+
+    /// Explores what a cut leaves while a new filesystem is made over this one.
+    pub fn explore_mkfs(&self, limits: &Limits, explored: &mut Explored) -> Result<(), String> {
+        format::run(self, limits, explored)
+    }
+
+    /// Flips `times` bits in each structure of a commit; returns the states judged.
+    ///
+    /// # Errors
+    /// What the engine did not notice.
+    pub fn damage(&self, seed: u64, times: u64) -> Result<u64, String> {
+        damage::run(self, seed, times).map_err(Stop::text)
     }
 
     /// The shortest part of a script that still fails, and a failure of it.

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod ace;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod replay;
 mod report;
 mod simulate;
@@ -39,6 +41,9 @@ enum Command {
     Replay(replay::Args),
     /// Operations, commits, faults, full filesystems and cuts at random
     Simulate(simulate::Args),
+    /// Let the engine make one mistake after another, and see each
+    #[cfg(feature = "mutants")]
+    Mutants(mutants::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +51,8 @@ fn main() -> ExitCode {
         Command::Ace(args) => ace::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Simulate(args) => Ok(simulate::run(&args)),
+        #[cfg(feature = "mutants")]
+        Command::Mutants(args) => mutants::run(&args),
     };
     match right {
         Ok(true) => ExitCode::SUCCESS,

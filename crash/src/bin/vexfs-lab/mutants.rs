@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `vexfs-lab mutants`: the engine breaks one promise after another, and the lab has to see each.
+//!
+//! Every mutant runs in a process of its own, so that a panic or a hang of the engine is a finding
+//! as well, and is stopped when its time is up.
+
+use crate::report::bar;
+use serde_json::json;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use vexfs::mutants::{Mutant, choose};
+use vexfs_crash::explore::{Explored, Limits};
+use vexfs_crash::workload::{Fixture, Script, pairs, singles};
+use vexfs_crash::{Options, simulate};
+
+/// Which mutants to run.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only those whose name contains this
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Seconds each may take
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Be this mutant, or none: look for anything wrong and say what it was
+    #[arg(long, value_name = "NAME", hide = true)]
+    be: Option<String>,
+}
+
+/// Seeds and pairs of operations that the engine without a mistake is held against.
+const CONTROL_SEEDS: u64 = 12;
+const PAIRS_EVERY: usize = 37;
+
+/// Looks for a mistake: the quick parts of the lab first, then the simulator for as long as it takes.
+fn hunt(seeds: u64) -> Result<(), (&'static str, String)> {
+    let fixture = Fixture::new(4 << 20).map_err(|what| ("setting up", what))?;
+    let limits = Limits::default();
+    let mut explored = Explored::default();
+    fixture.explore_mkfs(&limits, &mut explored).map_err(|what| ("exploring mkfs", what))?;
+    if let Some(failure) = explored.failures.first() {
+        return Err(("exploring mkfs", failure.what.clone()));
+    }
+    let explore = |script: Script| {
+        let mut explored = Explored::default();
+        let ran = fixture.explore(&script, &limits, &mut explored, &mut |p| p.failed == 0);
+        ran.map_err(|what| ("running a workload", format!("{script}: {what}")))?;
+        let failure = explored.failures.into_iter().next();
+        failure.map_or(Ok(()), |failure| Err(("exploring", format!("{script}: {}", failure.what))))
+    };
+    singles().try_for_each(explore)?;
+    fixture.damage(1, 200).map_err(|what| ("damaging", what))?;
+    pairs().step_by(PAIRS_EVERY).try_for_each(explore)?;
+    for seed in 1..=seeds {
+        simulate(&Options::of_seed(seed, 1000)).map_err(|what| ("simulating", what))?;
+    }
+    Ok(())
+}
+
+/// Runs as one mutant; true if nothing was found.
+fn be(name: &str) -> Result<bool, String> {
+    let mutant = Mutant::ALL.iter().find(|mutant| mutant.about().1 == name);
+    let seeds = match mutant {
+        Some(mutant) => {
+            choose(*mutant);
+            u64::MAX
+        }
+        None if name == "none" => CONTROL_SEEDS,
+        None => return Err(format!("there is no mutant '{name}'")),
+    };
+    let Err((by, what)) = hunt(seeds) else { return Ok(true) };
+    println!("{by}\t{}", what.lines().next().unwrap_or_default());
+    Ok(false)
+}
+
+struct Line {
+    name: String,
+    about: String,
+    caught: Option<(String, String)>,
+    took: Duration,
+}
+
+fn run_one(name: &str, about: &str, limit: Duration) -> Result<Line, String> {
+    let program = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
+    let began = Instant::now();
+    let mut child = Command::new(program)
+        .args(["mutants", "--be", name])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("cannot start this program again: {e}"))?;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) if began.elapsed() < limit => std::thread::sleep(Duration::from_millis(20)),
+            _ => {
+                // Either way it is gone afterwards.
+                let _ = child.kill();
+                break None;
+            }
+        }
+    };
+    let took = began.elapsed();
+    let output = child.wait_with_output().map_err(|e| format!("cannot wait: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let caught = match status.map(|status| status.code()) {
+        // Running on and on is what a mutant that nobody sees does; so does a hang.
+        None | Some(Some(0)) => None,
+        Some(Some(1)) => {
+            let (by, what) = said.trim_end().split_once('\t').unwrap_or(("", said.trim_end()));
+            Some((by.to_owned(), what.to_owned()))
+        }
+        Some(code) => Some(("a panic".to_owned(), format!("the process ended with {code:?}"))),
+    };
+    Ok(Line { name: name.to_owned(), about: about.to_owned(), caught, took })
+}
+
+/// Runs them; false if one was not seen.
+pub fn run(args: &Args) -> Result<bool, String> {
+    if let Some(name) = &args.be {
+        return be(name);
+    }
+    let all: Vec<(&str, &str)> = Mutant::ALL
+        .iter()
+        .map(|mutant| mutant.about())
+        .map(|(about, name)| (name, about))
+        .filter(|(name, _)| args.only.as_ref().is_none_or(|only| name.contains(only.as_str())))
+        .collect();
+    if all.is_empty() {
+        return Err("no mutant has such a name".into());
+    }
+    let bar = bar(Some(all.len() as u64), "mutants");
+    let threads = std::thread::available_parallelism().map_or(1, Into::into);
+    let (next, lines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    // Without a mistake nothing may be found, or what is found would prove nothing.
+    let control = run_one("none", "no mistake at all", Duration::from_secs(300))?;
+    if let Some((by, what)) = &control.caught {
+        return Err(format!("the engine without a mistake fails: {by}: {what}"));
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((name, about)) = all.get(next.fetch_add(1, Relaxed)) {
+                    let line = run_one(name, about.trim(), Duration::from_secs(args.seconds));
+                    if let Ok(mut lines) = lines.lock() {
+                        lines.push(line);
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let lines = lines.into_inner().map_err(|_| "a thread died".to_owned())?;
+    let mut lines = lines.into_iter().collect::<Result<Vec<_>, _>>()?;
+    lines.sort_by_key(|line| all.iter().position(|(name, _)| *name == line.name));
+    let missed = lines.iter().filter(|line| line.caught.is_none()).count();
+    if args.json {
+        let list: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                let (by, what) = line.caught.clone().unwrap_or_default();
+                json!({
+                    "mutant": line.name, "mistake": line.about, "caught": line.caught.is_some(),
+                    "by": by, "what": what, "seconds": line.took.as_secs_f64(),
+                })
+            })
+            .collect();
+        println!("{}", json!({"mutants": list, "missed": missed}));
+        return Ok(missed == 0);
+    }
+    let width = lines.iter().map(|line| line.about.chars().count()).max().unwrap_or(0);
+    println!("{:<16} {:<width$} {:>7}  caught by", "mutant", "the mistake", "seconds");
+    for line in &lines {
+        let by = line.caught.as_ref().map_or("NOBODY", |(by, _)| by.as_str());
+        let seconds = line.took.as_secs_f64();
+        println!("{:<16} {:<width$} {seconds:>7.2}  {by}", line.name, line.about);
+    }
+    println!("{} of {} caught", lines.len() - missed, lines.len());
+    Ok(missed == 0)
+}
