@@ -5,9 +5,12 @@
 //! Everything follows from the seed; a failure names it and the step.
 
 use crate::device::{Effect, Fault, Keep, On};
+use crate::explore::judge::ModelJudge;
+use crate::explore::{Explored, Limits, explore};
 use crate::image::Image;
 use crate::lies;
 use crate::model::{BLOCK, same_error};
+use crate::recording::Recording;
 use crate::rng::Rng;
 use crate::work::{Run, Stop, World, ensure, wrong};
 use vexfs::{
@@ -82,6 +85,8 @@ pub struct Outcome {
     pub states: u64,
     /// Operations that found no space.
     pub full: u64,
+    /// States for which the engine was run; the others agree with one of them on all it read.
+    pub evaluations: u64,
     /// Commits begun.
     pub generations: u64,
     /// Requests that failed and devices that lied.
@@ -97,6 +102,7 @@ impl Outcome {
         self.cuts += other.cuts;
         self.states += other.states;
         self.full += other.full;
+        self.evaluations += other.evaluations;
         self.generations += other.generations;
         self.faults += other.faults;
         self.detected += other.detected;
@@ -146,6 +152,11 @@ struct Sim<'a> {
     each: &'a mut dyn FnMut(u64),
 }
 
+/// Larger images are only cut, for every point of a cut copies a list of all pages.
+const EXPLORED_BYTES: u64 = 4 << 20;
+/// How much of each point: a workload at random has many, and each is much like the one before.
+const EXPLORED: Limits = Limits { writes: 10, samples: 512, torn: 128, seed: 0, no_memo: false };
+
 const NAMES: u64 = 40;
 const XATTR_SIZES: [usize; 12] = [0, 1, 20, 500, 600, 640, 641, 1000, 1300, 5000, 20_000, 65_536];
 
@@ -179,7 +190,8 @@ impl<'a> Sim<'a> {
     fn step(&mut self) -> Run<()> {
         self.world.clock += 1;
         let o = self.options;
-        if self.world.volume.device().is_off() {
+        let device = self.world.volume.device();
+        if device.is_off() || device.has_failed() {
             return self.cut();
         }
         if o.cut_every > 0 && self.rng.one_in(o.cut_every) {
@@ -201,6 +213,31 @@ impl<'a> Sim<'a> {
         }
     }
 
+    /// Explores every moment since the last cut at which power could have gone instead.
+    fn explore(&mut self) -> Run<()> {
+        let o = &self.options;
+        let Some(history) = self.world.history().filter(|_| o.image_bytes <= EXPLORED_BYTES) else {
+            return Ok(());
+        };
+        let events = self.world.volume.device().events();
+        let recording = Recording { base: history.base.clone(), events };
+        let judge = ModelJudge::new(history, self.world.versions(), self.world.now());
+        let limits = Limits { seed: self.rng.next(), ..EXPLORED };
+        let mut explored = Explored::default();
+        explore(&recording, &judge, &limits, &mut explored, &mut |point| point.failed == 0);
+        self.outcome.states += explored.states;
+        self.outcome.evaluations += explored.evaluations;
+        // The same difference from another beginning is another state.
+        let salt = Rng::new(o.seed ^ self.outcome.cuts.rotate_left(32)).next();
+        explored.distinct.iter().for_each(|hash| (self.each)(hash ^ salt));
+        match explored.failures.first() {
+            None => Ok(()),
+            Some(f) => {
+                wrong(format!("after {} events with {} kept: {}", f.event, f.chosen, f.what))
+            }
+        }
+    }
+
     /// A request to come will fail, and whoever asked hears of it.
     fn plan_failure(&mut self, nth: u64) {
         self.outcome.faults += 1;
@@ -213,6 +250,9 @@ impl<'a> Sim<'a> {
     }
 
     fn end(&mut self) -> Run<()> {
+        if self.world.volume.device().has_failed() {
+            self.cut()?;
+        }
         self.world.volume.device().mend();
         self.doing = "compare";
         self.world.compare()?;
@@ -231,14 +271,17 @@ impl<'a> Sim<'a> {
         }
         self.outcome.cuts += 1;
         self.outcome.states += keeps.len() as u64;
+        self.outcome.evaluations += keeps.len() as u64;
         if self.options.faults {
             for _ in 0..self.options.images_per_cut.min(2) {
                 self.outcome.faults += 1;
                 self.outcome.states += 1;
+                self.outcome.evaluations += 1;
                 let found = lies::judge(&self.world, &mut self.rng)?;
                 self.outcome.detected += u64::from(found);
             }
         }
+        self.explore()?;
         let device = self.world.volume.device();
         for keep in &keeps {
             (self.each)(device.hash_of_cut(*keep) ^ Rng::new(self.options.seed).next());

@@ -89,6 +89,9 @@ pub(crate) struct Past {
     pub(crate) writes: u64,
 }
 
+/// Versions by sector.
+pub(crate) type Versions = HashMap<u64, Vec<Version>>;
+
 /// All that a [`World`] knew at any time, by the number of events recorded until then.
 pub(crate) struct History {
     /// What the device held when it began, all of it durable.
@@ -96,7 +99,6 @@ pub(crate) struct History {
     pub(crate) commits: Vec<Past>,
     /// From this event on this generation is the oldest that may come back.
     pub(crate) promises: Vec<(usize, u64)>,
-    pub(crate) versions: HashMap<u64, Vec<Version>>,
 }
 
 struct InFlight {
@@ -115,9 +117,9 @@ pub(crate) struct World {
     promised: u64,
     in_flight: Option<InFlight>,
     /// Versions of each sector since the oldest commit that may be recovered.
-    versions: HashMap<u64, Vec<Version>>,
+    versions: Versions,
     writes: u64,
-    /// Nothing is forgotten while there is one; its versions stay in `versions` until the end.
+    /// Nothing is forgotten while there is one.
     history: Option<History>,
 }
 
@@ -150,8 +152,12 @@ impl World {
             base: device.cut(Keep::All),
             commits: vec![Past { generation, event: 0, model, writes: self.writes }],
             promises: vec![(0, self.promised)],
-            versions: HashMap::new(),
         });
+    }
+
+    /// Everything in place since the history began.
+    pub(crate) const fn versions(&self) -> &Versions {
+        &self.versions
     }
 
     /// What happened since, so far.
@@ -160,10 +166,9 @@ impl World {
     }
 
     /// Ends the recording.
-    pub(crate) fn into_history(mut self) -> Option<(Vec<Event>, History)> {
-        let mut history = self.history.take()?;
-        history.versions = std::mem::take(&mut self.versions);
-        Some((self.volume.device().take_record(), history))
+    pub(crate) fn into_history(mut self) -> Option<(Vec<Event>, History, Versions)> {
+        let history = self.history.take()?;
+        Some((self.volume.device().take_record(), history, self.versions))
     }
 
     fn new(volume: Volume<CacheDevice>, model: Model, cache_bytes: usize, lies: bool) -> Self {

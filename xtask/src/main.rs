@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod kernel;
+mod lab;
 mod setup;
 mod shell;
 mod sources;
@@ -46,6 +47,12 @@ enum Command {
     Vm(vm::args::VmArgs),
     #[command(about = "Measure VexFS beside its neighbours in one guest")]
     Bench(bench::BenchArgs),
+    #[command(about = "Explore every state that a cut leaves of small workloads (vexfs-lab ace)")]
+    Explore(lab::LabArgs),
+    #[command(about = "Operations, commits, faults and cuts at random, for as long as asked")]
+    Simulate(lab::LabArgs),
+    #[command(about = "Let the engine make one mistake after another, and see each")]
+    Mutants(lab::LabArgs),
     /// The guest's side of bench
     #[command(hide = true)]
     BenchGuest(bench::guest::GuestArgs),
@@ -88,6 +95,9 @@ fn run(cli: Cli) -> Result<u8> {
             bench::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
+        Command::Explore(args) => lab::run(&workspace, "ace", &args),
+        Command::Simulate(args) => lab::run(&workspace, "simulate", &args),
+        Command::Mutants(args) => lab::run(&workspace, "mutants", &args),
         Command::BenchGuest(args) => {
             bench::guest::run(&args)?;
             Ok(0)

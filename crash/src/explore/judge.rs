@@ -11,7 +11,7 @@ use crate::image::{Image, SECTOR};
 use crate::model::BLOCK;
 use crate::oracle::{assert_clean, compare};
 use crate::recording::{Event, Recording, Request};
-use crate::work::{History, Past, Stop};
+use crate::work::{History, Past, Stop, Versions};
 use std::collections::{BTreeMap, HashMap};
 use vexfs::{Device, Error, FileBlock, FileType, Ino, MappingKind, OpenOptions, Time, Volume};
 
@@ -31,12 +31,13 @@ fn open<D: Device>(device: &D) -> Result<Volume<&D>, String> {
 /// Holds states against the model of the workload.
 pub(crate) struct ModelJudge<'a> {
     history: &'a History,
+    versions: &'a Versions,
     now: Time,
 }
 
 impl<'a> ModelJudge<'a> {
-    pub(crate) const fn new(history: &'a History, now: Time) -> Self {
-        Self { history, now }
+    pub(crate) const fn new(history: &'a History, versions: &'a Versions, now: Time) -> Self {
+        Self { history, versions, now }
     }
 
     fn recovered(&self, event: usize, device: &StateDevice<'_>) -> Result<u64, Stop> {
@@ -55,7 +56,7 @@ impl<'a> ModelJudge<'a> {
         };
         let mut model = past.model.clone();
         let allowed = |sector: u64, ino: u64, block: u64, data: &[u8]| {
-            self.history.versions.get(&sector).is_some_and(|versions| {
+            self.versions.get(&sector).is_some_and(|versions| {
                 versions.iter().any(|v| {
                     v.at >= past.writes
                         && v.event < event

@@ -46,7 +46,7 @@ pub(super) fn run(fixture: &Fixture, seed: u64, times: u64) -> Run<u64> {
     let generation = world.volume.generation().0;
     let image = world.volume.device().cut(Keep::None);
     let model = world.model.clone();
-    let Some((events, _)) = world.into_history() else { return wrong("nothing was recorded") };
+    let Some((events, ..)) = world.into_history() else { return wrong("nothing was recorded") };
     let magic = node_magic(&image)?;
     let mut places = vec![(Kind::Superblock, SUPERBLOCK), (Kind::Backup, BACKUP)];
     for event in &events {

@@ -9,7 +9,7 @@ use crate::explore::{Chosen, Explored, Failure, Limits, PointTally, Verdict, exp
 use crate::image::Image;
 use crate::model::{BLOCK, Model};
 use crate::recording::Recording;
-use crate::work::{History, Stop, World};
+use crate::work::{History, Stop, Versions, World};
 use std::fmt;
 use std::str::FromStr;
 use vexfs::{MkfsOptions, Time, mkfs};
@@ -49,6 +49,7 @@ pub struct Fixture {
 pub struct Ran {
     recording: Recording,
     history: History,
+    versions: Versions,
 }
 
 impl Fixture {
@@ -87,8 +88,8 @@ impl Fixture {
             let done = ops::run(&mut world, *op, number as u64);
             done.map_err(|stop| format!("{name}: {}", stop.text()))?;
         }
-        let (events, history) = world.into_history().ok_or("nothing was recorded")?;
-        Ok(Ran { recording: Recording { base: self.image.clone(), events }, history })
+        let (events, history, versions) = world.into_history().ok_or("nothing was recorded")?;
+        Ok(Ran { recording: Recording { base: self.image.clone(), events }, history, versions })
     }
 
     /// Runs a script and explores it.
@@ -148,7 +149,7 @@ impl Fixture {
 
 impl Ran {
     fn judge(&self) -> ModelJudge<'_> {
-        ModelJudge::new(&self.history, Time { seconds: 1_800_000_000, nanos: 0 })
+        ModelJudge::new(&self.history, &self.versions, Time { seconds: 1_800_000_000, nanos: 0 })
     }
 
     /// What the device was asked to do.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use crate::lab;
 use crate::setup;
 use crate::workspace::Workspace;
 pub use tally::Tally;
@@ -42,6 +43,8 @@ pub enum Part {
     Clippy,
     /// Unit, property and model tests, natively
     Unit,
+    /// The crash lab: a million states, the simulator, every mutant
+    Lab,
     /// The C harness of the FFI
     Ffi,
     /// The module, with and without the engine, and sparse
@@ -73,6 +76,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
             Part::Licences => licences::check(workspace),
             Part::Clippy => checks::clippy(workspace),
             Part::Unit => checks::unit(workspace, name),
+            Part::Lab => lab::check(workspace),
             Part::Ffi => checks::ffi(workspace),
             Part::Kernel => Ok(checks::kernel(workspace, &kernel)),
             Part::E2e => e2e::all(workspace, &kernel, name),

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The crash lab's commands: `vexfs-lab` is built and run, its arguments are its own.
+//!
+//! Mutants are built into a target directory of their own, so that no program that is shipped can
+//! ever have been linked with them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::shell::{Cmd, describe};
+use crate::test::Tally;
+use crate::ui::Ui;
+use crate::workspace::Workspace;
+
+/// Arguments that `vexfs-lab` understands.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct LabArgs {
+    /// Passed on; `--help` tells what there is
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// Runs one of the lab's commands; returns its exit status.
+pub fn run(workspace: &Workspace, command: &str, args: &LabArgs) -> Result<u8> {
+    let program = build(workspace, command == "mutants")?;
+    let status = Command::new(&program)
+        .arg(command)
+        .args(&args.args)
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// What a run of all tests asks of the lab.
+const CHECKS: [(&str, &[&str]); 3] = [
+    ("ace", &["--ops", "2", "--states", "1000000", "--torn", "400"]),
+    ("simulate", &["--seed", "1", "--seconds", "30"]),
+    ("mutants", &[]),
+];
+
+/// A million distinct states, some time of everything at once, every mutant.
+pub fn check(workspace: &Workspace) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (command, args) in CHECKS {
+        let program = build(workspace, command == "mutants")?;
+        println!("-- vexfs-lab {command} {}", args.join(" "));
+        let mut found = false;
+        let run = Cmd::new(&program).arg(command).args(args);
+        let (status, _) = run.lines(|line| {
+            println!("{line}");
+            found |= line.starts_with("WRONG");
+        })?;
+        if status.success() && !found {
+            tally.pass();
+        } else {
+            tally.fail(&format!("vexfs-lab {command}: {}", describe(status)));
+        }
+    }
+    Ok(tally)
+}
+
+fn build(workspace: &Workspace, mutants: bool) -> Result<PathBuf> {
+    let target = if mutants { workspace.target.join("mutants") } else { workspace.target.clone() };
+    let step = Ui::new().step(if mutants { "vexfs-lab with mutants" } else { "vexfs-lab" });
+    let mut cargo = Cmd::cargo()
+        .args(["build", "--release", "--package", "vexfs-crash", "--bin", "vexfs-lab"])
+        .dir(&workspace.root)
+        .env("CARGO_TARGET_DIR", &target);
+    if mutants {
+        cargo = cargo.args(["--features", "mutants"]);
+    }
+    cargo.run(&step)?;
+    step.done();
+    let program = target.join("release/vexfs-lab");
+    ensure!(program.is_file(), "cargo built no {}", program.display());
+    Ok(program)
+}
