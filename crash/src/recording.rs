@@ -5,8 +5,14 @@
 //! once and completed at most once; what was submitted and not completed was under way at the end.
 //! It says nothing of what the requests were for: that is the marks' and the explorer's business.
 
+mod file;
+
+pub use file::{FileError, Writer};
+
+use crate::device::{CacheDevice, Keep};
 use crate::image::Image;
 use std::sync::Arc;
+use vexfs::Device;
 
 /// What a request asks for. Reads change nothing and are not recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,5 +74,33 @@ impl Recording {
     #[must_use]
     pub const fn new(base: Image) -> Self {
         Self { base, events: Vec::new() }
+    }
+
+    /// The device's contents after so many events, if power went then: `keep` decides what is left
+    /// of what was not durable. Requests count from the moment they arrived.
+    #[must_use]
+    pub fn image_at(&self, events: usize, keep: Keep) -> Image {
+        let device = CacheDevice::new(self.base.clone());
+        for event in self.events.iter().take(events) {
+            // A request that failed or reached past the end changed nothing that is known.
+            let Event::Submit { request, .. } = event else { continue };
+            let _ = match request {
+                Request::Write { at, data, fua: false } => device.write(*at, data),
+                Request::Write { at, data, fua: true } => device.write_fua(*at, data),
+                Request::Zeroes { at, len, fua } => {
+                    let len = (*len).min(self.base.len_bytes().saturating_sub(*at));
+                    let zeroes = vec![0; len as usize];
+                    if *fua { device.write_fua(*at, &zeroes) } else { device.write(*at, &zeroes) }
+                }
+                Request::Flush => device.flush(),
+            };
+        }
+        device.cut(keep)
+    }
+
+    /// Events before the first mark with that text.
+    #[must_use]
+    pub fn mark(&self, text: &str) -> Option<usize> {
+        self.events.iter().position(|event| matches!(event, Event::Mark(mark) if mark == text))
     }
 }

@@ -42,6 +42,16 @@ pub enum Command {
     Stats(StatsArgs),
     /// Finds the nearest vectors in a vector file or a directory on a mount
     Search(SearchArgs),
+    /// Cuts the power of a device of the crash lab
+    Crash(CrashArgs),
+    /// Sets, shows and clears faults of a device of the crash lab
+    Fault(FaultArgs),
+    /// Puts a remark into a device's recording
+    Mark(MarkArgs),
+    /// Rebuilds an image from a recording
+    Replay(ReplayArgs),
+    /// Explores every state that a cut could leave of a recorded VexFS
+    Explore(ExploreArgs),
     /// Shows what this kernel's ublk driver can do
     Features(JsonArgs),
     /// Prints shell completions
@@ -100,6 +110,200 @@ pub struct AddArgs {
     /// What happens to requests when the daemon dies
     #[arg(long, value_enum, default_value_t = Recovery::Reissue, value_name = "HOW")]
     pub recovery: Recovery,
+    /// Put the crash lab under the device: a volatile cache, `crash` and `fault`
+    #[arg(long)]
+    pub crash_model: bool,
+    /// Record every write, flush and mark in this file (with --crash-model)
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
+
+/// What a cut keeps of what was not durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Keep {
+    /// Nothing
+    None,
+    /// The newest of everything
+    All,
+    /// Of each sector any version it had since the last flush
+    Random,
+}
+
+/// `crash`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Requests fail until `vexfs-ublk recover` turns the power on again. Unmount in between: a
+machine that loses power forgets what it had in memory, too.
+
+Examples:
+  vexfs-ublk crash --id 0
+  vexfs-ublk crash --id 0 --keep random --seed 7"
+)]
+pub struct CrashArgs {
+    /// Number of the device
+    #[arg(long, value_name = "N")]
+    pub id: u32,
+    /// What is kept of what was not flushed
+    #[arg(long, value_enum, default_value_t = Keep::None)]
+    pub keep: Keep,
+    /// Decides what --keep random keeps
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a fault does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FaultName {
+    /// The request fails (--errno)
+    Eio,
+    /// A write is lost
+    Lost,
+    /// A write goes elsewhere (--to)
+    Misdirect,
+    /// A read returns what was there before the newest write
+    Stale,
+    /// One bit is inverted
+    Flip,
+    /// A flush does nothing
+    IgnoreFlush,
+    /// The request takes longer (--ms)
+    Latency,
+    /// The device dies
+    Die,
+}
+
+/// `fault`
+#[derive(Debug, Args)]
+#[command(after_help = "Without --set and --clear the faults are shown.
+
+Examples:
+  vexfs-ublk fault --id 0 --set eio --on read --range 1048576-2097152
+  vexfs-ublk fault --id 0 --set lost --nth 100
+  vexfs-ublk fault --id 0 --set latency --ms 50 --rate 0.01 --seed 3
+  vexfs-ublk fault --id 0 --clear all")]
+pub struct FaultArgs {
+    /// Number of the device
+    #[arg(long, value_name = "N")]
+    pub id: u32,
+    /// Set a fault of this kind
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with = "clear")]
+    pub set: Option<FaultName>,
+    /// Clear this fault, or 'all'
+    #[arg(long, value_name = "NUMBER")]
+    pub clear: Option<String>,
+    /// For which requests [default: those the kind is for]
+    #[arg(long, value_enum, requires = "set")]
+    pub on: Option<crate::lab::On>,
+    /// Only for requests that touch these bytes
+    #[arg(long, value_name = "FROM-TO", requires = "set")]
+    pub range: Option<String>,
+    /// Only the N-th such request from now on, counted from 1
+    #[arg(long, value_name = "N", requires = "set", conflicts_with = "rate",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub nth: Option<u64>,
+    /// Only this part of them, from 0 to 1
+    #[arg(long, value_name = "P", requires = "set")]
+    pub rate: Option<f64>,
+    /// At most so many [default: 1 with --nth, else all]
+    #[arg(long, value_name = "N", requires = "set")]
+    pub times: Option<u64>,
+    /// The errno of eio
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=133))]
+    pub errno: i32,
+    /// The milliseconds of latency
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub ms: u64,
+    /// The byte that a misdirected write goes to
+    #[arg(long, value_name = "BYTE", default_value_t = 0)]
+    pub to: u64,
+    /// Decides what is left to chance
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mark`
+#[derive(Debug, Args)]
+pub struct MarkArgs {
+    /// Number of the device
+    #[arg(long, value_name = "N")]
+    pub id: u32,
+    /// The remark
+    pub text: String,
+}
+
+/// `replay`
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("what").required(true),
+    after_help = "A point is a number of events, 'mark:TEXT' or 'end'.
+
+Examples:
+  vexfs-ublk replay run.rec --list
+  vexfs-ublk replay run.rec --to mark:synced --image at-mark.img
+  vexfs-ublk replay run.rec --to 1200 --keep random --seed 4 --image cut.img"
+)]
+pub struct ReplayArgs {
+    /// The recording
+    pub file: PathBuf,
+    /// Show the events
+    #[arg(long, group = "what")]
+    pub list: bool,
+    /// Up to which point
+    #[arg(long, value_name = "POINT", group = "what", requires = "image")]
+    pub to: Option<String>,
+    /// The image to write
+    #[arg(long, value_name = "OUT")]
+    pub image: Option<PathBuf>,
+    /// What is kept of what was not flushed there
+    #[arg(long, value_enum, default_value_t = Keep::All)]
+    pub keep: Keep,
+    /// Decides what --keep random keeps
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `explore`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every subset of what was not flushed (sampled beyond 12 writes), torn sectors included, is
+opened, checked and held against what its generation was when its root record was written. The exit
+code is 1 if a state is wrong.
+
+Examples:
+  vexfs-ublk explore run.rec
+  vexfs-ublk explore run.rec --json --svg states.svg
+  vexfs-ublk explore run.rec --event 341 --keep '170,172[0+1]'"
+)]
+pub struct ExploreArgs {
+    /// The recording
+    pub file: PathBuf,
+    /// Judge one state only: events before the cut
+    #[arg(long, requires = "keep")]
+    pub event: Option<usize>,
+    /// Judge one state only: which writes were kept
+    #[arg(long, requires = "event")]
+    pub keep: Option<vexfs_crash::explore::Chosen>,
+    /// Subsets sampled where there are more than 12 writes
+    #[arg(long, default_value_t = 256)]
+    pub samples: u64,
+    /// Decides the samples
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Draw the states explored
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `del`

@@ -13,6 +13,7 @@ pub mod device;
 pub mod error;
 pub mod follow;
 pub mod image;
+pub mod lab;
 pub mod latency;
 pub mod layer;
 pub mod log;

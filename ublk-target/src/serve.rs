@@ -11,6 +11,7 @@ use crate::device::{self, Served, Shape};
 use crate::error::{Error, Result};
 use crate::follow::FollowThread;
 use crate::image::{Image, ImageOptions};
+use crate::lab::Lab;
 use crate::log_line;
 use crate::observe::DirtyLog;
 use crate::state::{DeviceState, Options, RunDir, process_start};
@@ -89,6 +90,7 @@ struct Running {
     served: Served,
     follower: FollowThread,
     control: ControlThread,
+    lab: Option<Arc<Lab>>,
     image: Arc<Image>,
     signals: OwnedFd,
     queue_end: Arc<OwnedFd>,
@@ -134,13 +136,15 @@ fn prepare(
     let on_end = move || {
         let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
     };
-    let served = device::start(control, info, &image, &observer, on_end)?;
+    let lab = lab(options, &image)?;
+    let served = device::start(control, info, &image, &observer, lab.as_ref(), on_end)?;
     let follower = FollowThread::start(image.clone(), observer.clone())?;
     let subject = Subject {
         view: follower.view().clone(),
         observer,
         queues: served.stats().to_vec(),
         started: Instant::now(),
+        lab: lab.clone(),
     };
     let control = ControlThread::start(&state.socket, image.path(), subject)?;
     log_line!(
@@ -151,7 +155,19 @@ fn prepare(
         info.depth,
         if image.direct() { "direct" } else { "buffered" }
     );
-    Ok(Running { served, follower, control, image, signals, queue_end, foreground })
+    Ok(Running { served, follower, control, lab, image, signals, queue_end, foreground })
+}
+
+/// The crash lab, where the options ask for it.
+fn lab(options: &Options, image: &Image) -> Result<Option<Arc<Lab>>> {
+    if !options.crash_model {
+        return Ok(None);
+    }
+    let failed = |source| Error::Image { path: options.image.clone(), source };
+    let file = if image.read_only() { image.open_reader() } else { image.open_writer() };
+    let lab = Lab::new(file.map_err(failed)?, image.exposed_bytes(), options.record.as_deref());
+    let path = || options.record.clone().unwrap_or_default();
+    lab.map(|lab| Some(Arc::new(lab))).map_err(|source| Error::Image { path: path(), source })
 }
 
 impl Running {
@@ -178,6 +194,9 @@ impl Running {
         let mut control = self.served.close();
         self.follower.finish();
         self.control.finish();
+        if let Some(lab) = &self.lab {
+            lab.finish();
+        }
         if own_stop {
             control.delete(id)?;
             run_dir.remove(id);

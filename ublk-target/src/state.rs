@@ -29,6 +29,12 @@ pub struct Options {
     pub depth: u16,
     /// What happens when the daemon dies.
     pub recovery: Recovery,
+    /// The crash lab is under it.
+    #[serde(default)]
+    pub crash_model: bool,
+    /// Everything is recorded in this file.
+    #[serde(default)]
+    pub record: Option<PathBuf>,
 }
 
 /// One device.
@@ -194,6 +200,8 @@ mod tests {
                 queues: 1,
                 depth: 64,
                 recovery: Recovery::Reissue,
+                crash_model: false,
+                record: None,
             },
         }
     }

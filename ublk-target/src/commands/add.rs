@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `add` and `recover`: from an image to a device that can be opened.
 
+use super::lab;
 use crate::cli::AddArgs;
 use crate::daemon::{self, Reporter, Role};
 use crate::device::command::{Control, State, open_control};
@@ -9,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::serve::{self, Job, Task};
 use crate::state::{DeviceState, Options, RunDir, is_killed};
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time that the device node gets to appear and to be openable.
@@ -29,6 +31,8 @@ pub fn add(args: &AddArgs) -> Result<()> {
         queues: args.queues,
         depth: args.depth,
         recovery: args.recovery,
+        crash_model: args.crash_model || args.record.is_some(),
+        record: args.record.as_deref().map(absolute).transpose()?,
     };
     start(&options, Task::Add(args.id), args.foreground, None)
 }
@@ -40,9 +44,20 @@ pub fn recover(id: u32) -> Result<()> {
         Control::open()?.info(id)?;
         return Err(Error::NotOurs(id));
     };
+    // A lab's power cut leaves the daemon alive.
+    if state.options.crash_model && state.daemon_runs() && lab::power_on(&state)? {
+        return super::print(&format!("{}\n", block_path(id).display()));
+    }
     wait_for_death(&state)?;
     let task = Task::Recover(id);
-    start(&state.options, task, false, Some(state.bytes))
+    // A recording ends with its daemon.
+    let options = Options { record: None, ..state.options };
+    start(&options, task, false, Some(state.bytes))
+}
+
+/// The daemon's working directory is another.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| Error::Image { path: path.to_owned(), source })
 }
 
 /// Waits until the device is in a state from which it can be recovered.

@@ -4,7 +4,9 @@
 
 mod add;
 mod del;
+mod explore;
 mod help;
+mod lab;
 mod list;
 mod search;
 mod stats;
@@ -22,6 +24,11 @@ pub fn run(command: Command) -> Result<()> {
         Command::List(args) => list::devices(args.json),
         Command::Stats(args) => stats::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Crash(args) => lab::crash(&args),
+        Command::Fault(args) => lab::fault(&args),
+        Command::Mark(args) => lab::mark(&args),
+        Command::Replay(args) => explore::replay(&args),
+        Command::Explore(args) => explore::run(&args),
         Command::Features(args) => list::features(args.json),
         Command::Completions { shell } => help::completions(shell),
         Command::Man { directory } => help::man(&directory),

@@ -6,9 +6,13 @@
 //! The socket belongs to the image's owner and nobody else may open it.
 
 use super::query;
-use super::wire::{self, HEAD_BYTES, IndexStats, KindStats, Reply, Request, Stats};
+use super::wire::{
+    self, HEAD_BYTES, IndexStats, KeepPolicy, KindStats, LabReply, LabRequest, Reply, Request,
+    Stats,
+};
 use crate::error::{Error, Result};
 use crate::follow::view::View;
+use crate::lab::Lab;
 use crate::latency::{QueueStats, summarise};
 use crate::log_line;
 use crate::observe::DirtyLog;
@@ -22,6 +26,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
+use vexfs_crash::Keep;
 
 /// Connections served at once; more wait.
 const CONNECTIONS: usize = 64;
@@ -36,6 +41,8 @@ pub struct Subject {
     pub queues: Vec<Arc<QueueStats>>,
     /// When serving began.
     pub started: Instant,
+    /// The crash lab, if the device was added with it.
+    pub lab: Option<Arc<Lab>>,
 }
 
 /// The running service.
@@ -182,7 +189,28 @@ fn answer(request: &Request, subject: &Subject) -> Reply {
             Ok(found) => Reply::Found(found),
             Err(why) => Reply::Failed(why),
         },
+        Request::Lab(request) => match &subject.lab {
+            Some(lab) => lab_answer(lab, request).map_or_else(Reply::Failed, Reply::Lab),
+            None => Reply::Failed(
+                "the device was added without the crash lab: add it with --crash-model".into(),
+            ),
+        },
     }
+}
+
+fn lab_answer(lab: &Lab, request: &LabRequest) -> std::result::Result<LabReply, String> {
+    Ok(match request {
+        LabRequest::Crash(keep) => LabReply::Cut(lab.crash(match keep {
+            KeepPolicy::None => Keep::None,
+            KeepPolicy::All => Keep::All,
+            KeepPolicy::Random(seed) => Keep::Random(*seed),
+        })?),
+        LabRequest::PowerOn => LabReply::Done(lab.power_on()),
+        LabRequest::Mark(text) => LabReply::Done(lab.mark(text)),
+        LabRequest::Set(fault) => LabReply::Number(lab.set(*fault)),
+        LabRequest::Clear(number) => LabReply::Number(lab.clear(*number) as u32),
+        LabRequest::Faults => LabReply::Faults(lab.faults()),
+    })
 }
 
 fn stats(subject: &Subject) -> Stats {
@@ -241,6 +269,7 @@ mod tests {
             observer: Arc::new(DirtyLog::new(1 << 30).unwrap()),
             queues: vec![queue],
             started: Instant::now(),
+            lab: None,
         };
         (ControlThread::start(socket, Path::new("/proc/self/exe"), subject).unwrap(), view)
     }

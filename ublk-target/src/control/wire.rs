@@ -5,10 +5,11 @@
 //! length. Both sides bound what they accept before they allocate it.
 
 use crate::error::{Error, Result};
+use crate::lab::{Cut, Fault, FaultState};
 use bincode::{Decode, Encode};
 
 /// Version of the protocol; the two sides are one program, so it must match.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes before a message: its length and the version.
 pub const HEAD_BYTES: usize = 5;
 /// Longest message. A search of a directory names all its files.
@@ -21,6 +22,49 @@ pub enum Request {
     Stats,
     /// The nearest vectors.
     Search(Search),
+    /// Something of the crash lab.
+    Lab(LabRequest),
+}
+
+/// What a client asks of the crash lab.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum LabRequest {
+    /// Cut the power; what is kept of the cache.
+    Crash(KeepPolicy),
+    /// Turn the power on again.
+    PowerOn,
+    /// Put a remark into the recording.
+    Mark(String),
+    /// Set a fault.
+    Set(Fault),
+    /// Clear a fault, or all.
+    Clear(Option<u32>),
+    /// All faults.
+    Faults,
+}
+
+/// What a cut keeps of what is not durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum KeepPolicy {
+    /// Nothing.
+    None,
+    /// The newest of everything.
+    All,
+    /// Of each sector any version, by this seed.
+    Random(u64),
+}
+
+/// What the crash lab answers.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum LabReply {
+    /// The power is off.
+    Cut(Cut),
+    /// Whether something changed.
+    Done(bool),
+    /// Number of the fault that was set, or of faults that were cleared.
+    Number(u32),
+    /// All faults.
+    Faults(Vec<FaultState>),
 }
 
 /// A search.
@@ -56,6 +100,8 @@ pub enum Reply {
     Stats(Box<Stats>),
     /// To [`Request::Search`].
     Found(Found),
+    /// To [`Request::Lab`].
+    Lab(LabReply),
     /// It could not be done; one line.
     Failed(String),
 }

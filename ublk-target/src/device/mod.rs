@@ -10,8 +10,9 @@ mod queue;
 
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::lab::{Lab, LabLayer};
 use crate::latency::QueueStats;
-use crate::layer::Plain;
+use crate::layer::{Layer, Plain};
 use crate::log_line;
 use crate::observe::DirtyLog;
 use crate::request::Limits;
@@ -85,6 +86,7 @@ pub fn start(
     info: &Info,
     image: &Arc<Image>,
     observer: &Arc<DirtyLog>,
+    lab: Option<&Arc<Lab>>,
     on_queue_end: impl Fn() + Send + Clone + 'static,
 ) -> Result<Served> {
     let id = info.id;
@@ -104,11 +106,7 @@ pub fn start(
         let parts = QueueParts {
             id: queue,
             image: image.clone(),
-            layer: Box::new(Plain::new(
-                info.depth,
-                1 << image.logical_shift().max(SECTOR_SHIFT),
-                image.punch_hole(),
-            )),
+            layer: layer(info, image, lab),
             observer: observer.clone(),
             stats,
             limits: Limits {
@@ -146,6 +144,18 @@ pub fn start(
         served.control.start(id)?;
     }
     Ok(served)
+}
+
+/// What turns a queue's requests into operations on the image.
+fn layer(info: &Info, image: &Image, lab: Option<&Arc<Lab>>) -> Box<dyn Layer> {
+    match lab {
+        Some(lab) => Box::new(LabLayer(lab.clone())),
+        None => Box::new(Plain::new(
+            info.depth,
+            1 << image.logical_shift().max(SECTOR_SHIFT),
+            image.punch_hole(),
+        )),
+    }
 }
 
 impl Served {
