@@ -11,6 +11,7 @@ mod kernel;
 mod lab;
 mod setup;
 mod shell;
+mod soak;
 mod sources;
 mod test;
 mod truth;
@@ -53,6 +54,8 @@ enum Command {
     Simulate(lab::LabArgs),
     #[command(about = "Let the engine make one mistake after another, and see each")]
     Mutants(lab::LabArgs),
+    #[command(about = "Cut the power under the kernel module, by the hundred")]
+    Soak(soak::SoakArgs),
     /// The guest's side of bench
     #[command(hide = true)]
     BenchGuest(bench::guest::GuestArgs),
@@ -98,6 +101,10 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Explore(args) => lab::run(&workspace, "ace", &args),
         Command::Simulate(args) => lab::run(&workspace, "simulate", &args),
         Command::Mutants(args) => lab::run(&workspace, "mutants", &args),
+        Command::Soak(args) => {
+            let kernel = setup::run(&workspace)?;
+            Ok(u8::from(!soak::run(&workspace, &kernel, &args)?))
+        }
         Command::BenchGuest(args) => {
             bench::guest::run(&args)?;
             Ok(0)
