@@ -98,8 +98,7 @@ pub fn explore(
     });
 }
 
-/// Judges one state by running the engine on it.
-#[must_use]
+/// Judges one state by running the engine on it; the verdict and what was looked at.
 pub fn evaluate(point: &Point, state: &[u16], judge: &dyn Judge) -> (Verdict, Vec<u32>) {
     let device = StateDevice::new(point, state);
     let verdict = judge.judge(point.event, &device);

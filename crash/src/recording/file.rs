@@ -189,8 +189,9 @@ fn next(from: &mut dyn Read) -> io::Result<Option<Frame>> {
     if fill(from, &mut head)? < head.len() {
         return Ok(None);
     }
-    let [a, b, c, d, e, f, g, h] = head;
-    let (len, crc) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    let (words, _) = head.as_chunks::<4>();
+    let word = |index: usize| words.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let (len, crc) = (word(0), word(1));
     if len > BODY_BYTES_MAX {
         return Ok(None);
     }

@@ -201,9 +201,9 @@ pub(super) fn run(world: &mut World, op: Op, number: u64) -> Run<()> {
         Op::Unlink(path) | Op::Rmdir(path) => {
             let Some((dir, name, _)) = place(&world.model, path) else { return Ok(()) };
             let rmdir = matches!(op, Op::Rmdir(_));
-            let got = world.run(|v| match rmdir {
-                true => v.rmdir(Ino(dir), name, now),
-                false => v.unlink(Ino(dir), name, now),
+            let got = world.run(|v| {
+                let dir = Ino(dir);
+                if rmdir { v.rmdir(dir, name, now) } else { v.unlink(dir, name, now) }
             })?;
             let gone = both(world, got, |m| m.remove(dir, name, rmdir, now))?;
             evict(world, gone)

@@ -210,13 +210,17 @@ impl State {
         match op {
             Op::Read => {
                 self.cache.read(offset, buffer, false).map_err(errno)?;
-                altered.into_iter().for_each(|chance| flip(buffer, chance));
+                if let Some(chance) = altered {
+                    flip(buffer, chance);
+                }
                 return Ok(());
             }
             // A hint that this device does not take.
             Op::Discard => return Ok(()),
             Op::Write { .. } => {
-                altered.into_iter().for_each(|chance| flip(buffer, chance));
+                if let Some(chance) = altered {
+                    flip(buffer, chance);
+                }
                 if self.recorder.is_some() {
                     let request = Recorded::Write { at: offset, data: (&*buffer).into(), fua };
                     self.record(&Event::Submit { id, request });
