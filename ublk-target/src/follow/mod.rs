@@ -266,4 +266,6 @@ impl Worker {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
