@@ -190,7 +190,15 @@ impl Device {
             Self::Null(_) => remove_null_blk("benchnull"),
             Self::Loop(path) => Cmd::new("losetup").arg("--detach").arg(path).output().map(drop),
             Self::Rublk { mut child, path } => {
-                Cmd::new(&guest.rublk).args(["del", "--number", &RUBLK_ID.to_string()]).output()?;
+                // Once in a while rublk's own removal dies in its control ring; what is measured is
+                // over by then.
+                let remove = || {
+                    let words = ["del", "--number", &RUBLK_ID.to_string()];
+                    Cmd::new(&guest.rublk).args(words).output()
+                };
+                if remove().is_err() && path.exists() {
+                    remove()?;
+                }
                 let status = child.wait().context("cannot wait for rublk")?;
                 ensure!(!path.exists(), "rublk ({status}) left {}", path.display());
                 Ok(())

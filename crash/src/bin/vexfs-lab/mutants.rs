@@ -61,12 +61,16 @@ fn hunt(seeds: u64) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
+/// The mutant of that name.
+pub fn named(name: &str) -> Option<Mutant> {
+    Mutant::ALL.iter().copied().find(|mutant| mutant.about().1 == name)
+}
+
 /// Runs as one mutant; true if nothing was found.
 fn be(name: &str) -> Result<bool, String> {
-    let mutant = Mutant::ALL.iter().find(|mutant| mutant.about().1 == name);
-    let seeds = match mutant {
+    let seeds = match named(name) {
         Some(mutant) => {
-            choose(*mutant);
+            choose(mutant);
             u64::MAX
         }
         None if name == "none" => CONTROL_SEEDS,
