@@ -63,7 +63,8 @@ pub fn check(workspace: &Workspace) -> Result<Tally> {
     Ok(tally)
 }
 
-fn build(workspace: &Workspace, mutants: bool) -> Result<PathBuf> {
+/// Builds the lab's program.
+pub fn build(workspace: &Workspace, mutants: bool) -> Result<PathBuf> {
     let target = if mutants { workspace.target.join("mutants") } else { workspace.target.clone() };
     let step = Ui::new().step(if mutants { "vexfs-lab with mutants" } else { "vexfs-lab" });
     let mut cargo = Cmd::cargo()

@@ -13,4 +13,4 @@ mod script;
 mod space;
 
 pub use script::{Fixture, Ran, Script};
-pub use space::{pairs, singles, triple};
+pub use space::{long, pairs, singles, triple};

@@ -2,7 +2,7 @@
 //! All small scripts: every operation, every pair, each with every synchronisation after it; and
 //! triples by number.
 
-use super::ops::{OPS, SYNCS};
+use super::ops::{OPS, SYNCS, named};
 use super::script::Script;
 use crate::rng::Rng;
 
@@ -38,4 +38,15 @@ pub fn triple(number: u64) -> Script {
     let mut rng = Rng::new(number);
     let mut part = || (rng.below(OPS.len() as u64) as usize, rng.below(WAYS as u64) as usize);
     script(&[part(), part(), part()])
+}
+
+/// A script of many operations, by its seed; the last step is a whole commit.
+#[must_use]
+pub fn long(seed: u64, ops: u64) -> Script {
+    let mut rng = Rng::new(seed);
+    let mut part = || (rng.below(OPS.len() as u64) as usize, rng.below(WAYS as u64) as usize);
+    let parts: Vec<_> = (0..ops).map(|_| part()).collect();
+    let mut script = script(&parts);
+    script.steps.extend(named("finish").into_iter().chain(named("fsync")));
+    script
 }

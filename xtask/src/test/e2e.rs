@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Tally;
 use crate::build::{self, module};
 use crate::kernel::Kernel;
+use crate::lab;
 use crate::shell::quote;
 use crate::truth;
 use crate::ui::Ui;
@@ -45,6 +46,7 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
     let scripts = scripts(&workspace.root.join("tests/e2e"), name.unwrap_or_default())?;
     ensure!(!scripts.is_empty(), "no executable tests/e2e/*{}*.sh", name.unwrap_or_default());
     build::tools(workspace, ui)?;
+    lab::build(workspace, false)?;
     module::build(workspace, kernel, ui)?;
     module::build_safe(workspace, kernel, ui)?;
     let mut tally = Tally::default();

@@ -39,6 +39,15 @@ enum Command {
     Ace(ace::Args),
     /// Run one workload again, or judge one state of it
     Replay(replay::Args),
+    /// Print a workload of many operations, by its seed
+    Script {
+        /// Decides the operations
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Operations
+        #[arg(long, default_value_t = 60)]
+        ops: u64,
+    },
     /// Operations, commits, faults, full filesystems and cuts at random
     Simulate(simulate::Args),
     /// Let the engine make one mistake after another, and see each
@@ -61,6 +70,10 @@ fn main() -> ExitCode {
     let right = match Cli::parse().command {
         Command::Ace(args) => ace::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Script { seed, ops } => {
+            println!("{}", vexfs_crash::workload::long(seed, ops));
+            Ok(true)
+        }
         Command::Simulate(args) => Ok(simulate::run(&args)),
         #[cfg(feature = "mutants")]
         Command::Mutants(args) => mutants::run(&args),

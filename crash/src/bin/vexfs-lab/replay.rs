@@ -2,6 +2,8 @@
 //! `vexfs-lab replay`: one workload again, or one state of it.
 
 use crate::report::table;
+use std::path::PathBuf;
+use vexfs_crash::Keep;
 use vexfs_crash::explore::{Chosen, Explored, Limits};
 use vexfs_crash::workload::{Fixture, Script};
 
@@ -17,6 +19,9 @@ pub struct Args {
     /// Which writes were kept: 'none' or numbers as in '3,5[0+1]'
     #[arg(long, requires = "event")]
     keep: Option<Chosen>,
+    /// Write the image that the workload ends with
+    #[arg(long, value_name = "FILE", conflicts_with = "event")]
+    image: Option<PathBuf>,
     /// Size of the image in bytes
     #[arg(long, default_value_t = 4 << 20)]
     image_bytes: u64,
@@ -38,6 +43,14 @@ pub fn run(args: &Args) -> Result<bool, String> {
                 Ok(false)
             }
         };
+    }
+    if let Some(path) = &args.image {
+        let recording = ran.recording();
+        let image = recording.image_at(recording.events.len(), Keep::All);
+        let bytes = image.bytes(0, image.len_bytes() as usize);
+        return std::fs::write(path, bytes)
+            .map(|()| true)
+            .map_err(|e| format!("cannot write {}: {e}", path.display()));
     }
     let mut explored = Explored::default();
     println!("{:>6} {:>7} {:>8} {:>8}  generations", "events", "writes", "states", "wrong");
