@@ -231,8 +231,7 @@ fn formatted() -> Image {
     let layout = VectorLayout::parse("type=f32,dim=4,metric=l2").unwrap();
     volume.run(NOW, |v| v.set_vector(dir, Some(&layout), NOW)).unwrap();
     volume.commit(NOW).unwrap();
-    let image = disk.cache.lock().unwrap().cut(Keep::None);
-    image
+    disk.cache.lock().unwrap().cut(Keep::None)
 }
 
 #[test]
