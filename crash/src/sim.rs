@@ -179,7 +179,8 @@ impl<'a> Sim<'a> {
         ensure!(made.is_ok(), "mkfs: {made:?}", made = made.as_ref().err());
         let mut world =
             World::open(device.cut(Keep::None), options.cache_bytes, options.ignore_flushes)?;
-        if options.faults {
+        // A history is explored, and forgotten, at every cut.
+        if options.faults && options.cut_every > 0 {
             world.begin_history();
         }
         let rng = Rng::new(options.seed);
