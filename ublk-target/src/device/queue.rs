@@ -24,10 +24,6 @@ use std::time::Instant;
 /// Place of the image among the ring's registered files; the driver's is 0.
 const IMAGE: types::Fixed = types::Fixed(1);
 
-/// Bytes of each tag's buffer that the ring knows, so that the kernel need not look up and hold
-/// their pages for every request. They stay resident.
-const FIXED_BYTES: usize = 64 << 10;
-
 /// Largest write that this thread does by itself when nothing else is under way.
 const INLINE_BYTES_MAX: u32 = 128 << 10;
 
@@ -67,7 +63,7 @@ struct Server<'a> {
     requests: Box<[Option<InFlight>]>,
     /// Requests that are not completed.
     under_way: usize,
-    /// The ring knows the first [`FIXED_BYTES`] of each buffer.
+    /// The ring knows the buffers.
     fixed: bool,
     /// Image operations that the ring has not given back.
     pending: usize,
@@ -94,14 +90,12 @@ pub fn make_ring(depth: u16) -> Result<(), UblkError> {
     })
 }
 
-/// Tells the ring of the buffers; false where the memory one may lock does not allow it.
+/// Tells the ring of the buffers, so that the kernel need not look up and hold their pages for every
+/// request. They stay resident; how much that is at most, `params` says. False where the memory one may lock does not allow it.
 fn fix_buffers(buffers: &[IoBuf<u8>]) -> bool {
     let known: Vec<libc::iovec> = buffers
         .iter()
-        .map(|buffer| libc::iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: buffer.len().min(FIXED_BYTES),
-        })
+        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
         .collect();
     libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
         // SAFETY: the ranges lie in buffers that `serve` keeps until the ring has given back
@@ -288,10 +282,6 @@ impl Server<'_> {
         }
     }
 
-    fn is_fixed(&self, at: u32, len: u32) -> bool {
-        self.fixed && at as usize + len as usize <= FIXED_BYTES
-    }
-
     fn submit(&mut self, tag: u16, op: ImageOp) {
         let Some(own) = self.buffers.get(usize::from(tag)) else { return };
         let start = own.as_mut_ptr();
@@ -299,7 +289,7 @@ impl Server<'_> {
             ImageOp::Read { offset, len, at } => {
                 // In range: the layer stays within the request, which fits its buffer.
                 let to = start.wrapping_add(at as usize);
-                if self.is_fixed(at, len) {
+                if self.fixed {
                     opcode::ReadFixed::new(IMAGE, to, len, tag).offset(offset).build()
                 } else {
                     opcode::Read::new(IMAGE, to, len).offset(offset).build()
@@ -308,7 +298,7 @@ impl Server<'_> {
             ImageOp::Write { offset, len, at, durable } => {
                 let from = start.wrapping_add(at as usize);
                 let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                if self.is_fixed(at, len) {
+                if self.fixed {
                     let op = opcode::WriteFixed::new(IMAGE, from, len, tag);
                     op.offset(offset).rw_flags(flags).build()
                 } else {
