@@ -18,6 +18,7 @@ use crate::{
     file::File,
     graph::{Dump, GRAPH_ROWS_MAX, GraphIndex, HnswGraph},
     lock,
+    mutants::{self, Mutant},
     ranges::Ranges,
     read,
     rows::{Rows, read_words, write_words},
@@ -117,7 +118,9 @@ impl Saving<'_> {
         // One look under the lock; the tail is copied only if it has to be written.
         let (space, params, parts, skipped, stored, version, tail) = {
             let file = read(file);
-            let stored = file.tail_stored.filter(|(version, _)| *version == file.tail.version);
+            let stored = file.tail_stored.filter(|(version, _)| {
+                *version == file.tail.version || mutants::is(Mutant::TailStale)
+            });
             let tail = stored.is_none().then(|| file.tail.clone());
             let skipped = file.skipped.to_pairs();
             let version = file.tail.version;
@@ -191,6 +194,9 @@ pub(crate) fn save(
             return Err(error);
         }
     };
+    if mutants::is(Mutant::FreedEarly) {
+        saving.store.retain(&blobs)?;
+    }
     // If this fails, either manifest may be the durable one: the blobs of both stay.
     saving.store.publish(&bytes)?;
     saving.written.bytes += bytes.len() as u64;

@@ -12,6 +12,7 @@ use bincode::{
 
 use crate::{
     error::{IndexError, Result},
+    mutants::{self, Mutant},
     store::Blob,
     vector::{Params, Space},
 };
@@ -117,7 +118,8 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<Manifest> {
     if u64::from_le_bytes(length) != body.len() as u64 {
         return Err(damaged("has a wrong length"));
     }
-    if u32::from_le_bytes(crc) != crc32c::crc32c(body) {
+    let right = u32::from_le_bytes(crc) == crc32c::crc32c(body);
+    if !right && !mutants::is(Mutant::ManifestChecksum) {
         return Err(damaged("has a wrong checksum"));
     }
     let (manifest, used) = bincode::decode_from_slice(body, config())

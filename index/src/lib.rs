@@ -16,6 +16,9 @@ mod error;
 mod file;
 mod graph;
 mod index;
+#[cfg(any(test, feature = "mutants"))]
+pub mod lab;
+pub mod mutants;
 pub mod npy;
 mod ranges;
 mod rows;

@@ -4,7 +4,8 @@
 //! Mutants are built into a target directory of their own, so that no program that is shipped can
 //! ever have been linked with them.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,9 @@ use crate::shell::{Cmd, describe};
 use crate::test::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
+
+/// The index's mutants and the hunt for them.
+const INDEX_LAB: &str = "vexfs-index-lab";
 
 /// Arguments that `vexfs-lab` understands.
 #[derive(Debug, Args)]
@@ -29,6 +33,7 @@ pub fn run(workspace: &Workspace, command: &str, args: &LabArgs) -> Result<u8> {
     let program = build(workspace, command == "mutants")?;
     let status = Command::new(&program)
         .arg(command)
+        .args(with_index(&program, command))
         .args(&args.args)
         .status()
         .with_context(|| format!("cannot start {}", program.display()))?;
@@ -49,7 +54,7 @@ pub fn check(workspace: &Workspace) -> Result<Tally> {
         let program = build(workspace, command == "mutants")?;
         println!("-- vexfs-lab {command} {}", args.join(" "));
         let mut found = false;
-        let run = Cmd::new(&program).arg(command).args(args);
+        let run = Cmd::new(&program).arg(command).args(with_index(&program, command)).args(args);
         let (status, _) = run.lines(|line| {
             println!("{line}");
             found |= line.starts_with("WRONG");
@@ -63,7 +68,15 @@ pub fn check(workspace: &Workspace) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Builds the lab's program.
+/// The arguments that bring in the index's mutants, beside the engine's.
+fn with_index(program: &Path, command: &str) -> Vec<OsString> {
+    match command {
+        "mutants" => vec!["--with".into(), program.with_file_name(INDEX_LAB).into()],
+        _ => Vec::new(),
+    }
+}
+
+/// Builds the lab's program; with mutants the index's too, beside it.
 pub fn build(workspace: &Workspace, mutants: bool) -> Result<PathBuf> {
     let target = if mutants { workspace.target.join("mutants") } else { workspace.target.clone() };
     let step = Ui::new().step(if mutants { "vexfs-lab with mutants" } else { "vexfs-lab" });
@@ -72,7 +85,9 @@ pub fn build(workspace: &Workspace, mutants: bool) -> Result<PathBuf> {
         .dir(&workspace.root)
         .env("CARGO_TARGET_DIR", &target);
     if mutants {
-        cargo = cargo.args(["--features", "mutants"]);
+        cargo = cargo
+            .args(["--package", "vexfs-index", "--bin", INDEX_LAB])
+            .args(["--features", "vexfs-crash/mutants,vexfs-index/mutants"]);
     }
     cargo.run(&step)?;
     step.done();

@@ -15,6 +15,7 @@ use std::{
 
 use super::{Blob, Fill, Medium, Store, Summing, Take};
 use crate::error::{IndexError, Result};
+use crate::mutants::{self, Mutant};
 
 const SLOT_BYTES: u64 = 4096;
 const DATA_AT: u64 = 2 * SLOT_BYTES;
@@ -60,6 +61,9 @@ impl<M: Medium> TailStore<M> {
         let mut found = [this.read_slot(0)?, this.read_slot(1)?];
         found.sort_by_key(|slot| std::cmp::Reverse(slot.map(|(sequence, _)| sequence)));
         this.sequence = found[0].map_or(0, |(sequence, _)| sequence);
+        if mutants::is(Mutant::SlotOlder) {
+            found.reverse();
+        }
         for (_, candidate) in found.into_iter().flatten() {
             if this.read_manifest(&candidate.blob)?.is_some() {
                 this.current = Some(candidate);
@@ -103,7 +107,10 @@ impl<M: Medium> TailStore<M> {
     fn read_manifest(&self, blob: &Blob) -> Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; blob.bytes as usize];
         match self.medium.read_exact_at(&mut bytes, blob.at) {
-            Ok(()) => Ok((crc32c::crc32c(&bytes) == blob.crc).then_some(bytes)),
+            Ok(()) => {
+                let right = crc32c::crc32c(&bytes) == blob.crc;
+                Ok((right || mutants::is(Mutant::ManifestChecksum)).then_some(bytes))
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => {
                 Err(IndexError::storage(format!("reading the manifest at byte {}", blob.at))(error))
@@ -182,9 +189,12 @@ impl<M: Medium> Store for TailStore<M> {
         let blob = self.put(manifest.len() as u64, &mut |out| {
             out.write_all(manifest).map_err(IndexError::storage("writing the manifest"))
         })?;
-        self.sync()?;
+        if !mutants::is(Mutant::BlobSync) {
+            self.sync()?;
+        }
         let sequence = self.sequence + 1;
-        let slot = self.current.map_or(0, |current| 1 - current.slot);
+        let other = u64::from(!mutants::is(Mutant::SlotCurrent));
+        let slot = self.current.map_or(0, |current| current.slot ^ other);
         let mut block = [0u8; SLOT_BYTES as usize];
         block[..8].copy_from_slice(&MAGIC);
         block[8..16].copy_from_slice(&sequence.to_le_bytes());
@@ -199,7 +209,9 @@ impl<M: Medium> Store for TailStore<M> {
         self.medium
             .write_all_at(&block, at)
             .map_err(IndexError::storage(format!("writing the slot at byte {at}")))?;
-        self.sync()?;
+        if !mutants::is(Mutant::SlotSync) {
+            self.sync()?;
+        }
         self.current = Some(Current { slot, blob });
         Ok(())
     }

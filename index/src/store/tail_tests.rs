@@ -1,98 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tail store on a medium that forgets what was not synced, and tears it finely.
+//! The tail store on a medium that forgets what was not synced.
 
+use super::super::forgetful::Forgetful;
 use super::*;
 use proptest::prelude::*;
-use std::sync::{Arc, Mutex};
-
-// Finer than any device tears: the slots must not lean on a sector being written whole.
-const TEAR: usize = 8;
-
-/// Durable bytes, and writes that a power cut may lose in any combination.
-#[derive(Default)]
-struct Disk {
-    durable: Vec<u8>,
-    seen: Vec<u8>,
-    pending: Vec<(usize, Vec<u8>)>,
-    lowest: u64,
-    // Calls until the power goes; later calls fail.
-    fuse: Option<u64>,
-}
-
-#[derive(Clone, Default)]
-struct Forgetful(Arc<Mutex<Disk>>);
-
-fn place(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
-    if bytes.len() < at + data.len() {
-        bytes.resize(at + data.len(), 0);
-    }
-    bytes[at..at + data.len()].copy_from_slice(data);
-}
-
-impl Disk {
-    fn burn(&mut self) -> io::Result<()> {
-        if let Some(fuse) = &mut self.fuse {
-            *fuse = fuse.checked_sub(1).ok_or_else(|| io::Error::other("power is off"))?;
-        }
-        Ok(())
-    }
-
-    /// The power goes: each unsynced piece arrived or did not, as `luck` says.
-    fn crash(&mut self, mut luck: impl FnMut() -> bool) {
-        for (at, data) in std::mem::take(&mut self.pending) {
-            for (i, piece) in data.chunks(TEAR).enumerate() {
-                if luck() {
-                    place(&mut self.durable, at + i * TEAR, piece);
-                }
-            }
-        }
-        self.seen.clone_from(&self.durable);
-        self.fuse = None;
-    }
-}
-
-impl Medium for Forgetful {
-    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        let disk = self.0.lock().unwrap();
-        let from = at as usize;
-        let bytes = disk.seen.get(from..from + buffer.len());
-        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn write_all_at(&self, data: &[u8], at: u64) -> io::Result<()> {
-        let mut disk = self.0.lock().unwrap();
-        disk.burn()?;
-        assert!(at >= disk.lowest, "a write below the region, at {at}");
-        place(&mut disk.seen, at as usize, data);
-        disk.pending.push((at as usize, data.to_vec()));
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut disk = self.0.lock().unwrap();
-        disk.burn()?;
-        let Disk { durable, pending, .. } = &mut *disk;
-        pending.drain(..).for_each(|(at, data)| place(durable, at, &data));
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().seen.len() as u64)
-    }
-
-    fn truncate(&self, bytes: u64) -> io::Result<()> {
-        let mut disk = self.0.lock().unwrap();
-        disk.burn()?;
-        assert!(bytes >= disk.lowest, "cut below the region, at {bytes}");
-        disk.seen.truncate(bytes as usize);
-        disk.durable.truncate(bytes as usize);
-        for (at, data) in &mut disk.pending {
-            data.truncate((bytes as usize).saturating_sub(*at));
-        }
-        Ok(())
-    }
-}
 
 fn put<M: Medium>(store: &mut TailStore<M>, data: &[u8]) -> Result<Blob> {
     store.write_blob(data.len() as u64, &mut |out| {
@@ -151,9 +62,9 @@ proptest! {
     ) {
         let start = start * SLOT_BYTES;
         let disk = Forgetful::default();
-        disk.0.lock().unwrap().lowest = start;
+        disk.disk().lowest = start;
         let mut store = TailStore::open(disk.clone(), start, None).unwrap();
-        disk.0.lock().unwrap().fuse = Some(fuse);
+        disk.disk().fuse = Some(fuse);
         let (mut live, mut round) = (Vec::new(), 0);
         let failed = loop {
             round += 1;
@@ -165,7 +76,7 @@ proptest! {
         prop_assert!(failed.to_string().contains("power is off"), "{}", failed);
         drop(store);
         let mut state = luck;
-        disk.0.lock().unwrap().crash(|| {
+        disk.disk().crash(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
             state >> 63 == 1
         });
@@ -241,11 +152,11 @@ fn a_flipped_bit_anywhere_is_never_taken_for_a_checkpoint() {
         store.retain(&[]).unwrap();
     }
     drop(store);
-    let newest = disk.0.lock().unwrap().seen.clone();
+    let newest = disk.disk().seen.clone();
     for byte in (0..RECORD).map(|i| SLOT_BYTES as usize + i) {
         for bit in 0..8 {
-            disk.0.lock().unwrap().seen.clone_from(&newest);
-            disk.0.lock().unwrap().seen[byte] ^= 1 << bit;
+            disk.disk().seen.clone_from(&newest);
+            disk.disk().seen[byte] ^= 1 << bit;
             let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
             // Round 1's manifest was freed, yet nothing overwrote it here.
             if let Some(bytes) = store.manifest().unwrap() {

@@ -59,13 +59,11 @@ fn main() -> ExitCode {
     // Any command can be run on an engine that makes a mistake, to see what it prints then.
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("VEXFS_MUTANT") {
-        match mutants::named(&name) {
-            Some(mutant) => vexfs::mutants::choose(mutant),
-            None => {
-                eprintln!("vexfs-lab: VEXFS_MUTANT={name}: there is no such mutant");
-                return ExitCode::from(2);
-            }
-        }
+        let Some(mutant) = mutants::named(&name) else {
+            eprintln!("vexfs-lab: VEXFS_MUTANT={name}: there is no such mutant");
+            return ExitCode::from(2);
+        };
+        vexfs::mutants::choose(mutant);
     }
     let right = match Cli::parse().command {
         Command::Ace(args) => ace::run(&args),

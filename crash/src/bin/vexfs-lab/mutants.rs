@@ -2,13 +2,14 @@
 //! `vexfs-lab mutants`: the engine breaks one promise after another, and the lab has to see each.
 //!
 //! Every mutant runs in a process of its own, so that a panic or a hang of the engine is a finding
-//! as well, and is stopped when its time is up.
+//! as well, and is stopped when its time is up. Another program may bring mutants of its own, as
+//! `vexfs-index-lab` does: `PROGRAM list` names them and `PROGRAM be NAME` is one of them.
 
 use crate::report::bar;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use vexfs::mutants::{Mutant, choose};
 use vexfs_crash::explore::{Explored, Limits};
@@ -24,6 +25,9 @@ pub struct Args {
     /// Seconds each may take
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Also the mutants of this program
+    #[arg(long, value_name = "PROGRAM")]
+    with: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -81,22 +85,69 @@ fn be(name: &str) -> Result<bool, String> {
     Ok(false)
 }
 
-struct Line {
+/// One mutant, and the program that can be it.
+struct Subject {
     name: String,
     about: String,
+    program: PathBuf,
+    /// The words before the mutant's name.
+    be: &'static [&'static str],
+}
+
+impl Subject {
+    /// The same program without a mistake.
+    fn control(&self) -> Self {
+        let (name, about) = ("none".to_owned(), "no mistake at all".to_owned());
+        Self { name, about, program: self.program.clone(), be: self.be }
+    }
+}
+
+struct Line {
+    subject: Subject,
     caught: Option<(String, String)>,
     took: Duration,
 }
 
-fn run_one(name: &str, about: &str, limit: Duration) -> Result<Line, String> {
+/// The engine's mutants.
+fn own() -> Result<Vec<Subject>, String> {
     let program = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
+    let subject = |mutant: &Mutant| {
+        let (about, name) = mutant.about();
+        Subject {
+            name: name.to_owned(),
+            about: about.trim().to_owned(),
+            program: program.clone(),
+            be: &["mutants", "--be"],
+        }
+    };
+    Ok(Mutant::ALL.iter().map(subject).collect())
+}
+
+/// The mutants of another program.
+fn of(program: &Path) -> Result<Vec<Subject>, String> {
+    let failed = |what: &dyn std::fmt::Display| format!("{} list: {what}", program.display());
+    let output = Command::new(program).arg("list").output().map_err(|e| failed(&e))?;
+    if !output.status.success() {
+        return Err(failed(&output.status));
+    }
+    let list = String::from_utf8_lossy(&output.stdout);
+    let subject = |line: &str| {
+        let (name, about) = line.split_once('\t').ok_or_else(|| failed(&format!("'{line}'")))?;
+        let (name, about) = (name.to_owned(), about.to_owned());
+        Ok(Subject { name, about, program: program.to_owned(), be: &["be"] })
+    };
+    list.lines().map(subject).collect()
+}
+
+fn run_one(subject: Subject, limit: Duration) -> Result<Line, String> {
     let began = Instant::now();
-    let mut child = Command::new(program)
-        .args(["mutants", "--be", name])
+    let mut child = Command::new(&subject.program)
+        .args(subject.be)
+        .arg(&subject.name)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| format!("cannot start this program again: {e}"))?;
+        .map_err(|e| format!("cannot start {}: {e}", subject.program.display()))?;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break Some(status),
@@ -120,7 +171,7 @@ fn run_one(name: &str, about: &str, limit: Duration) -> Result<Line, String> {
         }
         Some(code) => Some(("a panic".to_owned(), format!("the process ended with {code:?}"))),
     };
-    Ok(Line { name: name.to_owned(), about: about.to_owned(), caught, took })
+    Ok(Line { subject, caught, took })
 }
 
 /// Runs them; false if one was not seen.
@@ -128,28 +179,35 @@ pub fn run(args: &Args) -> Result<bool, String> {
     if let Some(name) = &args.be {
         return be(name);
     }
-    let all: Vec<(&str, &str)> = Mutant::ALL
-        .iter()
-        .map(|mutant| mutant.about())
-        .map(|(about, name)| (name, about))
-        .filter(|(name, _)| args.only.as_ref().is_none_or(|only| name.contains(only.as_str())))
-        .collect();
+    let mut all = own()?;
+    let mut controls = vec![all.first().ok_or("there are no mutants")?.control()];
+    for program in &args.with {
+        let more = of(program)?;
+        controls.extend(more.first().map(Subject::control));
+        all.extend(more);
+    }
+    all.retain(|subject| args.only.as_ref().is_none_or(|only| subject.name.contains(only)));
     if all.is_empty() {
         return Err("no mutant has such a name".into());
     }
     let bar = bar(Some(all.len() as u64), "mutants");
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
-    let (next, lines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     // Without a mistake nothing may be found, or what is found would prove nothing.
-    let control = run_one("none", "no mistake at all", Duration::from_secs(300))?;
-    if let Some((by, what)) = &control.caught {
-        return Err(format!("the engine without a mistake fails: {by}: {what}"));
+    for control in controls {
+        let control = run_one(control, Duration::from_secs(300))?;
+        if let Some((by, what)) = &control.caught {
+            let program = control.subject.program.display();
+            return Err(format!("{program} without a mistake fails: {by}: {what}"));
+        }
     }
+    let order: Vec<String> = all.iter().map(|subject| subject.name.clone()).collect();
+    all.reverse();
+    let (left, lines) = (Mutex::new(all), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some((name, about)) = all.get(next.fetch_add(1, Relaxed)) {
-                    let line = run_one(name, about.trim(), Duration::from_secs(args.seconds));
+                while let Some(subject) = left.lock().ok().and_then(|mut left| left.pop()) {
+                    let line = run_one(subject, Duration::from_secs(args.seconds));
                     if let Ok(mut lines) = lines.lock() {
                         lines.push(line);
                     }
@@ -161,7 +219,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     bar.finish_and_clear();
     let lines = lines.into_inner().map_err(|_| "a thread died".to_owned())?;
     let mut lines = lines.into_iter().collect::<Result<Vec<_>, _>>()?;
-    lines.sort_by_key(|line| all.iter().position(|(name, _)| *name == line.name));
+    lines.sort_by_key(|line| order.iter().position(|name| *name == line.subject.name));
     let missed = lines.iter().filter(|line| line.caught.is_none()).count();
     if args.json {
         let list: Vec<_> = lines
@@ -169,7 +227,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
             .map(|line| {
                 let (by, what) = line.caught.clone().unwrap_or_default();
                 json!({
-                    "mutant": line.name, "mistake": line.about, "caught": line.caught.is_some(),
+                    "mutant": line.subject.name, "mistake": line.subject.about, "caught": line.caught.is_some(),
                     "by": by, "what": what, "seconds": line.took.as_secs_f64(),
                 })
             })
@@ -177,12 +235,12 @@ pub fn run(args: &Args) -> Result<bool, String> {
         println!("{}", json!({"mutants": list, "missed": missed}));
         return Ok(missed == 0);
     }
-    let width = lines.iter().map(|line| line.about.chars().count()).max().unwrap_or(0);
+    let width = lines.iter().map(|line| line.subject.about.chars().count()).max().unwrap_or(0);
     println!("{:<16} {:<width$} {:>7}  caught by", "mutant", "the mistake", "seconds");
     for line in &lines {
         let by = line.caught.as_ref().map_or("NOBODY", |(by, _)| by.as_str());
         let seconds = line.took.as_secs_f64();
-        println!("{:<16} {:<width$} {seconds:>7.2}  {by}", line.name, line.about);
+        println!("{:<16} {:<width$} {seconds:>7.2}  {by}", line.subject.name, line.subject.about);
     }
     println!("{} of {} caught", lines.len() - missed, lines.len());
     Ok(missed == 0)
