@@ -1,70 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! CRC-32C (Castagnoli, RFC 3720 appendix B.4), eight bytes a step by tables.
-//!
-//! Portable on purpose: the same source runs in the kernel, where vector registers are not ours.
+//! CRC-32C (Castagnoli, RFC 3720 appendix B.4): by tables where there is nothing but `core`, with the
+//! feature `std` by the processor's own instructions.
 
-const POLYNOMIAL: u32 = 0x82F6_3B78;
+#[cfg(any(test, not(feature = "std")))]
+mod tables;
 
-const fn tables() -> [[u32; 256]; 8] {
-    let mut tables = [[0u32; 256]; 8];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
-            bit += 1;
-        }
-        tables[0][byte] = crc;
-        byte += 1;
-    }
-    let mut byte = 0;
-    while byte < 256 {
-        let mut step = 1;
-        while step < 8 {
-            let prior = tables[step - 1][byte];
-            tables[step][byte] = (prior >> 8) ^ tables[0][(prior & 0xFF) as usize];
-            step += 1;
-        }
-        byte += 1;
-    }
-    tables
-}
-
-static TABLES: [[u32; 256]; 8] = tables();
-
-/// The CRC of one byte; a byte is always within the table.
-#[inline]
-fn byte_crc(byte: u8) -> u32 {
-    TABLES.first().and_then(|t| t.get(usize::from(byte))).copied().unwrap_or(0)
-}
-
-/// CRC-32C of `data`.
-#[must_use]
-pub fn crc32c(data: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    let (words, rest) = data.as_chunks::<8>();
-    for word in words {
-        let mixed = (u64::from_le_bytes(*word) ^ u64::from(crc)).to_le_bytes();
-        crc = mixed.iter().zip(TABLES.iter().rev()).fold(0, |sum, (byte, table)| {
-            sum ^ table.get(usize::from(*byte)).copied().unwrap_or(0)
-        });
-    }
-    for byte in rest {
-        crc = (crc >> 8) ^ byte_crc((crc as u8) ^ byte);
-    }
-    !crc
-}
+#[cfg(feature = "std")]
+pub use ::crc32c::crc32c;
+#[cfg(not(feature = "std"))]
+pub use tables::crc32c;
 
 #[cfg(test)]
 mod tests {
-    use super::crc32c;
+    use super::tables;
 
     #[test]
     fn known_vectors_of_rfc_3720() {
-        assert_eq!(crc32c(b""), 0);
-        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
-        assert_eq!(crc32c(&[0u8; 32]), 0x8A91_36AA);
-        assert_eq!(crc32c(&[0xFFu8; 32]), 0x62A8_AB43);
+        assert_eq!(tables::crc32c(b""), 0);
+        assert_eq!(tables::crc32c(b"123456789"), 0xE306_9283);
+        assert_eq!(tables::crc32c(&[0u8; 32]), 0x8A91_36AA);
+        assert_eq!(tables::crc32c(&[0xFFu8; 32]), 0x62A8_AB43);
+    }
+
+    #[test]
+    fn kernel_and_userspace_agree() {
+        let data: [u8; 3000] = core::array::from_fn(|i| (i * i / 7) as u8);
+        for from in 0..9 {
+            for to in (from..data.len()).step_by(61) {
+                let part = &data[from..to];
+                assert_eq!(tables::crc32c(part), ::crc32c::crc32c(part), "{from}..{to}");
+            }
+        }
     }
 }
