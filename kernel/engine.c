@@ -182,12 +182,14 @@ static void vexfs_note(struct vexfs_op *op)
 	fs->changes++;
 	WRITE_ONCE(fs->durable, state.durable);
 	WRITE_ONCE(fs->running, state.running);
+	/* A call may succeed without a change; then there may be nothing in the running one. */
+	WRITE_ONCE(fs->newest, state.dirty ? state.running : state.running - 1);
 	WRITE_ONCE(fs->cached_nodes, state.cached_nodes);
 	for (i = 0; i < ARRAY_SIZE(op->inode) && op->inode[i]; i++) {
 		struct vexfs_inode *vi = VEXFS_I(op->inode[i]);
 
 		if (!(op->mode & VEXFS_QUIET))
-			WRITE_ONCE(vi->generation, state.running);
+			WRITE_ONCE(vi->generation, fs->newest);
 		if (op->mode & VEXFS_MAPS)
 			WRITE_ONCE(vi->map_seq, vi->map_seq + 1);
 	}
@@ -311,53 +313,16 @@ out:
 	return err;
 }
 
-/* Which generation has to be durable for everything up to now to be. */
-static int vexfs_everything(struct vexfs_fs *fs, unsigned int mode, u64 *target, bool *dirty)
+/* Makes @generation durable, and with it what was overwritten in place up to now. */
+static int vexfs_settle(struct vexfs_fs *fs, u64 generation, unsigned int mode)
 {
-	struct vexfs_state state;
-	struct vexfs_op op;
-	int err;
-
-	vexfs_op_init(&op, fs, VEXFS_SHARED | (mode & VEXFS_NOKILL));
-	err = vexfs_run(&op, vexfs_rust_get_state(fs->volume, &state));
-	if (err)
-		return err;
-	*dirty = state.dirty;
-	*target = state.dirty ? state.running : state.running - 1;
-	return 0;
-}
-
-/* Makes everything durable: what changed, and what was overwritten in place. */
-int vexfs_sync(struct vexfs_fs *fs, unsigned int mode)
-{
-	u64 target;
-	bool dirty;
-	int err;
-
-	err = vexfs_everything(fs, mode, &target, &dirty);
-	if (err)
-		return err;
-	if (READ_ONCE(fs->failed))
-		return -EROFS;
-	err = vexfs_commit(fs, target, mode);
-	/* A commit flushes after it is begun, so it covers overwrites only if it was begun now. */
-	if (!err && !dirty)
-		err = blkdev_issue_flush(fs->sb->s_bdev);
-	return err;
-}
-
-/* Makes one inode durable; its data was written and waited for. */
-int vexfs_fsync_inode(struct inode *inode)
-{
-	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	u64 generation = READ_ONCE(VEXFS_I(inode)->generation);
 	u64 running = READ_ONCE(fs->running);
 	int err;
 
 	if (READ_ONCE(fs->dead))
 		return -EIO;
 	if (generation > READ_ONCE(fs->durable)) {
-		err = vexfs_commit(fs, generation, 0);
+		err = vexfs_commit(fs, generation, mode);
 		/*
 		 * A commit that was under way when we came may have flushed before
 		 * our overwrites were through; one that began later covers them.
@@ -365,17 +330,29 @@ int vexfs_fsync_inode(struct inode *inode)
 		if (err || generation >= running)
 			return err;
 	}
-	return blkdev_issue_flush(inode->i_sb->s_bdev);
+	return blkdev_issue_flush(fs->sb->s_bdev);
+}
+
+/* Makes everything durable: what changed, and what was overwritten in place. */
+int vexfs_sync(struct vexfs_fs *fs, unsigned int mode)
+{
+	if (READ_ONCE(fs->failed) && !READ_ONCE(fs->dead))
+		return -EROFS;
+	return vexfs_settle(fs, READ_ONCE(fs->newest), mode);
+}
+
+/* Makes one inode durable; its data was written and waited for. */
+int vexfs_fsync_inode(struct inode *inode)
+{
+	return vexfs_settle(VEXFS_SB(inode->i_sb), READ_ONCE(VEXFS_I(inode)->generation), 0);
 }
 
 static void vexfs_commit_work(struct work_struct *work)
 {
 	struct vexfs_fs *fs = container_of(to_delayed_work(work), struct vexfs_fs, commit_work);
-	u64 target;
-	bool dirty;
 
-	if (!vexfs_everything(fs, VEXFS_NOKILL, &target, &dirty) && !READ_ONCE(fs->failed))
-		vexfs_commit(fs, target, VEXFS_NOKILL);
+	if (!READ_ONCE(fs->failed))
+		vexfs_commit(fs, READ_ONCE(fs->newest), VEXFS_NOKILL);
 }
 
 /* Destroys what lost its last name before a crash. */
@@ -460,6 +437,7 @@ int vexfs_engine_open(struct vexfs_fs *fs, bool read_only, struct vexfs_report *
 	if (!err) {
 		fs->durable = state.durable;
 		fs->running = state.running;
+		fs->newest = state.running - 1;
 	}
 	return err;
 }

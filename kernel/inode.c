@@ -128,6 +128,8 @@ struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_att
 		iget_failed(inode);
 		return ERR_PTR(err);
 	}
+	/* When it changed last is not known: it may have been in memory before. */
+	VEXFS_I(inode)->generation = READ_ONCE(fs->newest);
 	unlock_new_inode(inode);
 	return inode;
 }

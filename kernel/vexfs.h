@@ -49,6 +49,8 @@ struct vexfs_fs {
 	/* Newest durable generation, the one being built, and how often anything changed. */
 	u64 durable;
 	u64 running;
+	/* Newest generation that has changes: once it is durable, everything up to now is. */
+	u64 newest;
 	u64 changes;
 	unsigned long cached_nodes;
 
@@ -65,7 +67,7 @@ struct vexfs_fs {
 };
 
 struct vexfs_inode {
-	/* Generation that made the last change; protected by the engine's lock. */
+	/* Generation that has its last change, or a later one; protected by the engine's lock. */
 	u64 generation;
 	/* Counts changes of where the file's blocks are. */
 	u32 map_seq;

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only OR MIT
+# vm: mem=1536 timeout=600
+# What the kernel asks of a filesystem beyond names and contents: fsync that keeps its word, times that
+# stay as they were set, a frozen filesystem that rests, remounts and file handles that harm nothing.
+. "$(dirname "$0")/lib.sh"
+
+modprobe loop
+image=/tmp/image
+mnt=/mnt/v
+mkdir -p "$mnt"
+truncate -s 64M "$image"
+need "format" mkfs.vexfs --force "$image"
+disk=$(losetup --find --show "$image")
+need "load" insmod "$VEXFS_MODULE"
+
+cat >/tmp/rules.py <<'PY'
+import ctypes, errno, fcntl, hashlib, os, struct, subprocess, sys, threading, time
+
+disk, mnt, image = sys.argv[2:5]
+libc = ctypes.CDLL(None, use_errno=True)
+
+def run(*words):
+    subprocess.run(words, check=True)
+
+def mount(options="rw", device=disk):
+    run("mount", "-t", "vexfs", "-o", options, device, mnt)
+
+def umount():
+    run("umount", mnt)
+
+def make(name, data=b"", flags=0):
+    fd = os.open(f"{mnt}/{name}", os.O_RDWR | os.O_CREAT | flags)
+    os.write(fd, data)
+    return fd
+
+def fallocate(fd, mode, offset, length):
+    if libc.fallocate(fd, mode, ctypes.c_longlong(offset), ctypes.c_longlong(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+def medium():
+    """The image as it lies on the device: what a power cut would leave."""
+    with open(image, "rb") as f:
+        return f.read()
+
+def flushes():
+    return int(open(f"/sys/block/{os.path.basename(disk)}/stat").read().split()[15])
+
+def fsync_after_eviction():
+    # An inode forgot, when it left memory, that its last change was not committed; fsync then did nothing.
+    mount()
+    os.mkdir(mnt + "/forgotten")
+    open("/proc/sys/vm/drop_caches", "w").write("3")
+    fd = os.open(mnt + "/forgotten", os.O_RDONLY)
+    os.fsync(fd)
+    open("/tmp/cut", "wb").write(medium())
+    os.close(fd)
+    umount()
+    said = subprocess.run(["vexfs", "ls", "/tmp/cut", "/"], check=True, capture_output=True, text=True).stdout
+    assert "forgotten" in said, said
+
+def fdatasync_flushes():
+    # A call that changed nothing marked the inode as changed; the fsync after it found nothing to commit
+    # and left out the flush that the overwritten blocks needed.
+    mount()
+    fd = make("flush", b"a" * 65536)
+    os.fsync(fd)
+    os.pwrite(fd, b"b" * 4096, 0)
+    fallocate(fd, 1, 0, 65536)
+    before = flushes()
+    os.fdatasync(fd)
+    after = flushes()
+    os.close(fd)
+    umount()
+    assert after > before, f"{after - before} flushes"
+
+globals()[sys.argv[1]]()
+PY
+
+# VEXFS_RULES: the names of a few of them, to try only those.
+rule() {
+  [[ " ${VEXFS_RULES:-$2} " == *" $2 "* ]] || return 0
+  check "$1" python3 /tmp/rules.py "$2" "$disk" "$mnt" "$image" || umount "$mnt" 2>/dev/null
+}
+
+rule "fsync of an inode that left memory since its last change" fsync_after_eviction
+rule "fdatasync flushes what was overwritten, whatever came between" fdatasync_flushes
+check "the image is clean" fsck.vexfs -n -f "$image"
+losetup -d "$disk"
+check "unload" rmmod vexfs
+finish
