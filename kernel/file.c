@@ -239,7 +239,10 @@ static int vexfs_fiemap(struct inode *inode, struct fiemap_extent_info *info, u6
 	return err;
 }
 
-/* Frees whole blocks, in steps. The caller holds i_rwsem and keeps the page cache away. */
+/*
+ * Frees whole blocks, in steps. The caller holds i_rwsem and keeps the page cache
+ * away, and sees to the times: what a user does not see freed changes none.
+ */
 static int vexfs_free_blocks(struct inode *inode, u64 first, u64 last, unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
@@ -252,7 +255,7 @@ static int vexfs_free_blocks(struct inode *inode, u64 first, u64 last, unsigned 
 		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
 		op.inode[0] = inode;
 		err = vexfs_run(&op, vexfs_rust_punch(fs->volume, inode->i_ino, first, last - first,
-						      vexfs_now(), &more, &op.report) ?:
+						      NULL, &more, &op.report) ?:
 				     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr,
 							   &op.report));
 		cond_resched();

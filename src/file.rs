@@ -455,11 +455,18 @@ impl<D: Device> Volume<D> {
         })
     }
 
-    /// Makes a hole of whole blocks, in steps: call it until it is done.
+    /// Makes a hole of whole blocks, in steps: call it until it is done. `now` becomes the modification
+    /// time; without it the times stay, as they do where only blocks that nobody sees are freed.
     ///
     /// # Errors
     /// Those of every change.
-    pub fn punch(&mut self, ino: Ino, block: FileBlock, count: u64, now: Time) -> Result<Progress> {
+    pub fn punch(
+        &mut self,
+        ino: Ino,
+        block: FileBlock,
+        count: u64,
+        now: Option<Time>,
+    ) -> Result<Progress> {
         self.begin(STEP_EXTENTS as u64 / 2, false)?;
         let mut inode = self.file(ino)?;
         let (from, to) = (block.0, block.0.saturating_add(count));
@@ -469,7 +476,9 @@ impl<D: Device> Volume<D> {
         }
         self.change(|volume| {
             more |= volume.free_extents(&mut inode, &extents, from, to)?;
-            inode.modified(now);
+            if let Some(now) = now {
+                inode.modified(now);
+            }
             volume.put_inode(&inode)
         })?;
         Ok(if more { Progress::More } else { Progress::Done })

@@ -171,7 +171,7 @@ fn change_all(image: &Image) {
         let _ = v.write_at(ino, 5000, &[7; 9000], NOW);
         let _ = v.run(NOW, |v| v.allocate(ino, FileBlock(100), 40));
         let _ = v.run(NOW, |v| v.mark_written(ino, FileBlock(0), 200, None, Some(NOW)));
-        let _ = v.run(NOW, |v| v.punch(ino, FileBlock(1), 3, NOW));
+        let _ = v.run(NOW, |v| v.punch(ino, FileBlock(1), 3, Some(NOW)));
         let _ = v.truncate(ino, 10_000, NOW);
         let _ = v.run(NOW, |v| v.xattr_set(ino, b"user.x", &[1; 2000], XattrMode::Set, NOW));
         let _ = v.run(NOW, |v| v.xattr_set(ino, b"user.y", &[1; 90], XattrMode::Set, NOW));

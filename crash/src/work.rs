@@ -540,7 +540,7 @@ impl World {
         let now = self.now();
         for _ in 0..100_000 {
             let progress =
-                self.must("punch", |v| v.punch(Ino(ino), FileBlock(from), count, now))?;
+                self.must("punch", |v| v.punch(Ino(ino), FileBlock(from), count, Some(now)))?;
             let left = self.held(ino, from, from + count)?;
             let Ok(node) = self.model.get_mut(ino) else { return wrong("punch of nothing") };
             let before = node.held.range(from..from + count).count();

@@ -69,11 +69,19 @@ void test_data(void)
 	      &report) == -EINVAL);
 	CHECK("mark_written without a place", vexfs_rust_mark_written(v, ino, 2, 1, VEXFS_KEEP_SIZE, NULL,
 	      NULL, &report) == -EFAULT);
-	CHECK("punch", RUN(v, vexfs_rust_punch(v, ino, 3, 1, NOW, &more, &report)) == 0 && !more);
+	CHECK("punch", RUN(v, vexfs_rust_punch(v, ino, 3, 1, NULL, &more, &report)) == 0 && !more);
 	CHECK("a hole is there", RUN(v, vexfs_rust_map(v, ino, 3, 9, &extent, &report)) == 0 &&
 	      extent.kind == VEXFS_MAP_HOLE && extent.count == 1);
-	CHECK("punch of 0 blocks", vexfs_rust_punch(v, ino, 3, 0, NOW, &more, &report) == -EINVAL);
-	CHECK("punch without a place", vexfs_rust_punch(v, ino, 3, 1, NOW, NULL, &report) == -EFAULT);
+	RUN(v, vexfs_rust_init_inode(v, ino, &attr, &report));
+	CHECK("without a time it leaves the times", attr.blocks == 3 &&
+	      attr.mtime.seconds == later.seconds);
+	later.seconds += 9;
+	CHECK("punch with a time", RUN(v, vexfs_rust_punch(v, ino, 2, 1, &later, &more, &report)) == 0);
+	RUN(v, vexfs_rust_init_inode(v, ino, &attr, &report));
+	CHECK("it becomes mtime and ctime", attr.blocks == 2 && attr.mtime.seconds == later.seconds &&
+	      attr.ctime.seconds == later.seconds);
+	CHECK("punch of 0 blocks", vexfs_rust_punch(v, ino, 3, 0, NULL, &more, &report) == -EINVAL);
+	CHECK("punch without a place", vexfs_rust_punch(v, ino, 3, 1, NULL, NULL, &report) == -EFAULT);
 
 	CHECK("write_file", vexfs_rust_write_file(v, ino, 777, data, 100000, NOW, &report) == 0);
 	CHECK("read_file", vexfs_rust_read_file(v, ino, 777, back, 100000, &got, &report) == 0 &&

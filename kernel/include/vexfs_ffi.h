@@ -20,7 +20,7 @@
 
 
 // Version of this interface; `vexfs_rust_init` refuses another one.
-#define VEXFS_ABI_VERSION 1
+#define VEXFS_ABI_VERSION 2
 
 // The call is through.
 #define VEXFS_WANT_NOTHING 0
@@ -663,14 +663,15 @@ int32_t vexfs_rust_mark_written(struct vexfs_volume *volume,
 				uint32_t *more_out,
 				struct vexfs_report *report);
 
-// Frees these blocks; they read as zeroes then. While `*more` is 1, call it again.
+// Frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While `*more` is 1, call it
+// again.
 //
 // 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_punch(struct vexfs_volume *volume,
 			 uint64_t ino,
 			 uint64_t block,
 			 uint64_t count,
-			 struct vexfs_timestamp now,
+			 const struct vexfs_timestamp *now,
 			 uint32_t *more_out,
 			 struct vexfs_report *report);
 

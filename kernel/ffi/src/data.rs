@@ -6,8 +6,8 @@
 use crate::abi::{Answer, Attr, Extent, INVALID, KEEP_SIZE, Refusal, Report, Timestamp, answer};
 use crate::handle::{VolumeHandle, exclusive, shared};
 use crate::inode::more;
-use crate::pointer::{Place, bytes, bytes_mut, input};
-use vexfs::{FileBlock, Ino, Inode};
+use crate::pointer::{Place, bytes, bytes_mut};
+use vexfs::{FileBlock, Ino, Inode, Time};
 
 /// `open_file`: the file is to be written.
 pub const OPEN_WRITE: u32 = 1;
@@ -20,6 +20,15 @@ fn regular(inode: &Inode) -> Answer {
     } else {
         Err(INVALID)
     }
+}
+
+/// A time, or none where the pointer is null.
+///
+/// # Safety
+/// If not null, `now` points at a live timestamp.
+unsafe fn time(now: *const Timestamp) -> Option<Time> {
+    // SAFETY: by this function's contract.
+    unsafe { now.as_ref() }.map(|now| (*now).into())
 }
 
 fn range(block: u64, count: u64) -> Answer {
@@ -139,9 +148,7 @@ pub unsafe extern "C" fn vexfs_rust_mark_written(
 ) -> i32 {
     answer(report, || {
         // SAFETY: the crate's contract.
-        let (volume, out) = unsafe { (exclusive(volume)?, Place::new(more_out)?) };
-        // SAFETY: the crate's contract.
-        let now = if now.is_null() { None } else { Some((*unsafe { input(now)? }).into()) };
+        let (volume, out, now) = unsafe { (exclusive(volume)?, Place::new(more_out)?, time(now)) };
         range(block, count)?;
         let new_size = (new_size != KEEP_SIZE).then_some(new_size);
         out.set(more(volume.mark_written(Ino(ino), FileBlock(block), count, new_size, now)?));
@@ -149,7 +156,8 @@ pub unsafe extern "C" fn vexfs_rust_mark_written(
     })
 }
 
-/// Frees these blocks; they read as zeroes then. While `*more` is 1, call it again.
+/// Frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While `*more` is 1, call it
+/// again.
 ///
 /// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -158,15 +166,15 @@ pub unsafe extern "C" fn vexfs_rust_punch(
     ino: u64,
     block: u64,
     count: u64,
-    now: Timestamp,
+    now: *const Timestamp,
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
         // SAFETY: the crate's contract.
-        let (volume, out) = unsafe { (exclusive(volume)?, Place::new(more_out)?) };
+        let (volume, out, now) = unsafe { (exclusive(volume)?, Place::new(more_out)?, time(now)) };
         range(block, count)?;
-        out.set(more(volume.punch(Ino(ino), FileBlock(block), count, now.into())?));
+        out.set(more(volume.punch(Ino(ino), FileBlock(block), count, now)?));
         Ok(())
     })
 }
