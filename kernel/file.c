@@ -273,12 +273,16 @@ static void vexfs_free_ahead(struct inode *inode)
 
 	inode_lock(inode);
 	filemap_invalidate_lock(inode->i_mapping);
-	first = DIV_ROUND_UP_ULL(i_size_read(inode), VEXFS_BLOCK_BYTES);
-	last = vi->ahead_end;
-	vi->ahead_end = 0;
-	/* Should it fail, they stay allocated until the file is truncated or removed. */
-	if (first < last)
-		vexfs_free_blocks(inode, first, last, VEXFS_NOKILL);
+	/* A frozen filesystem stays as it is; the next writer's close makes up for it. */
+	if (sb_start_intwrite_trylock(inode->i_sb)) {
+		first = DIV_ROUND_UP_ULL(i_size_read(inode), VEXFS_BLOCK_BYTES);
+		last = vi->ahead_end;
+		vi->ahead_end = 0;
+		/* Should it fail, they stay allocated until the file is truncated or removed. */
+		if (first < last)
+			vexfs_free_blocks(inode, first, last, VEXFS_NOKILL);
+		sb_end_intwrite(inode->i_sb);
+	}
 	filemap_invalidate_unlock(inode->i_mapping);
 	inode_unlock(inode);
 }

@@ -90,6 +90,35 @@ def times_survive_close():
     umount()
     assert (s.st_atime_ns, s.st_mtime_ns) == (1_000_000_007, 2_000_000_011), s
 
+def frozen_rests():
+    # Closing a file changed a frozen filesystem.
+    mount()
+    fd = make("frozen")
+    for _ in range(6):
+        os.write(fd, b"f" * 65536)
+    d = os.open(mnt, os.O_RDONLY)
+    fcntl.ioctl(d, 0xC0045877, 0)
+    before = hashlib.sha256(medium()).digest()
+    os.close(fd)
+    # Longer than a change waits for its commit.
+    time.sleep(8)
+    after = hashlib.sha256(medium()).digest()
+    fcntl.ioctl(d, 0xC0045878, 0)
+    os.close(d)
+    umount()
+    assert before == after, "the frozen image changed"
+
+def blocks_ahead_are_freed():
+    # ... and what it was frozen for is made up for by the next close.
+    mount()
+    fd = os.open(mnt + "/frozen", os.O_RDWR)
+    for _ in range(6):
+        os.write(fd, b"f" * 65536)
+    os.close(fd)
+    s = os.stat(mnt + "/frozen")
+    umount()
+    assert s.st_blocks * 512 == s.st_size == 6 * 65536, s
+
 globals()[sys.argv[1]]()
 PY
 
@@ -102,6 +131,8 @@ rule() {
 rule "fsync of an inode that left memory since its last change" fsync_after_eviction
 rule "fdatasync flushes what was overwritten, whatever came between" fdatasync_flushes
 rule "times that were set before the last close stay" times_survive_close
+rule "a frozen filesystem is not changed by a close" frozen_rests
+rule "what was allocated ahead is freed by a close" blocks_ahead_are_freed
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"
 check "unload" rmmod vexfs
