@@ -118,6 +118,39 @@ static int vexfs_dress(struct inode *inode, struct inode *dir, const struct qstr
 	return err;
 }
 
+/* The engine has a new inode; no handle finds it until vexfs_release_newborn(). Under its lock. */
+static int vexfs_announce(struct inode *inode, const struct vexfs_attr *attr)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+
+	inode->i_ino = attr->ino;
+	spin_lock(&fs->newborn_lock);
+	list_add(&VEXFS_I(inode)->newborn, &fs->newborn);
+	spin_unlock(&fs->newborn_lock);
+	return 0;
+}
+
+static void vexfs_release_newborn(struct inode *inode)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+
+	spin_lock(&fs->newborn_lock);
+	list_del_init(&VEXFS_I(inode)->newborn);
+	spin_unlock(&fs->newborn_lock);
+}
+
+/* Makes a new inode what the engine says, and known by its number. */
+static int vexfs_adopt(struct inode *inode, const struct vexfs_attr *attr)
+{
+	int err = vexfs_inode_fill(inode, attr) ?: insert_inode_locked(inode);
+
+	if (!err)
+		return 0;
+	/* Numbers are never given twice. */
+	vexfs_error(VEXFS_SB(inode->i_sb), "a new inode's number is in use");
+	return -EUCLEAN;
+}
+
 /* Takes a name back whose inode could not be completed. */
 static void vexfs_undo(struct inode *dir, struct dentry *dentry, struct inode *inode)
 {
@@ -178,29 +211,27 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 	op.inode[1] = inode;
 	if (S_ISDIR(mode))
 		err = vexfs_run(&op, vexfs_rust_create_dir(fs->volume, dir->i_ino, name, len,
-							   &attrs, &attr, &dir_attr, &op.report));
+							   &attrs, &attr, &dir_attr, &op.report) ?:
+				     vexfs_announce(inode, &attr));
 	else if (target)
 		err = vexfs_run(&op, vexfs_rust_symlink(fs->volume, dir->i_ino, name, len,
 							(const u8 *)target, strlen(target), &attrs,
-							&attr, &dir_attr, &op.report));
+							&attr, &dir_attr, &op.report) ?:
+				     vexfs_announce(inode, &attr));
 	else
 		err = vexfs_run(&op, vexfs_rust_create_file(fs->volume, dir->i_ino, name, len,
-							    &attrs, &attr, &dir_attr, &op.report));
+							    &attrs, &attr, &dir_attr, &op.report) ?:
+				     vexfs_announce(inode, &attr));
+	if (!err) {
+		vexfs_touch_dir(dir, &dir_attr, inode_get_ctime(inode));
+		err = vexfs_adopt(inode, &attr);
+	}
+	vexfs_release_newborn(inode);
 	if (err)
 		goto out_inode;
-
-	vexfs_touch_dir(dir, &dir_attr, inode_get_ctime(inode));
-	err = vexfs_inode_fill(inode, &attr);
-	inode->i_link = link;
+	if (link)
+		inode->i_link = link;
 	link = NULL;
-	if (!err)
-		err = insert_inode_locked(inode) < 0 ? -EUCLEAN : 0;
-	if (err) {
-		/* Numbers are never given twice. */
-		vexfs_error(fs, "a new inode's number is in use");
-		make_bad_inode(inode);
-		goto out_inode;
-	}
 	err = vexfs_dress(inode, dir, &dentry->d_name, default_acl, acl);
 	if (err) {
 		vexfs_undo(dir, dentry, inode);
@@ -272,14 +303,10 @@ static int vexfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file
 		iput(inode);
 		goto out;
 	}
-	/* d_tmpfile() takes the one link away again. */
+	/* No handle finds an inode without a name. d_tmpfile() takes the one link away again. */
 	attr.nlink = 1;
-	err = vexfs_inode_fill(inode, &attr);
-	if (!err)
-		err = insert_inode_locked(inode) < 0 ? -EUCLEAN : 0;
+	err = vexfs_adopt(inode, &attr);
 	if (err) {
-		vexfs_error(fs, "a new inode's number is in use");
-		make_bad_inode(inode);
 		iput(inode);
 		goto out;
 	}

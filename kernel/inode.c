@@ -92,6 +92,23 @@ static int vexfs_read_link(struct inode *inode)
 }
 
 /*
+ * A handle's number can be guessed. One of an inode that its maker has not hashed
+ * yet would bring in a second one: until then it is stale. Under the engine's lock.
+ */
+static int vexfs_check_newborn(struct vexfs_fs *fs, u64 ino)
+{
+	struct vexfs_inode *vi;
+	int err = 0;
+
+	spin_lock(&fs->newborn_lock);
+	list_for_each_entry(vi, &fs->newborn, newborn)
+		if (vi->vfs.i_ino == ino)
+			err = -ESTALE;
+	spin_unlock(&fs->newborn_lock);
+	return err;
+}
+
+/*
  * The inode in memory. @attr, if it is not NULL, is what a lookup found when
  * the filesystem's count of changes stood at @changes.
  */
@@ -114,7 +131,8 @@ struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_att
 	if (!attr || READ_ONCE(fs->changes) != changes) {
 		attr = &fresh;
 		vexfs_op_init(&op, fs, VEXFS_SHARED);
-		err = vexfs_run(&op, vexfs_rust_init_inode(fs->volume, ino, &fresh, &op.report));
+		err = vexfs_run(&op, vexfs_rust_init_inode(fs->volume, ino, &fresh, &op.report) ?:
+				     vexfs_check_newborn(fs, ino));
 	}
 	if (!err && !attr->nlink)
 		err = -ESTALE;

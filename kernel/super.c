@@ -35,6 +35,7 @@ static struct inode *vexfs_alloc_inode(struct super_block *sb)
 	vi->ahead_end = 0;
 	vi->btime = (struct timespec64){ };
 	INIT_LIST_HEAD(&vi->ioend_list);
+	INIT_LIST_HEAD(&vi->newborn);
 	INIT_WORK(&vi->ioend_work, vexfs_ioend_work);
 	return &vi->vfs;
 }
@@ -165,6 +166,8 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	fs->errors = (uintptr_t)fc->fs_private;
 	init_rwsem(&fs->lock);
 	mutex_init(&fs->commit_mutex);
+	spin_lock_init(&fs->newborn_lock);
+	INIT_LIST_HEAD(&fs->newborn);
 	sb->s_fs_info = fs;
 
 	if (!sb_set_blocksize(sb, VEXFS_BLOCK_BYTES)) {

@@ -61,6 +61,10 @@ struct vexfs_fs {
 	bool abandoned;
 	enum vexfs_errors errors;
 
+	/* Inodes that the engine has and the kernel does not know by number yet. */
+	spinlock_t newborn_lock;
+	struct list_head newborn;
+
 	struct workqueue_struct *ioend_wq;
 	struct delayed_work commit_work;
 	struct shrinker *shrinker;
@@ -87,6 +91,9 @@ struct vexfs_inode {
 	spinlock_t ioend_lock;
 	struct list_head ioend_list;
 	struct work_struct ioend_work;
+
+	/* In the volume's list of that name. */
+	struct list_head newborn;
 
 	struct inode vfs;
 };

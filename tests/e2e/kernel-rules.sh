@@ -119,6 +119,52 @@ def blocks_ahead_are_freed():
     umount()
     assert s.st_blocks * 512 == s.st_size == 6 * 65536, s
 
+class Handle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("words", ctypes.c_uint * 8)]
+
+def open_by_number(d, ino):
+    h = Handle(12, 0x81)
+    h.words[0], h.words[1], h.words[2] = ino >> 32, ino & 0xffffffff, 0
+    fd = libc.open_by_handle_at(d, ctypes.byref(h), os.O_RDONLY)
+    return fd if fd >= 0 else -ctypes.get_errno()
+
+def handles_of_the_newborn():
+    # A handle of the number that a new file was about to get found the inode before its creator had
+    # hashed it, which was taken for damage: the filesystem went read-only.
+    mount()
+    d = os.open(mnt, os.O_RDONLY)
+    os.mkdir(mnt + "/born")
+    next_ino = [os.stat(mnt + "/born").st_ino + 1]
+    stop = False
+    opened = 0
+    def guess():
+        nonlocal opened
+        while not stop:
+            fd = open_by_number(d, next_ino[0])
+            if fd >= 0:
+                opened += 1
+                os.close(fd)
+                next_ino[0] += 1
+    t = threading.Thread(target=guess)
+    t.start()
+    try:
+        for i in range(3000):
+            path = f"{mnt}/born/{i}"
+            if i % 3:
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+            else:
+                os.symlink("target", path)
+            next_ino[0] = max(next_ino[0], os.lstat(path).st_ino + 1)
+    finally:
+        stop = True
+        t.join()
+    for i in range(3000):
+        path = f"{mnt}/born/{i}"
+        assert i % 3 and os.path.isfile(path) or os.readlink(path) == "target", path
+    os.close(d)
+    umount()
+    print(f"{opened} were opened by number first")
+
 globals()[sys.argv[1]]()
 PY
 
@@ -133,6 +179,7 @@ rule "fdatasync flushes what was overwritten, whatever came between" fdatasync_f
 rule "times that were set before the last close stay" times_survive_close
 rule "a frozen filesystem is not changed by a close" frozen_rests
 rule "what was allocated ahead is freed by a close" blocks_ahead_are_freed
+rule "handles of files that are being made" handles_of_the_newborn
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"
 check "unload" rmmod vexfs
