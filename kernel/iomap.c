@@ -249,8 +249,13 @@ void vexfs_ioend_work(struct work_struct *work)
 		list_del_init(&ioend->io_list);
 		iomap_ioend_try_merge(ioend, &done);
 		end = min_t(loff_t, ioend->io_offset + ioend->io_size, i_size_read(inode));
-		if (!err)
-			err = vexfs_mark_written(inode, ioend->io_offset, ioend->io_size, end);
+		/*
+		 * What a truncation has cut off meanwhile stays unwritten: a written
+		 * block behind the end would come back when the file grows.
+		 */
+		if (!err && end > ioend->io_offset)
+			err = vexfs_mark_written(inode, ioend->io_offset,
+						 end - ioend->io_offset, end);
 		/* The inode may be gone after the last one. */
 		iomap_finish_ioends(ioend, err);
 		cond_resched();
