@@ -102,32 +102,44 @@ static ssize_t vexfs_buffered_write(struct kiocb *iocb, struct iov_iter *from)
 	return done;
 }
 
+static bool vexfs_unaligned(struct kiocb *iocb, struct iov_iter *from)
+{
+	return (iocb->ki_pos | iov_iter_count(from)) & (VEXFS_BLOCK_BYTES - 1);
+}
+
+/* A direct write is alone if it moves the size, shares a block with another, or has a mode to strip. */
+static bool vexfs_may_share(struct kiocb *iocb, struct iov_iter *from)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+
+	return !(iocb->ki_flags & IOCB_APPEND) && !vexfs_unaligned(iocb, from) &&
+	       iocb->ki_pos + iov_iter_count(from) <= i_size_read(inode) && IS_NOSEC(inode);
+}
+
 static ssize_t vexfs_direct_write(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
-	size_t count = iov_iter_count(from);
-	bool unaligned, grows, shared;
+	bool shared = vexfs_may_share(iocb, from);
 	unsigned int flags = 0;
 	ssize_t done;
 
-	/* Alone if it moves the size, shares a block with another, or has a mode to strip. */
-	unaligned = (iocb->ki_pos | count) & (VEXFS_BLOCK_BYTES - 1);
-	grows = (iocb->ki_flags & IOCB_APPEND) || iocb->ki_pos + count > i_size_read(inode);
-	shared = !unaligned && !grows && IS_NOSEC(inode);
 again:
 	done = vexfs_lock_inode(iocb, inode, shared);
 	if (done)
 		return done;
-	/* It may have been truncated before we had the lock. */
-	if (shared && iocb->ki_pos + count > i_size_read(inode)) {
+	/* The file may have changed before we had the lock, and the checks may shorten the write. */
+	if (!shared || vexfs_may_share(iocb, from))
+		done = vexfs_write_checks(iocb, from);
+	if (shared && done >= 0 && !vexfs_may_share(iocb, from)) {
 		inode_unlock_shared(inode);
 		shared = false;
 		goto again;
 	}
-	done = vexfs_write_checks(iocb, from);
 	if (done <= 0)
 		goto out;
 	if (!shared) {
+		bool unaligned = vexfs_unaligned(iocb, from);
+
 		if (unaligned) {
 			if (iocb->ki_flags & IOCB_NOWAIT) {
 				done = -EAGAIN;
