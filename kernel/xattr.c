@@ -222,13 +222,18 @@ struct posix_acl *vexfs_get_acl(struct inode *inode, int type, bool rcu)
 
 	if (rcu)
 		return ERR_PTR(-ECHILD);
-	len = vexfs_xattr_read(inode, name, NULL, 0);
-	if (len > 0) {
-		value = kmalloc(len, GFP_KERNEL);
-		if (!value)
-			return ERR_PTR(-ENOMEM);
-		len = vexfs_xattr_read(inode, name, value, len);
-	}
+	/* No lock keeps it from growing between the two calls. */
+	do {
+		kfree(value);
+		value = NULL;
+		len = vexfs_xattr_read(inode, name, NULL, 0);
+		if (len > 0) {
+			value = kmalloc(len, GFP_KERNEL);
+			if (!value)
+				return ERR_PTR(-ENOMEM);
+			len = vexfs_xattr_read(inode, name, value, len);
+		}
+	} while (len == -ERANGE);
 	if (len > 0)
 		acl = posix_acl_from_xattr(&init_user_ns, value, len);
 	else if (len && len != -ENODATA)
