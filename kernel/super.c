@@ -235,7 +235,8 @@ static int vexfs_reconfigure(struct fs_context *fc)
 	int err;
 
 	sync_filesystem(sb);
-	if (read_only == sb_rdonly(sb)) {
+	/* The flags outside the mask are nobody's wish. */
+	if (!(fc->sb_flags_mask & SB_RDONLY) || read_only == sb_rdonly(sb)) {
 		fs->errors = (uintptr_t)fc->fs_private;
 		return 0;
 	}
@@ -256,8 +257,15 @@ static int vexfs_reconfigure(struct fs_context *fc)
 			return err;
 		}
 		err = vexfs_engine_set_read_only(fs, false);
-		if (!err)
+		/*
+		 * Where read-only came by force, files without a name may still be open:
+		 * they are among the orphans, which are left to the next mount then.
+		 */
+		if (!err && !atomic_long_read(&sb->s_remove_count)) {
 			err = vexfs_clear_orphans(fs);
+			if (err)
+				vexfs_engine_set_read_only(fs, true);
+		}
 		if (err)
 			return err;
 	}

@@ -165,6 +165,56 @@ def handles_of_the_newborn():
     umount()
     print(f"{opened} were opened by number first")
 
+def fs_context(path, *settings):
+    """As mount(8) will do it one day: a reconfiguration that says nothing of ro or rw."""
+    fd = libc.syscall(433, -100, path.encode(), 0)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    for key, value in settings:
+        assert libc.syscall(431, fd, 1, key.encode(), value.encode(), 0) == 0, os.strerror(ctypes.get_errno())
+    assert libc.syscall(431, fd, 7, None, None, 0) == 0, os.strerror(ctypes.get_errno())
+    os.close(fd)
+
+def orphan_image():
+    """A copy of the medium with an orphan on it."""
+    mount()
+    fd = make("orphan", b"o" * 65536)
+    os.unlink(mnt + "/orphan")
+    os.sync()
+    open("/tmp/orphaned", "wb").write(medium())
+    os.close(fd)
+    umount()
+
+def reconfigure_leaves_ro_alone():
+    # A reconfiguration that did not mention ro took a read-only mount for one that was to be writable.
+    orphan_image()
+    device = subprocess.run(["losetup", "--find", "--show", "/tmp/orphaned"], check=True, capture_output=True, text=True).stdout.strip()
+    mount("ro", device)
+    before = open("/tmp/orphaned", "rb").read()
+    fs_context(mnt, ("errors", "shutdown"))
+    assert "errors=shutdown" in [l for l in open("/proc/mounts") if mnt in l][0]
+    os.sync()
+    time.sleep(8)
+    after = open("/tmp/orphaned", "rb").read()
+    umount()
+    run("losetup", "-d", device)
+    assert before == after, "a read-only mount was written to"
+
+def emergency_remount():
+    # Read-only by force and back: an open file without a name was destroyed under its user.
+    mount()
+    fd = make("unlinked", b"u" * 65536)
+    os.unlink(mnt + "/unlinked")
+    os.fsync(fd)
+    open("/proc/sysrq-trigger", "w").write("u")
+    while " rw" in [l for l in open("/proc/mounts") if mnt in l][0]:
+        time.sleep(0.1)
+    run("mount", "-o", "remount,rw", mnt)
+    assert os.fstat(fd).st_nlink == 0 and os.pread(fd, 9, 0) == b"u" * 9
+    os.pwrite(fd, b"v" * 200_000, 0)
+    os.fsync(fd)
+    os.close(fd)
+    umount()
+
 globals()[sys.argv[1]]()
 PY
 
@@ -180,6 +230,8 @@ rule "times that were set before the last close stay" times_survive_close
 rule "a frozen filesystem is not changed by a close" frozen_rests
 rule "what was allocated ahead is freed by a close" blocks_ahead_are_freed
 rule "handles of files that are being made" handles_of_the_newborn
+rule "a reconfiguration that says nothing of ro leaves it" reconfigure_leaves_ro_alone
+rule "read-only by force, and back" emergency_remount
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"
 check "unload" rmmod vexfs
