@@ -64,9 +64,11 @@ static int vexfs_usable(struct vexfs_op *op)
 {
 	struct vexfs_fs *fs = op->fs;
 
+	if (op->mode & VEXFS_LATE)
+		return READ_ONCE(fs->abandoned) ? -EIO : 0;
 	if (READ_ONCE(fs->dead))
 		return -EIO;
-	if (READ_ONCE(fs->failed) && (op->mode & VEXFS_EXCLUSIVE) && !(op->mode & VEXFS_LATE))
+	if (READ_ONCE(fs->failed) && (op->mode & VEXFS_EXCLUSIVE))
 		return -EROFS;
 	return 0;
 }
@@ -170,14 +172,22 @@ static int vexfs_bring(struct vexfs_op *op)
 	return err;
 }
 
-/* Takes note of what a change did, while the lock is held. */
-static void vexfs_note(struct vexfs_op *op)
+/* Takes note of what a call did, while the lock is held: of its change, if it succeeded. */
+static void vexfs_note(struct vexfs_op *op, bool changed)
 {
 	struct vexfs_fs *fs = op->fs;
 	struct vexfs_state state;
 	int i;
 
 	if (vexfs_rust_get_state(fs->volume, &state))
+		return;
+	if (state.dead && !READ_ONCE(fs->dead)) {
+		pr_err(VEXFS_NAME " (%s): a change failed halfway, or its commit; the volume stopped: unmount it\n",
+		       fs->sb->s_id);
+		WRITE_ONCE(fs->failed, true);
+		WRITE_ONCE(fs->dead, true);
+	}
+	if (!changed)
 		return;
 	fs->changes++;
 	WRITE_ONCE(fs->durable, state.durable);
@@ -192,12 +202,6 @@ static void vexfs_note(struct vexfs_op *op)
 			WRITE_ONCE(vi->generation, fs->newest);
 		if (op->mode & VEXFS_MAPS)
 			WRITE_ONCE(vi->map_seq, vi->map_seq + 1);
-	}
-	if (state.dead && !fs->dead) {
-		pr_err(VEXFS_NAME " (%s): a write of metadata failed; the volume stopped: unmount it\n",
-		       fs->sb->s_id);
-		WRITE_ONCE(fs->dead, true);
-		WRITE_ONCE(fs->failed, true);
 	}
 	if (state.dirty && !(op->mode & VEXFS_NOCOMMIT))
 		queue_delayed_work(system_unbound_wq, &fs->commit_work, VEXFS_COMMIT_DELAY);
@@ -237,8 +241,8 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 			return false;
 		*err = vexfs_commit(fs, state.running, op->mode & VEXFS_NOKILL);
 		return !*err;
-	} else if (!*err && op->held == HELD_EXCLUSIVE) {
-		vexfs_note(op);
+	} else if (op->held == HELD_EXCLUSIVE) {
+		vexfs_note(op, !*err);
 	}
 	if (op->held != HELD_NOT)
 		vexfs_release(op);
@@ -300,13 +304,6 @@ int vexfs_commit(struct vexfs_fs *fs, u64 target, unsigned int mode)
 
 	vexfs_op_init(op, fs, flags | VEXFS_NOKILL | VEXFS_LATE);
 	err = vexfs_run(op, vexfs_rust_commit_finish(fs->volume, commit, &op->report));
-	if (err) {
-		if (!fs->dead)
-			pr_err(VEXFS_NAME " (%s): metadata could not be written; the volume stopped: unmount it\n",
-			       fs->sb->s_id);
-		WRITE_ONCE(fs->failed, true);
-		WRITE_ONCE(fs->dead, true);
-	}
 out:
 	mutex_unlock(&fs->commit_mutex);
 	kfree(op);
@@ -400,7 +397,7 @@ static unsigned long vexfs_shrink_scan(struct shrinker *shrinker, struct shrink_
 	struct vexfs_op op;
 
 	/* Reclaim must not wait for the lock: its holder may be waiting for memory. */
-	if (!(sc->gfp_mask & __GFP_FS) || READ_ONCE(fs->dead))
+	if (!(sc->gfp_mask & __GFP_FS))
 		return SHRINK_STOP;
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOWAIT | VEXFS_QUIET | VEXFS_LATE);
 	if (vexfs_run(&op, vexfs_rust_trim(fs->volume, limit, &freed)))

@@ -131,7 +131,7 @@ void __noreturn vexfs_guard_leave(struct vexfs_guard *guard);
 #define VEXFS_NOCOMMIT		0x08	/* is part of a commit */
 #define VEXFS_MAPS		0x10	/* changes where blocks are */
 #define VEXFS_QUIET		0x20	/* changes nothing on the medium */
-#define VEXFS_LATE		0x40	/* allowed on a failed volume */
+#define VEXFS_LATE		0x40	/* allowed on a volume that failed or stopped */
 
 /* One call of the engine, with everything it may take to get it through. */
 struct vexfs_op {
