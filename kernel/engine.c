@@ -204,7 +204,7 @@ static void vexfs_note(struct vexfs_op *op, bool changed)
 			WRITE_ONCE(vi->map_seq, vi->map_seq + 1);
 	}
 	if (state.dirty && !(op->mode & VEXFS_NOCOMMIT))
-		queue_delayed_work(system_unbound_wq, &fs->commit_work, VEXFS_COMMIT_DELAY);
+		queue_delayed_work(fs->wq, &fs->commit_work, VEXFS_COMMIT_DELAY);
 }
 
 /* Ends a round of a call. True: another one is needed. */
@@ -348,8 +348,11 @@ static void vexfs_commit_work(struct work_struct *work)
 {
 	struct vexfs_fs *fs = container_of(to_delayed_work(work), struct vexfs_fs, commit_work);
 
-	if (!READ_ONCE(fs->failed))
-		vexfs_commit(fs, READ_ONCE(fs->newest), VEXFS_NOKILL);
+	if (READ_ONCE(fs->failed))
+		return;
+	/* Without memory nothing was lost; later there may be some. */
+	if (vexfs_commit(fs, READ_ONCE(fs->newest), VEXFS_NOKILL) && !READ_ONCE(fs->failed))
+		queue_delayed_work(fs->wq, &fs->commit_work, VEXFS_COMMIT_DELAY);
 }
 
 /* Destroys what lost its last name before a crash. */
@@ -480,8 +483,10 @@ void vexfs_engine_close(struct vexfs_fs *fs)
 int vexfs_engine_start(struct vexfs_fs *fs)
 {
 	INIT_DELAYED_WORK(&fs->commit_work, vexfs_commit_work);
-	fs->ioend_wq = alloc_workqueue("vexfs-io/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, fs->sb->s_id);
-	if (!fs->ioend_wq)
+	/* Freezable: once an image for hibernation is taken, the medium must not move on. */
+	fs->wq = alloc_workqueue("vexfs/%s", WQ_MEM_RECLAIM | WQ_UNBOUND | WQ_FREEZABLE, 0,
+				 fs->sb->s_id);
+	if (!fs->wq)
 		return -ENOMEM;
 	fs->shrinker = shrinker_alloc(0, "vexfs:%s", fs->sb->s_id);
 	if (!fs->shrinker)
@@ -498,11 +503,11 @@ void vexfs_engine_stop(struct vexfs_fs *fs)
 	if (fs->shrinker)
 		shrinker_free(fs->shrinker);
 	fs->shrinker = NULL;
-	if (fs->ioend_wq) {
+	if (fs->wq) {
 		cancel_delayed_work_sync(&fs->commit_work);
-		destroy_workqueue(fs->ioend_wq);
+		destroy_workqueue(fs->wq);
 	}
-	fs->ioend_wq = NULL;
+	fs->wq = NULL;
 }
 
 /* The engine on a filesystem in memory, for module parameter selftest=1. */

@@ -272,7 +272,7 @@ static void vexfs_ioend_end_io(struct bio *bio)
 
 	spin_lock_irqsave(&vi->ioend_lock, flags);
 	if (list_empty(&vi->ioend_list))
-		queue_work(fs->ioend_wq, &vi->ioend_work);
+		queue_work(fs->wq, &vi->ioend_work);
 	list_add_tail(&ioend->io_list, &vi->ioend_list);
 	spin_unlock_irqrestore(&vi->ioend_lock, flags);
 }

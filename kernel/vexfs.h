@@ -65,7 +65,8 @@ struct vexfs_fs {
 	spinlock_t newborn_lock;
 	struct list_head newborn;
 
-	struct workqueue_struct *ioend_wq;
+	/* Where writes are told of when they are done, and commits are made unasked. */
+	struct workqueue_struct *wq;
 	struct delayed_work commit_work;
 	struct shrinker *shrinker;
 };
