@@ -3,7 +3,6 @@
  * Directories and the names in them. The engine changes first; the kernel's
  * inodes follow once it succeeded.
  */
-#include <linux/iversion.h>
 #include <linux/namei.h>
 #include <linux/posix_acl.h>
 #include <linux/slab.h>
@@ -119,10 +118,12 @@ static int vexfs_dress(struct inode *inode, struct inode *dir, const struct qstr
 }
 
 /* The engine has a new inode; no handle finds it until vexfs_release_newborn(). Under its lock. */
-static int vexfs_announce(struct inode *inode, const struct vexfs_attr *attr)
+static int vexfs_made(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
+		      const struct vexfs_attr *dir_attr)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 
+	vexfs_touch_dir(dir, dir_attr, attr->ctime);
 	inode->i_ino = attr->ino;
 	spin_lock(&fs->newborn_lock);
 	list_add(&VEXFS_I(inode)->newborn, &fs->newborn);
@@ -151,29 +152,37 @@ static int vexfs_adopt(struct inode *inode, const struct vexfs_attr *attr)
 	return -EUCLEAN;
 }
 
-/* Takes a name back whose inode could not be completed. */
-static void vexfs_undo(struct inode *dir, struct dentry *dentry, struct inode *inode)
+static int vexfs_removed(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
+			 const struct vexfs_attr *dir_attr, struct vexfs_timestamp now)
+{
+	vexfs_touch_dir(dir, dir_attr, now);
+	vexfs_touch(inode, now);
+	if (S_ISDIR(inode->i_mode))
+		i_size_write(inode, 0);
+	set_nlink(inode, attr->nlink);
+	return 0;
+}
+
+static int vexfs_remove(struct inode *dir, struct dentry *dentry, struct inode *inode,
+			unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
 	struct vexfs_timestamp now = vexfs_now();
+	const u8 *name = vexfs_name(dentry);
+	u32 len = dentry->d_name.len;
 	struct vexfs_attr attr, dir_attr;
 	struct vexfs_op op;
-	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL);
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | mode);
 	op.inode[0] = dir;
+	op.inode[1] = inode;
 	if (S_ISDIR(inode->i_mode))
-		err = vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino,
-							   vexfs_name(dentry), dentry->d_name.len,
-							   now, &attr, &dir_attr, &op.report));
-	else
-		err = vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino,
-							    vexfs_name(dentry), dentry->d_name.len,
-							    now, &attr, &dir_attr, &op.report));
-	if (!err) {
-		vexfs_touch_dir(dir, &dir_attr, vexfs_timespec(now));
-		clear_nlink(inode);
-	}
+		return vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino, name, len, now,
+							    &attr, &dir_attr, &op.report) ?:
+				      vexfs_removed(dir, inode, &attr, &dir_attr, now));
+	return vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino, name, len, now,
+						     &attr, &dir_attr, &op.report) ?:
+			      vexfs_removed(dir, inode, &attr, &dir_attr, now));
 }
 
 static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
@@ -212,20 +221,18 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 	if (S_ISDIR(mode))
 		err = vexfs_run(&op, vexfs_rust_create_dir(fs->volume, dir->i_ino, name, len,
 							   &attrs, &attr, &dir_attr, &op.report) ?:
-				     vexfs_announce(inode, &attr));
+				     vexfs_made(dir, inode, &attr, &dir_attr));
 	else if (target)
 		err = vexfs_run(&op, vexfs_rust_symlink(fs->volume, dir->i_ino, name, len,
 							(const u8 *)target, strlen(target), &attrs,
 							&attr, &dir_attr, &op.report) ?:
-				     vexfs_announce(inode, &attr));
+				     vexfs_made(dir, inode, &attr, &dir_attr));
 	else
 		err = vexfs_run(&op, vexfs_rust_create_file(fs->volume, dir->i_ino, name, len,
 							    &attrs, &attr, &dir_attr, &op.report) ?:
-				     vexfs_announce(inode, &attr));
-	if (!err) {
-		vexfs_touch_dir(dir, &dir_attr, inode_get_ctime(inode));
+				     vexfs_made(dir, inode, &attr, &dir_attr));
+	if (!err)
 		err = vexfs_adopt(inode, &attr);
-	}
 	vexfs_release_newborn(inode);
 	if (err)
 		goto out_inode;
@@ -234,7 +241,8 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 	link = NULL;
 	err = vexfs_dress(inode, dir, &dentry->d_name, default_acl, acl);
 	if (err) {
-		vexfs_undo(dir, dentry, inode);
+		/* Should even that fail, the file stays without what it was to inherit. */
+		vexfs_remove(dir, dentry, inode, VEXFS_NOKILL);
 		discard_new_inode(inode);
 		goto out;
 	}
@@ -324,12 +332,21 @@ out:
 	return finish_open_simple(file, err);
 }
 
+static int vexfs_linked(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
+			const struct vexfs_attr *dir_attr, struct vexfs_timestamp now)
+{
+	vexfs_touch_dir(dir, dir_attr, now);
+	vexfs_touch(inode, now);
+	set_nlink(inode, attr->nlink);
+	return 0;
+}
+
 static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
 	struct inode *inode = d_inode(old);
 	struct vexfs_attr attr, dir_attr;
-	struct timespec64 now = inode_set_ctime_current(inode);
+	struct vexfs_timestamp now = vexfs_now();
 	struct vexfs_op op;
 	int err;
 
@@ -337,57 +354,39 @@ static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dent
 	op.inode[0] = dir;
 	op.inode[1] = inode;
 	err = vexfs_run(&op, vexfs_rust_link(fs->volume, inode->i_ino, dir->i_ino,
-					     vexfs_name(dentry), dentry->d_name.len,
-					     vexfs_time(now), &attr, &dir_attr, &op.report));
+					     vexfs_name(dentry), dentry->d_name.len, now,
+					     &attr, &dir_attr, &op.report) ?:
+			     vexfs_linked(dir, inode, &attr, &dir_attr, now));
 	if (err)
 		return err;
-	vexfs_touch_dir(dir, &dir_attr, now);
-	set_nlink(inode, attr.nlink);
-	inode_inc_iversion(inode);
 	ihold(inode);
 	d_instantiate(dentry, inode);
 	return 0;
 }
 
-static int vexfs_remove(struct inode *dir, struct dentry *dentry, bool directory)
-{
-	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
-	struct inode *inode = d_inode(dentry);
-	struct vexfs_timestamp now = vexfs_now();
-	const u8 *name = vexfs_name(dentry);
-	u32 len = dentry->d_name.len;
-	struct vexfs_attr attr, dir_attr;
-	struct vexfs_op op;
-	int err;
-
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = dir;
-	op.inode[1] = inode;
-	if (directory)
-		err = vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino, name, len, now,
-							   &attr, &dir_attr, &op.report));
-	else
-		err = vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino, name, len, now,
-							    &attr, &dir_attr, &op.report));
-	if (err)
-		return err;
-	vexfs_touch_dir(dir, &dir_attr, vexfs_timespec(now));
-	inode_set_ctime_to_ts(inode, vexfs_timespec(now));
-	inode_inc_iversion(inode);
-	if (directory)
-		i_size_write(inode, 0);
-	set_nlink(inode, directory ? 0 : attr.nlink);
-	return 0;
-}
-
 static int vexfs_unlink(struct inode *dir, struct dentry *dentry)
 {
-	return vexfs_remove(dir, dentry, false);
+	return vexfs_remove(dir, dentry, d_inode(dentry), 0);
 }
 
 static int vexfs_rmdir(struct inode *dir, struct dentry *dentry)
 {
-	return vexfs_remove(dir, dentry, true);
+	return vexfs_remove(dir, dentry, d_inode(dentry), 0);
+}
+
+static int vexfs_renamed(struct inode *old_dir, struct inode *new_dir, struct inode *inode,
+			 struct inode *other, const struct vexfs_rename_result *result,
+			 bool exchange, struct vexfs_timestamp now)
+{
+	vexfs_touch_dir(old_dir, &result->from_dir, now);
+	vexfs_touch_dir(new_dir, &result->to_dir, now);
+	vexfs_touch(inode, now);
+	if (other && result->other.ino == other->i_ino) {
+		vexfs_touch(other, now);
+		if (!exchange)
+			set_nlink(other, result->other.nlink);
+	}
+	return 0;
 }
 
 static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old_dentry,
@@ -422,23 +421,9 @@ static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct d
 	op.inode[1] = new_dir;
 	op.inode[2] = old_dir;
 	err = vexfs_run(&op, vexfs_rust_rename(fs->volume, &from, &to, engine_flags, now, result,
-					       &op.report));
-	if (err)
-		goto out;
-	vexfs_touch_dir(old_dir, &result->from_dir, vexfs_timespec(now));
-	vexfs_touch_dir(new_dir, &result->to_dir, vexfs_timespec(now));
-	inode_set_ctime_to_ts(inode, vexfs_timespec(now));
-	inode_inc_iversion(inode);
-	if (other && other != inode && result->other.ino == other->i_ino) {
-		inode_set_ctime_to_ts(other, vexfs_timespec(now));
-		inode_inc_iversion(other);
-		if (!(flags & RENAME_EXCHANGE)) {
-			bool directory = S_ISDIR(other->i_mode);
-
-			set_nlink(other, directory ? 0 : result->other.nlink);
-		}
-	}
-out:
+					       &op.report) ?:
+			     vexfs_renamed(old_dir, new_dir, inode, other, result,
+					   flags & RENAME_EXCHANGE, now));
 	kfree(result);
 	return err;
 }

@@ -258,7 +258,6 @@ static int vexfs_fiemap(struct inode *inode, struct fiemap_extent_info *info, u6
 static int vexfs_free_blocks(struct inode *inode, u64 first, u64 last, unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_attr attr;
 	struct vexfs_op op;
 	u32 more;
 	int err;
@@ -268,12 +267,9 @@ static int vexfs_free_blocks(struct inode *inode, u64 first, u64 last, unsigned 
 		op.inode[0] = inode;
 		err = vexfs_run(&op, vexfs_rust_punch(fs->volume, inode->i_ino, first, last - first,
 						      NULL, &more, &op.report) ?:
-				     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr,
-							   &op.report));
+				     vexfs_follow_blocks(inode, &op));
 		cond_resched();
 	} while (!err && more);
-	if (!err)
-		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
 	return err;
 }
 

@@ -152,6 +152,14 @@ struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_att
 	return inode;
 }
 
+/* Under the engine's lock: its changes bring their own times, and what is older may not come after them. */
+static void vexfs_read_times(struct inode *inode, struct vexfs_set_attrs *attrs)
+{
+	attrs->atime = vexfs_time(inode_get_atime(inode));
+	attrs->mtime = vexfs_time(inode_get_mtime(inode));
+	attrs->ctime = vexfs_time(inode_get_ctime(inode));
+}
+
 /* Writes the kernel's attributes to the engine: times, and what else @valid names. */
 int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
 {
@@ -161,16 +169,14 @@ int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
 		.mode = inode->i_mode,
 		.uid = i_uid_read(inode),
 		.gid = i_gid_read(inode),
-		.atime = vexfs_time(inode_get_atime(inode)),
-		.mtime = vexfs_time(inode_get_mtime(inode)),
-		.ctime = vexfs_time(inode_get_ctime(inode)),
 	};
 	struct vexfs_op op;
 
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | mode);
 	op.inode[0] = inode;
-	return vexfs_run(&op, vexfs_rust_write_inode(fs->volume, inode->i_ino, &attrs, NULL,
-						     &op.report));
+	return vexfs_run(&op, (vexfs_read_times(inode, &attrs),
+			       vexfs_rust_write_inode(fs->volume, inode->i_ino, &attrs, NULL,
+						      &op.report)));
 }
 
 int vexfs_write_inode(struct inode *inode, struct writeback_control *wbc)
@@ -178,16 +184,26 @@ int vexfs_write_inode(struct inode *inode, struct writeback_control *wbc)
 	return vexfs_push_attrs(inode, 0, VEXFS_NOKILL);
 }
 
+/*
+ * What an engine's change did to inodes in memory. Under the engine's lock, in the
+ * same hold as the change: writeback of their times must not come in between.
+ */
+void vexfs_touch(struct inode *inode, struct vexfs_timestamp now)
+{
+	inode_set_ctime_to_ts(inode, vexfs_timespec(now));
+	inode_inc_iversion(inode);
+}
+
 /* A directory after one of its entries changed. */
-void vexfs_touch_dir(struct inode *dir, const struct vexfs_attr *attr, struct timespec64 now)
+void vexfs_touch_dir(struct inode *dir, const struct vexfs_attr *attr, struct vexfs_timestamp now)
 {
 	if (attr->ino == dir->i_ino) {
 		i_size_write(dir, attr->size);
 		VEXFS_I(dir)->disk_size = attr->size;
 		set_nlink(dir, attr->nlink);
 	}
-	inode_set_mtime_to_ts(dir, inode_set_ctime_to_ts(dir, now));
-	inode_inc_iversion(dir);
+	inode_set_mtime_to_ts(dir, vexfs_timespec(now));
+	vexfs_touch(dir, now);
 }
 
 void vexfs_evict_inode(struct inode *inode)
@@ -215,11 +231,22 @@ void vexfs_evict_inode(struct inode *inode)
 	clear_inode(inode);
 }
 
+/* How many blocks the inode holds since a change. Under the engine's lock, in the same hold as that. */
+int vexfs_follow_blocks(struct inode *inode, struct vexfs_op *op)
+{
+	struct vexfs_attr attr;
+	int err;
+
+	err = vexfs_rust_init_inode(op->fs->volume, inode->i_ino, &attr, &op->report);
+	if (!err)
+		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
+	return err;
+}
+
 static int vexfs_change_size(struct inode *inode, loff_t size)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	struct vexfs_timestamp now = vexfs_time(inode_get_ctime(inode));
-	struct vexfs_attr attr;
 	struct vexfs_op op;
 	u32 more;
 	int err;
@@ -229,14 +256,12 @@ static int vexfs_change_size(struct inode *inode, loff_t size)
 		op.inode[0] = inode;
 		err = vexfs_run(&op, vexfs_rust_truncate_file(fs->volume, inode->i_ino, size, now,
 							      &more, &op.report) ?:
-				     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr,
-							   &op.report));
+				     vexfs_follow_blocks(inode, &op));
 		if (err)
 			return err;
 		cond_resched();
 	} while (more);
 	VEXFS_I(inode)->disk_size = size;
-	inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
 	return 0;
 }
 

@@ -80,18 +80,13 @@ int vexfs_allocate(struct inode *inode, u64 block, u64 count, struct vexfs_exten
 		   unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_attr attr;
 	struct vexfs_op op;
-	int err;
 
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
 	op.inode[0] = inode;
-	err = vexfs_run(&op, vexfs_rust_allocate(fs->volume, inode->i_ino, block, count, extent,
-						 &op.report) ?:
-			     vexfs_rust_init_inode(fs->volume, inode->i_ino, &attr, &op.report));
-	if (!err)
-		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
-	return err;
+	return vexfs_run(&op, vexfs_rust_allocate(fs->volume, inode->i_ino, block, count, extent,
+						  &op.report) ?:
+			      vexfs_follow_blocks(inode, &op));
 }
 
 /*

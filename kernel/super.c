@@ -6,7 +6,6 @@
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
 #include <linux/init.h>
-#include <linux/iversion.h>
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>

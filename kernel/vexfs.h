@@ -217,7 +217,9 @@ int vexfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat
 int vexfs_write_inode(struct inode *inode, struct writeback_control *wbc);
 void vexfs_evict_inode(struct inode *inode);
 int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode);
-void vexfs_touch_dir(struct inode *dir, const struct vexfs_attr *attr, struct timespec64 now);
+void vexfs_touch(struct inode *inode, struct vexfs_timestamp now);
+void vexfs_touch_dir(struct inode *dir, const struct vexfs_attr *attr, struct vexfs_timestamp now);
+int vexfs_follow_blocks(struct inode *inode, struct vexfs_op *op);
 
 /* dir.c */
 extern const struct inode_operations vexfs_dir_iops;

@@ -3,7 +3,7 @@
  * Extended attributes: user, trusted and security as they are; POSIX ACLs,
  * which the kernel interprets; and vexfs.vector, which is the engine's own.
  */
-#include <linux/iversion.h>
+#include <linux/fs.h>
 #include <linux/posix_acl_xattr.h>
 #include <linux/security.h>
 #include <linux/slab.h>
@@ -42,15 +42,13 @@ static int vexfs_xattr_write(struct inode *inode, const char *name, const void *
 	if (value)
 		err = vexfs_run(&op, vexfs_rust_xattr_set(fs->volume, inode->i_ino, (const u8 *)name,
 							  strlen(name), value, size, flags, now,
-							  &op.report));
+							  &op.report) ?:
+				     (vexfs_touch(inode, now), 0));
 	else
 		err = vexfs_run(&op, vexfs_rust_xattr_remove(fs->volume, inode->i_ino,
 							     (const u8 *)name, strlen(name), now,
-							     &op.report));
-	if (!err) {
-		inode_set_ctime_to_ts(inode, vexfs_timespec(now));
-		inode_inc_iversion(inode);
-	}
+							     &op.report) ?:
+				     (vexfs_touch(inode, now), 0));
 	return err;
 }
 
@@ -109,12 +107,10 @@ static int vexfs_vector_set(const struct xattr_handler *handler, struct mnt_idma
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
 	op.inode[0] = inode;
 	err = vexfs_run(&op, vexfs_rust_set_vector(fs->volume, inode->i_ino, value,
-						   value ? size : 0, now, &op.report));
-	if (!err) {
+						   value ? size : 0, now, &op.report) ?:
+			     (vexfs_touch(inode, now), 0));
+	if (!err)
 		vi->vector = value;
-		inode_set_ctime_to_ts(inode, vexfs_timespec(now));
-		inode_inc_iversion(inode);
-	}
 	return err;
 }
 

@@ -208,6 +208,37 @@ def emergency_remount():
     os.close(fd)
     umount()
 
+def times_meet_writeback():
+    # Writeback of an inode read its times, waited for the lock, and wrote them over newer ones.
+    mount("strictatime")
+    stop = False
+    def sync():
+        d = os.open(mnt, os.O_RDONLY)
+        while not stop:
+            libc.syncfs(d)
+        os.close(d)
+    dirs = [f"{mnt}/times-{i}" for i in range(1500)]
+    for d in dirs:
+        os.mkdir(d)
+    threads = [threading.Thread(target=sync) for _ in range(2)]
+    for t in threads:
+        t.start()
+    for d in dirs:
+        os.listdir(d)
+        os.mkdir(d + "/new")
+    stop = True
+    for t in threads:
+        t.join()
+    def times():
+        return {d: (os.stat(d).st_mtime_ns, os.stat(d).st_ctime_ns) for d in dirs}
+    before = times()
+    umount()
+    mount()
+    after = times()
+    umount()
+    lost = [d for d in dirs if before[d] != after[d]]
+    assert not lost, f"{len(lost)} of {len(dirs)} directories lost their times"
+
 globals()[sys.argv[1]]()
 PY
 
@@ -224,6 +255,7 @@ rule "a frozen filesystem is not changed by a close" frozen_rests
 rule "handles of files that are being made" handles_of_the_newborn
 rule "a reconfiguration that says nothing of ro leaves it" reconfigure_leaves_ro_alone
 rule "read-only by force, and back" emergency_remount
+rule "times and their writeback" times_meet_writeback
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"
 check "unload" rmmod vexfs
