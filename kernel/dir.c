@@ -420,6 +420,7 @@ static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct d
 	op.inode[0] = inode;
 	op.inode[1] = new_dir;
 	op.inode[2] = old_dir;
+	op.inode[3] = other;
 	err = vexfs_run(&op, vexfs_rust_rename(fs->volume, &from, &to, engine_flags, now, result,
 					       &op.report) ?:
 			     vexfs_renamed(old_dir, new_dir, inode, other, result,

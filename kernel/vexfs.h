@@ -138,7 +138,7 @@ void __noreturn vexfs_guard_leave(struct vexfs_guard *guard);
 struct vexfs_op {
 	unsigned long magic;
 	struct vexfs_fs *fs;
-	struct inode *inode[3];
+	struct inode *inode[4];
 	struct vexfs_guard guard;
 	void *outer;
 	u64 target;
