@@ -117,6 +117,12 @@ static int vexfs_dress(struct inode *inode, struct inode *dir, const struct qstr
 	return err;
 }
 
+/* A change of names is done: with -o dirsync, once it is durable. */
+static int vexfs_named(struct inode *dir, int err)
+{
+	return !err && IS_DIRSYNC(dir) ? vexfs_fsync_inode(dir) : err;
+}
+
 /* The engine has a new inode; no handle finds it until vexfs_release_newborn(). Under its lock. */
 static int vexfs_made(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
 		      const struct vexfs_attr *dir_attr)
@@ -247,6 +253,7 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 		goto out;
 	}
 	d_instantiate_new(dentry, inode);
+	err = vexfs_named(dir, 0);
 	goto out;
 
 out_inode:
@@ -361,17 +368,17 @@ static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dent
 		return err;
 	ihold(inode);
 	d_instantiate(dentry, inode);
-	return 0;
+	return vexfs_named(dir, 0);
 }
 
 static int vexfs_unlink(struct inode *dir, struct dentry *dentry)
 {
-	return vexfs_remove(dir, dentry, d_inode(dentry), 0);
+	return vexfs_named(dir, vexfs_remove(dir, dentry, d_inode(dentry), 0));
 }
 
 static int vexfs_rmdir(struct inode *dir, struct dentry *dentry)
 {
-	return vexfs_remove(dir, dentry, d_inode(dentry), 0);
+	return vexfs_named(dir, vexfs_remove(dir, dentry, d_inode(dentry), 0));
 }
 
 static int vexfs_renamed(struct inode *old_dir, struct inode *new_dir, struct inode *inode,
@@ -426,7 +433,8 @@ static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct d
 			     vexfs_renamed(old_dir, new_dir, inode, other, result,
 					   flags & RENAME_EXCHANGE, now));
 	kfree(result);
-	return err;
+	/* One commit has both directories. */
+	return vexfs_named(IS_DIRSYNC(old_dir) ? old_dir : new_dir, err);
 }
 
 const struct inode_operations vexfs_dir_iops = {

@@ -79,4 +79,6 @@ const struct export_operations vexfs_export_ops = {
 	.fh_to_dentry	= vexfs_fh_to_dentry,
 	.fh_to_parent	= vexfs_fh_to_parent,
 	.get_parent	= vexfs_get_parent,
+	/* What a server has answered survives it. */
+	.commit_metadata = vexfs_fsync_inode,
 };

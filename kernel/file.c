@@ -391,7 +391,7 @@ static long vexfs_fallocate(struct file *file, int mode, loff_t offset, loff_t l
 		if (!err && !(mode & FALLOC_FL_KEEP_SIZE) && end > size)
 			err = vexfs_setsize(inode, end);
 	}
-	if (!err && (file->f_flags & O_DSYNC))
+	if (!err && ((file->f_flags & O_DSYNC) || IS_SYNC(inode)))
 		err = vexfs_fsync_inode(inode);
 out:
 	inode_unlock(inode);

@@ -74,6 +74,39 @@ def fdatasync_flushes():
     umount()
     assert after > before, f"{after - before} flushes"
 
+def tree_after_cut():
+    """What names what, were the power cut now."""
+    open("/tmp/cut", "wb").write(medium())
+    said = subprocess.run(["vexfs", "ls", "-l", "/tmp/cut", "/"], check=True, capture_output=True, text=True).stdout
+    return {l.split()[-1]: l for l in said.splitlines()}
+
+def fsync_of_the_exchanged():
+    # The inode that had the other name was not noted as changed.
+    mount()
+    for name, data in (("ex-one", b"1"), ("ex-three", b"333")):
+        os.close(make(name, data))
+    os.sync()
+    fd = os.open(mnt + "/ex-three", os.O_RDWR)
+    assert libc.renameat2(-100, f"{mnt}/ex-one".encode(), -100, f"{mnt}/ex-three".encode(), 2) == 0
+    os.fsync(fd)
+    seen = tree_after_cut()["ex-one"]
+    os.close(fd)
+    umount()
+    assert " 3 " in seen, seen
+
+def dirsync():
+    # Changes of names on a mount with -o dirsync waited for their commit like all others.
+    mount("dirsync")
+    os.mkdir(mnt + "/ds-dir")
+    os.close(make("ds-file"))
+    os.rename(mnt + "/ds-file", mnt + "/ds-moved")
+    os.symlink("x", mnt + "/ds-link")
+    os.link(mnt + "/ds-moved", mnt + "/ds-more")
+    os.unlink(mnt + "/ds-moved")
+    seen = [n for n in tree_after_cut() if n.startswith("ds-")]
+    umount()
+    assert sorted(seen) == ["ds-dir", "ds-link", "ds-more"], seen
+
 def times_survive_close():
     # Closing freed what was allocated ahead of the appending writer, as if the file had been modified.
     mount()
@@ -250,6 +283,8 @@ rule() {
 
 rule "fsync of an inode that left memory since its last change" fsync_after_eviction
 rule "fdatasync flushes what was overwritten, whatever came between" fdatasync_flushes
+rule "fsync of an inode that was exchanged" fsync_of_the_exchanged
+rule "changes of names with -o dirsync" dirsync
 rule "times that were set before the last close stay" times_survive_close
 rule "a frozen filesystem is not changed by a close" frozen_rests
 rule "handles of files that are being made" handles_of_the_newborn
