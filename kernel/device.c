@@ -2,9 +2,10 @@
 /*
  * The block device under the engine: metadata goes straight to it, by bios.
  *
- * Buffers are the engine's: from kmalloc or vmalloc, mapped page by page. One
- * the device cannot reach as it lies is copied first. Every function waits
- * until the device has answered; none takes a lock.
+ * Buffers are the engine's: from kmalloc or vmalloc, whole blocks of 4096 bytes,
+ * which no device here has larger sectors than; mapped page by page. One the
+ * device cannot reach as it lies is copied first. Every function waits until
+ * the device has answered; none takes a lock.
  */
 #include <linux/bio.h>
 #include <linux/blkdev.h>
@@ -106,21 +107,17 @@ static int vexfs_device_read(void *ctx, uint64_t at, uint8_t *buf, size_t len)
 {
 	struct vexfs_fs *fs = ctx;
 	struct block_device *bdev = fs->sb->s_bdev;
-	unsigned int sector = bdev_logical_block_size(bdev);
-	u64 start = round_down(at, sector);
-	size_t whole = round_up(at + len, sector) - start;
 	void *copy;
 	int err;
 
-	if (whole == len && vexfs_reachable(bdev, buf))
+	if (vexfs_reachable(bdev, buf))
 		return vexfs_read_aligned(bdev, at, buf, len);
-	/* A superblock is smaller than a large sector; and not every buffer suits the device. */
-	copy = kvmalloc(roundup_pow_of_two(whole), GFP_NOFS);
+	copy = kvmalloc(roundup_pow_of_two(len), GFP_NOFS);
 	if (!copy)
 		return -ENOMEM;
-	err = vexfs_read_aligned(bdev, start, copy, whole);
+	err = vexfs_read_aligned(bdev, at, copy, len);
 	if (!err)
-		memcpy(buf, copy + (at - start), len);
+		memcpy(buf, copy, len);
 	kvfree(copy);
 	return err;
 }

@@ -345,10 +345,6 @@ int vexfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat
 	stat->blksize = VEXFS_BLOCK_BYTES;
 	stat->result_mask |= STATX_BTIME;
 	stat->btime = VEXFS_I(inode)->btime;
-	if ((request_mask & STATX_CHANGE_COOKIE) && IS_I_VERSION(inode)) {
-		stat->result_mask |= STATX_CHANGE_COOKIE;
-		stat->change_cookie = inode_query_iversion(inode);
-	}
 	if ((request_mask & STATX_DIOALIGN) && S_ISREG(inode->i_mode)) {
 		stat->result_mask |= STATX_DIOALIGN;
 		stat->dio_mem_align = bdev_dma_alignment(bdev) + 1;

@@ -166,7 +166,7 @@ static int vexfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, uns
 	if (err)
 		return err;
 	if (extent.kind == VEXFS_MAP_HOLE && (flags & IOMAP_WRITE) && !(flags & IOMAP_ZERO)) {
-		if (flags & (IOMAP_NOWAIT | IOMAP_OVERWRITE_ONLY))
+		if (flags & IOMAP_NOWAIT)
 			return -EAGAIN;
 		err = vexfs_allocate_write(inode, block, min(count, extent.count), extent.count,
 					   flags);
@@ -179,9 +179,6 @@ static int vexfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, uns
 		if (extent.kind == VEXFS_MAP_HOLE)
 			return -EAGAIN;
 	}
-	/* The block that a direct write has to zero the rest of may not be changed by another. */
-	if ((flags & IOMAP_OVERWRITE_ONLY) && extent.kind != VEXFS_MAP_WRITTEN)
-		return -EAGAIN;
 	vexfs_to_iomap(inode, &extent, seq, iomap);
 	if ((flags & IOMAP_WRITE) && READ_ONCE(vi->generation) > READ_ONCE(fs->durable))
 		iomap->flags |= IOMAP_F_DIRTY;
