@@ -176,6 +176,9 @@ static vm_fault_t vexfs_page_mkwrite(struct vm_fault *vmf)
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	vm_fault_t done;
 
+	/* As for write(): what is mapped could be overwritten without the engine. */
+	if (READ_ONCE(VEXFS_SB(inode->i_sb)->failed))
+		return VM_FAULT_SIGBUS;
 	sb_start_pagefault(inode->i_sb);
 	file_update_time(vmf->vma->vm_file);
 	filemap_invalidate_lock_shared(inode->i_mapping);

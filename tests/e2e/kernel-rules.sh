@@ -15,7 +15,7 @@ disk=$(losetup --find --show "$image")
 need "load" insmod "$VEXFS_MODULE"
 
 cat >/tmp/rules.py <<'PY'
-import ctypes, errno, fcntl, hashlib, os, struct, subprocess, sys, threading, time
+import ctypes, errno, fcntl, hashlib, mmap, os, signal, subprocess, sys, threading, time
 
 disk, mnt, image = sys.argv[2:5]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -78,7 +78,7 @@ def tree_after_cut():
     """What names what, were the power cut now."""
     open("/tmp/cut", "wb").write(medium())
     said = subprocess.run(["vexfs", "ls", "-l", "/tmp/cut", "/"], check=True, capture_output=True, text=True).stdout
-    return {l.split()[-1]: l for l in said.splitlines()}
+    return {l.split(" -> ")[0].split()[-1]: l for l in said.splitlines()}
 
 def fsync_of_the_exchanged():
     # The inode that had the other name was not noted as changed.
@@ -225,6 +225,40 @@ def reconfigure_leaves_ro_alone():
     run("losetup", "-d", device)
     assert before == after, "a read-only mount was written to"
 
+def read_only_after_damage():
+    # What was mapped could still be overwritten through a memory map when damage had made the volume read-only.
+    mount()
+    os.close(make("mapped", b"m" * 65536))
+    os.mkdir(mnt + "/crowd")
+    for i in range(600):
+        os.close(make(f"crowd/{i}-{'c' * 200}"))
+    umount()
+    broken = bytearray(medium())
+    open("/tmp/broken", "wb").write(broken)
+    mount("rw,loop", "/tmp/broken")
+    fd = os.open(mnt + "/mapped", os.O_RDWR)
+    m = mmap.mmap(fd, 65536)
+    assert m[0] == ord("m")
+    with open("/tmp/broken", "r+b") as f:
+        for at in range(0, len(broken), 4096):
+            if broken[at:at + 4] == b"VXND":
+                f.seek(at + 2048)
+                f.write(b"damage")
+    try:
+        os.listdir(mnt + "/crowd")
+        assert False, "nobody noticed"
+    except OSError as e:
+        assert e.errno == errno.EUCLEAN, e
+    child = os.fork()
+    if not child:
+        m[0] = 0
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    m.close()
+    os.close(fd)
+    umount()
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS, status
+
 def emergency_remount():
     # Read-only by force and back: an open file without a name was destroyed under its user.
     mount()
@@ -289,6 +323,7 @@ rule "times that were set before the last close stay" times_survive_close
 rule "a frozen filesystem is not changed by a close" frozen_rests
 rule "handles of files that are being made" handles_of_the_newborn
 rule "a reconfiguration that says nothing of ro leaves it" reconfigure_leaves_ro_alone
+rule "read-only after damage, through a map too" read_only_after_damage
 rule "read-only by force, and back" emergency_remount
 rule "times and their writeback" times_meet_writeback
 check "the image is clean" fsck.vexfs -n -f "$image"
