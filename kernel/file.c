@@ -214,8 +214,11 @@ int vexfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 	int err, late;
 
 	err = file_write_and_wait_range(file, start, end);
-	/* Times alone need not be durable for fdatasync. */
-	if (!err && (inode->i_state & (datasync ? I_DIRTY_DATASYNC : I_DIRTY_ALL)))
+	/*
+	 * Times alone need not be durable for fdatasync. An inode that is being
+	 * written back is clean already, but its times may not have arrived yet.
+	 */
+	if (!err && (inode->i_state & (datasync ? I_DIRTY_DATASYNC : I_DIRTY_ALL | I_SYNC)))
 		err = sync_inode_metadata(inode, 1);
 	if (!err)
 		err = vexfs_fsync_inode(inode);
