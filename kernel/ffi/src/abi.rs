@@ -329,9 +329,10 @@ pub(crate) const RANGE: Refusal = Refusal::Errno(34);
 
 pub(crate) type Answer<T = ()> = Result<T, Refusal>;
 
-struct Line<'a> {
-    bytes: &'a mut [u8],
-    len: usize,
+/// A line of text in a buffer, which it does not outgrow.
+pub(crate) struct Line<'a> {
+    pub(crate) bytes: &'a mut [u8],
+    pub(crate) len: usize,
 }
 
 impl fmt::Write for Line<'_> {

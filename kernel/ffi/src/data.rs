@@ -4,8 +4,7 @@
 //! Blocks of a file count from 0 in the filesystem's block size.
 
 use crate::abi::{Answer, Attr, Extent, INVALID, KEEP_SIZE, Refusal, Report, Timestamp, answer};
-use crate::handle::{VolumeHandle, exclusive, shared};
-use crate::inode::more;
+use crate::handle::{VolumeHandle, exclusive, shared, step};
 use crate::pointer::{Place, bytes, bytes_mut};
 use vexfs::{FileBlock, Ino, Inode, Time};
 
@@ -146,14 +145,14 @@ pub unsafe extern "C" fn vexfs_rust_mark_written(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, out, now) = unsafe { (exclusive(volume)?, Place::new(more_out)?, time(now)) };
-        range(block, count)?;
-        let new_size = (new_size != KEEP_SIZE).then_some(new_size);
-        out.set(more(volume.mark_written(Ino(ino), FileBlock(block), count, new_size, now)?));
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        step(volume, more_out, report, |volume| {
+            range(block, count)?;
+            let new_size = (new_size != KEEP_SIZE).then_some(new_size);
+            Ok(volume.mark_written(Ino(ino), FileBlock(block), count, new_size, time(now))?)
+        })
+    }
 }
 
 /// Frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While `*more` is 1, call it
@@ -170,13 +169,13 @@ pub unsafe extern "C" fn vexfs_rust_punch(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, out, now) = unsafe { (exclusive(volume)?, Place::new(more_out)?, time(now)) };
-        range(block, count)?;
-        out.set(more(volume.punch(Ino(ino), FileBlock(block), count, now)?));
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        step(volume, more_out, report, |volume| {
+            range(block, count)?;
+            Ok(volume.punch(Ino(ino), FileBlock(block), count, time(now))?)
+        })
+    }
 }
 
 /// Sets the size of file `ino`; what lies past it is freed. The host zeroes the rest of the last block. While `*more`
@@ -192,12 +191,10 @@ pub unsafe extern "C" fn vexfs_rust_truncate_file(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, out) = unsafe { (exclusive(volume)?, Place::new(more_out)?) };
-        out.set(more(volume.set_size(Ino(ino), size, now.into())?));
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        step(volume, more_out, report, |volume| Ok(volume.set_size(Ino(ino), size, now.into())?))
+    }
 }
 
 /// Reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device; `*read` gets how many there were.

@@ -3,12 +3,13 @@
 //!
 //! Each lives in a box of its own, made fallibly, and is given back exactly once.
 
-use crate::abi::{Answer, FAULT};
+use crate::abi::{Answer, FAULT, Report, answer};
 use crate::device::KernelDevice;
+use crate::pointer::{Place, bytes_mut};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr;
-use vexfs::{Commit, Error, LoadedNode, Volume};
+use vexfs::{Commit, Error, LoadedNode, Progress, Volume};
 
 /// An open volume. Opaque.
 pub struct VolumeHandle {
@@ -71,4 +72,42 @@ pub(crate) unsafe fn exclusive<'a>(
 ) -> Answer<&'a mut Volume<KernelDevice>> {
     // SAFETY: live by the crate's contract; the exclusive lock excludes every other reference.
     unsafe { handle.as_mut() }.map(|h| &mut h.volume).ok_or(FAULT)
+}
+
+/// Runs one step of a long change; `*more` gets 1 if there are more to come.
+///
+/// # Safety
+/// The crate's contract, for each pointer.
+pub(crate) unsafe fn step(
+    volume: *mut VolumeHandle,
+    more: *mut u32,
+    report: *mut Report,
+    change: impl FnOnce(&mut Volume<KernelDevice>) -> Answer<Progress>,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: handed on to the caller.
+        let (volume, more) = unsafe { (exclusive(volume)?, Place::new(more)?) };
+        more.set(u32::from(change(volume)? == Progress::More));
+        Ok(())
+    })
+}
+
+/// Runs a question whose answer fills the `len` bytes at `buf`; `*used` gets how many.
+///
+/// # Safety
+/// The crate's contract, for each pointer.
+pub(crate) unsafe fn fill(
+    volume: *const VolumeHandle,
+    (buf, len): (*mut u8, usize),
+    used: *mut usize,
+    report: *mut Report,
+    ask: impl FnOnce(&Volume<KernelDevice>, &mut [u8]) -> Answer<usize>,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: handed on to the caller.
+        let (volume, buf, used) =
+            unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
+        used.set(ask(volume, buf)?);
+        Ok(())
+    })
 }

@@ -5,13 +5,9 @@ use crate::abi::{
     ATTR_ATIME, ATTR_GID, ATTR_MODE, ATTR_MTIME, ATTR_UID, Attr, INVALID, NewAttrs, Report,
     SetAttrs, answer,
 };
-use crate::handle::{VolumeHandle, exclusive, shared};
+use crate::handle::{VolumeHandle, exclusive, shared, step};
 use crate::pointer::{Place, input};
-use vexfs::{Ino, NewInode, Progress, SetAttr};
-
-pub(crate) fn more(progress: Progress) -> u32 {
-    u32::from(progress == Progress::More)
-}
+use vexfs::{Ino, NewInode, SetAttr};
 
 /// Reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -107,12 +103,8 @@ pub unsafe extern "C" fn vexfs_rust_destroy_inode(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, out) = unsafe { (exclusive(volume)?, Place::new(more_out)?) };
-        out.set(more(volume.evict(Ino(ino))?));
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe { step(volume, more_out, report, |volume| Ok(volume.evict(Ino(ino))?)) }
 }
 
 /// Finds an inode without a name, which a mount has to destroy: `*ino` gets it, or 0 if there is none.

@@ -9,11 +9,11 @@ use crate::abi::{
     Timestamp, answer,
 };
 use crate::device::KernelDevice;
-use crate::handle::{VolumeHandle, exclusive, shared};
+use crate::handle::{VolumeHandle, exclusive, fill, shared};
 use crate::inode::new_inode;
-use crate::pointer::{Place, bytes, bytes_mut, input};
+use crate::pointer::{Place, bytes, input};
 use core::mem::size_of;
-use vexfs::{FileType, Ino, RenameFlags, Volume};
+use vexfs::{FileType, Ino, Inode, RenameFlags, Volume};
 
 const RECORD_HEAD: usize = size_of::<DirRecord>();
 const NAME_MAX: usize = 255;
@@ -33,10 +33,34 @@ fn directory(volume: &Volume<KernelDevice>, dir: Ino) -> Attr {
     volume.inode(dir).map_or_else(|_| Attr::default(), |inode| Attr::from(&inode))
 }
 
-fn report_directory(volume: &Volume<KernelDevice>, dir: u64, out: Option<&Place<Attr>>) {
-    if let Some(out) = out {
-        out.set(directory(volume, Ino(dir)));
-    }
+/// Runs a change of one name in `dir`; the inode and the directory as they are then go to their places.
+///
+/// # Safety
+/// The crate's contract, for each pointer.
+unsafe fn change_name(
+    volume: *mut VolumeHandle,
+    dir: u64,
+    (name_at, name_len): (*const u8, u32),
+    (out, dir_out): (*mut Attr, *mut Attr),
+    report: *mut Report,
+    change: impl FnOnce(&mut Volume<KernelDevice>, Ino, &[u8]) -> Answer<Inode>,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: handed on to the caller.
+        let (volume, name, out, dir_out) = unsafe {
+            (
+                exclusive(volume)?,
+                name(name_at, name_len)?,
+                Place::new(out)?,
+                Place::optional(dir_out),
+            )
+        };
+        out.set(Attr::from(&change(volume, Ino(dir), name)?));
+        if let Some(dir_out) = dir_out {
+            dir_out.set(directory(volume, Ino(dir)));
+        }
+        Ok(())
+    })
 }
 
 /// Finds a name in directory `dir` and reads its inode into `*out`.
@@ -76,10 +100,7 @@ pub unsafe extern "C" fn vexfs_rust_readdir(
     used: *mut usize,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, target, used) =
-            unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
+    let pack = |volume: &Volume<KernelDevice>, target: &mut [u8]| {
         if !(buf as usize).is_multiple_of(8) {
             return Err(INVALID);
         }
@@ -109,40 +130,30 @@ pub unsafe extern "C" fn vexfs_rust_readdir(
             filled += record_len;
             true
         })?;
-        if full && filled == 0 {
-            return Err(RANGE);
-        }
-        used.set(filled);
-        Ok(())
-    })
+        if full && filled == 0 { Err(RANGE) } else { Ok(filled) }
+    };
+    // SAFETY: the crate's contract.
+    unsafe { fill(volume, (buf, len), used, report, pack) }
 }
 
+/// Makes what `attrs` says, which has to be of a type that `fits`.
+///
+/// # Safety
+/// The crate's contract, for `attrs`.
 unsafe fn create(
-    volume: *mut VolumeHandle,
-    dir: u64,
-    (name_at, name_len): (*const u8, u32),
+    volume: &mut Volume<KernelDevice>,
+    dir: Ino,
+    name: &[u8],
     attrs: *const NewAttrs,
     target: &[u8],
     fits: fn(FileType) -> bool,
-    (out, dir_out): (*mut Attr, *mut Attr),
-) -> Answer {
-    // SAFETY: the crate's contract, handed on by the callers below.
-    let (volume, name, attrs, out, dir_out) = unsafe {
-        (
-            exclusive(volume)?,
-            name(name_at, name_len)?,
-            input(attrs)?,
-            Place::new(out)?,
-            Place::optional(dir_out),
-        )
-    };
+) -> Answer<Inode> {
+    // SAFETY: handed on to the caller.
+    let attrs = unsafe { input(attrs)? };
     if !FileType::from_mode(attrs.mode).is_some_and(fits) {
         return Err(INVALID);
     }
-    let inode = volume.create(Ino(dir), name, &new_inode(attrs, target))?;
-    out.set(Attr::from(&inode));
-    report_directory(volume, dir, dir_out.as_ref());
-    Ok(())
+    Ok(volume.create(dir, name, &new_inode(attrs, target))?)
 }
 
 /// Makes a file of any type but directory and symbolic link, under a name in `dir`.
@@ -160,11 +171,13 @@ pub unsafe extern "C" fn vexfs_rust_create_file(
     dir_out: *mut Attr,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        let fits = |kind| !matches!(kind, FileType::Directory | FileType::Symlink);
-        // SAFETY: the crate's contract.
-        unsafe { create(volume, dir, (name_at, name_len), attrs, &[], fits, (out, dir_out)) }
-    })
+    let fits = |kind| !matches!(kind, FileType::Directory | FileType::Symlink);
+    // SAFETY: the crate's contract.
+    unsafe {
+        change_name(volume, dir, (name_at, name_len), (out, dir_out), report, |v, dir, name| {
+            create(v, dir, name, attrs, &[], fits)
+        })
+    }
 }
 
 /// Makes a directory. As `vexfs_rust_create_file`, and `-EMLINK`; the mode's type must be a directory's.
@@ -179,11 +192,13 @@ pub unsafe extern "C" fn vexfs_rust_create_dir(
     dir_out: *mut Attr,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        let fits = |kind| kind == FileType::Directory;
-        // SAFETY: the crate's contract.
-        unsafe { create(volume, dir, (name_at, name_len), attrs, &[], fits, (out, dir_out)) }
-    })
+    let fits = |kind| kind == FileType::Directory;
+    // SAFETY: the crate's contract.
+    unsafe {
+        change_name(volume, dir, (name_at, name_len), (out, dir_out), report, |v, dir, name| {
+            create(v, dir, name, attrs, &[], fits)
+        })
+    }
 }
 
 /// Makes a symbolic link to the `target_len` bytes (1 to 4095) at `target`. As `vexfs_rust_create_file`; the mode's type
@@ -201,17 +216,16 @@ pub unsafe extern "C" fn vexfs_rust_symlink(
     dir_out: *mut Attr,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        let fits = |kind| kind == FileType::Symlink;
-        if target_len == 0 {
-            return Err(INVALID);
-        }
-        // SAFETY: the crate's contract.
-        unsafe {
-            let target = bytes(target, target_len as usize)?;
-            create(volume, dir, (name_at, name_len), attrs, target, fits, (out, dir_out))
-        }
-    })
+    let fits = |kind| kind == FileType::Symlink;
+    // SAFETY: the crate's contract.
+    unsafe {
+        change_name(volume, dir, (name_at, name_len), (out, dir_out), report, |v, dir, name| {
+            if target_len == 0 {
+                return Err(INVALID);
+            }
+            create(v, dir, name, attrs, bytes(target, target_len as usize)?, fits)
+        })
+    }
 }
 
 /// Reads a symbolic link's target and a zero behind it into the `len` bytes at `buf`; `*used` gets its length without the zero.
@@ -226,17 +240,15 @@ pub unsafe extern "C" fn vexfs_rust_readlink(
     used: *mut usize,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, buf, used) =
-            unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
+    let copy = |volume: &Volume<KernelDevice>, buf: &mut [u8]| {
         let target = volume.readlink(Ino(ino))?;
         let (text, rest) = buf.split_at_mut_checked(target.len()).ok_or(RANGE)?;
         text.copy_from_slice(&target);
         *rest.first_mut().ok_or(RANGE)? = 0;
-        used.set(target.len());
-        Ok(())
-    })
+        Ok(target.len())
+    };
+    // SAFETY: the crate's contract.
+    unsafe { fill(volume, (buf, len), used, report, copy) }
 }
 
 /// Gives inode `ino` one more name. `*out` gets the inode after it.
@@ -254,20 +266,12 @@ pub unsafe extern "C" fn vexfs_rust_link(
     dir_out: *mut Attr,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, name, out, dir_out) = unsafe {
-            (
-                exclusive(volume)?,
-                name(name_at, name_len)?,
-                Place::new(out)?,
-                Place::optional(dir_out),
-            )
-        };
-        out.set(Attr::from(&volume.link(Ino(ino), Ino(dir), name, now.into())?));
-        report_directory(volume, dir, dir_out.as_ref());
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        change_name(volume, dir, (name_at, name_len), (out, dir_out), report, |v, dir, name| {
+            Ok(v.link(Ino(ino), dir, name, now.into())?)
+        })
+    }
 }
 
 /// Takes a name away from something that is no directory. `*out` gets the inode after it: if its `nlink` is 0, destroy
@@ -285,20 +289,12 @@ pub unsafe extern "C" fn vexfs_rust_unlink_file(
     dir_out: *mut Attr,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, name, out, dir_out) = unsafe {
-            (
-                exclusive(volume)?,
-                name(name_at, name_len)?,
-                Place::new(out)?,
-                Place::optional(dir_out),
-            )
-        };
-        out.set(Attr::from(&volume.unlink(Ino(dir), name, now.into())?));
-        report_directory(volume, dir, dir_out.as_ref());
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        change_name(volume, dir, (name_at, name_len), (out, dir_out), report, |v, dir, name| {
+            Ok(v.unlink(dir, name, now.into())?)
+        })
+    }
 }
 
 /// Removes an empty directory. As `vexfs_rust_unlink_file`, with `-ENOTEMPTY` and `-ENOTDIR`.
@@ -313,20 +309,12 @@ pub unsafe extern "C" fn vexfs_rust_remove_dir(
     dir_out: *mut Attr,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, name, out, dir_out) = unsafe {
-            (
-                exclusive(volume)?,
-                name(name_at, name_len)?,
-                Place::new(out)?,
-                Place::optional(dir_out),
-            )
-        };
-        out.set(Attr::from(&volume.rmdir(Ino(dir), name, now.into())?));
-        report_directory(volume, dir, dir_out.as_ref());
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        change_name(volume, dir, (name_at, name_len), (out, dir_out), report, |v, dir, name| {
+            Ok(v.rmdir(dir, name, now.into())?)
+        })
+    }
 }
 
 /// Where a rename starts or ends.

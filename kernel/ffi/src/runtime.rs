@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What `core` and `alloc` need of a host without `std`: memory, and an end for a panic.
 
+use crate::abi::Line;
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt::Write as _;
 use core::panic::PanicInfo;
@@ -41,27 +42,10 @@ unsafe impl GlobalAlloc for HostMemory {
 #[global_allocator]
 static MEMORY: HostMemory = HostMemory;
 
-struct Text {
-    bytes: [u8; 200],
-    len: usize,
-}
-
-impl core::fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        let room = self.bytes.len().saturating_sub(self.len);
-        let text = text.as_bytes();
-        let text = text.get(..room.min(text.len())).unwrap_or_default();
-        if let Some(target) = self.bytes.get_mut(self.len..self.len + text.len()) {
-            target.copy_from_slice(text);
-            self.len += text.len();
-        }
-        Ok(())
-    }
-}
-
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    let mut text = Text { bytes: [0; 200], len: 0 };
+    let mut bytes = [0; 200];
+    let mut text = Line { bytes: &mut bytes, len: 0 };
     // Cannot fail: what does not fit is cut off.
     let _ = write!(text, "{}", info.message());
     if let Some(place) = info.location() {
@@ -70,7 +54,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // SAFETY: the message is live; the host does not come back, and should it all the same, the processor stops here.
     // (Declared as returning: objtool wants to see an end to every function.)
     unsafe {
-        vexfs_host_panic(text.bytes.as_ptr(), text.len.min(text.bytes.len()));
+        vexfs_host_panic(text.bytes.as_ptr(), text.len);
         core::arch::asm!("ud2", options(noreturn))
     }
 }

@@ -8,8 +8,8 @@ use crate::abi::{
     Answer, INVALID, RANGE, Refusal, Report, Timestamp, VectorHit, VectorShape, answer,
 };
 use crate::device::KernelDevice;
-use crate::handle::{VolumeHandle, exclusive, shared};
-use crate::pointer::{Place, bytes, bytes_mut};
+use crate::handle::{VolumeHandle, exclusive, fill};
+use crate::pointer::{Place, bytes};
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use vexfs::{Element, Error, Ino, Metric, VectorLayout, Volume};
@@ -74,20 +74,15 @@ pub unsafe extern "C" fn vexfs_rust_get_vector(
     used: *mut usize,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, target, used) =
-            unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
+    let print = |volume: &Volume<KernelDevice>, target: &mut [u8]| {
         let layout = volume.vector(Ino(ino))?.ok_or(Error::NoAttr)?;
         let mut text = Text { target, len: 0 };
         // Cannot fail: it counts what does not fit.
         let _ = write!(text, "{layout}");
-        if len != 0 && text.len > len {
-            return Err(RANGE);
-        }
-        used.set(text.len);
-        Ok(())
-    })
+        if len != 0 && text.len > len { Err(RANGE) } else { Ok(text.len) }
+    };
+    // SAFETY: the crate's contract.
+    unsafe { fill(volume, (buf, len), used, report, print) }
 }
 
 /// Bytes before the first record: as the attribute says, or as the `.npy` header in the file does.

@@ -2,9 +2,10 @@
 //! Extended attributes, by their full names ("user.x"). `vexfs.vector` is not among them: see [`crate::vector`].
 
 use crate::abi::{Answer, INVALID, RANGE, Report, Timestamp, XATTR_CREATE, XATTR_REPLACE, answer};
-use crate::handle::{VolumeHandle, exclusive, shared};
-use crate::pointer::{Place, bytes, bytes_mut};
-use vexfs::{Ino, XattrMode};
+use crate::device::KernelDevice;
+use crate::handle::{VolumeHandle, exclusive, fill};
+use crate::pointer::bytes;
+use vexfs::{Ino, Volume, XattrMode};
 
 unsafe fn attribute<'a>(name: *const u8, len: u32) -> Answer<&'a [u8]> {
     match len {
@@ -29,18 +30,16 @@ pub unsafe extern "C" fn vexfs_rust_xattr_get(
     used: *mut usize,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, name, buf, used) = unsafe {
-            (shared(volume)?, attribute(name, name_len)?, bytes_mut(buf, len)?, Place::new(used)?)
-        };
-        let value = volume.xattr_get(Ino(ino), name)?;
-        if len != 0 {
-            buf.get_mut(..value.len()).ok_or(RANGE)?.copy_from_slice(&value);
-        }
-        used.set(value.len());
-        Ok(())
-    })
+    // SAFETY: the crate's contract.
+    unsafe {
+        fill(volume, (buf, len), used, report, |volume, buf| {
+            let value = volume.xattr_get(Ino(ino), attribute(name, name_len)?)?;
+            if len != 0 {
+                buf.get_mut(..value.len()).ok_or(RANGE)?.copy_from_slice(&value);
+            }
+            Ok(value.len())
+        })
+    }
 }
 
 /// Lists attribute names, each with a zero behind it, in the `len` bytes at `buf`; `*used` gets the bytes they take. With
@@ -56,10 +55,7 @@ pub unsafe extern "C" fn vexfs_rust_xattr_list(
     used: *mut usize,
     report: *mut Report,
 ) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, buf, used) =
-            unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
+    let list = |volume: &Volume<KernelDevice>, buf: &mut [u8]| {
         let mut filled = 0;
         let mut fits = true;
         volume.xattr_list(Ino(ino), &mut |name| {
@@ -76,12 +72,10 @@ pub unsafe extern "C" fn vexfs_rust_xattr_list(
             filled += need;
             fits
         })?;
-        if !fits {
-            return Err(RANGE);
-        }
-        used.set(filled);
-        Ok(())
-    })
+        if fits { Ok(filled) } else { Err(RANGE) }
+    };
+    // SAFETY: the crate's contract.
+    unsafe { fill(volume, (buf, len), used, report, list) }
 }
 
 /// Sets an attribute. `flags`: 0, `VEXFS_XATTR_CREATE` or `VEXFS_XATTR_REPLACE`.
