@@ -167,8 +167,9 @@ impl Image {
         if self.lost() || self.block_device {
             return None;
         }
+        // What lies past the device is checkpoints, which come and go.
         let now = length(&self.file).unwrap_or(self.bytes);
-        let wrong = if now < self.bytes {
+        let wrong = if now < self.exposed_bytes {
             format!("shrunk from {} to {now} bytes", self.bytes)
         } else {
             match std::fs::metadata(&self.path) {
@@ -430,5 +431,18 @@ mod tests {
         let open = Image::open(&path, RAW).unwrap();
         std::fs::rename(&other, &path).unwrap();
         assert!(open.check_identity().unwrap().contains("replaced"));
+    }
+
+    // A smaller checkpoint shortens the image's tail, of which the device knows nothing; the image
+    // was taken for a shrunk one, and every request failed.
+    #[test]
+    fn an_image_whose_tail_of_checkpoints_becomes_shorter_is_not_lost() {
+        let file = image(1 << 20);
+        file.as_file().write_all_at(superblock(200).as_bytes(), SUPER_OFFSET).unwrap();
+        let open = Image::open(file.path(), ImageOptions { raw: false, ..RAW }).unwrap();
+        file.as_file().set_len(200 * 4096 + 8192).unwrap();
+        assert_eq!(open.check_identity(), None);
+        file.as_file().set_len(200 * 4096 - 1).unwrap();
+        assert!(open.check_identity().unwrap().contains("shrunk"));
     }
 }
