@@ -77,16 +77,41 @@ struct Raw<'a> {
 pub fn parse(bytes: &[u8]) -> Option<NpyHeader> {
     let raw = parse_raw(bytes)?;
     let [rows, columns] = raw.shape;
-    let (element, columns) = match raw.descr {
-        "<f4" => (Element::F32, columns),
-        "<f2" => (Element::F16, columns),
-        "<V2" | "|V2" => (Element::Bf16, columns),
-        "|i1" | "<i1" => (Element::I8, columns),
-        "|u1" | "<u1" => (Element::Bit, columns.checked_mul(8)?),
-        _ => return None,
-    };
+    let element = element(raw.descr)?;
+    let columns = if element == Element::Bit { columns.checked_mul(8)? } else { columns };
     let dim = u32::try_from(columns).ok().filter(|dim| (1..=DIM_MAX).contains(dim))?;
     Some(NpyHeader { element, dim, rows, header_len: raw.header_len as u64, fortran: raw.fortran })
+}
+
+fn element(descr: &str) -> Option<Element> {
+    Some(match descr {
+        "<f4" => Element::F32,
+        "<f2" => Element::F16,
+        "<V2" | "|V2" => Element::Bf16,
+        "|i1" | "<i1" => Element::I8,
+        "|u1" | "<u1" => Element::Bit,
+        _ => return None,
+    })
+}
+
+/// `unusable(bytes)` - why the `.npy` file that begins with these bytes is no vector file; `None`
+/// if it is one, or no `.npy` file at all.
+pub fn unusable(bytes: &[u8]) -> Option<String> {
+    if !bytes.starts_with(MAGIC) || parse(bytes).is_some() {
+        return None;
+    }
+    Some(match parse_raw(bytes) {
+        None => "its .npy header is cut off, or not one of a one- or two-dimensional array of \
+                 numbers: save such an array with numpy.save"
+            .into(),
+        Some(raw) if element(raw.descr).is_none() => format!(
+            "its .npy elements are {}: convert them, to float32 with .astype('float32')",
+            raw.descr.escape_debug()
+        ),
+        Some(Raw { shape: [_, columns], .. }) => {
+            format!("its .npy rows have {columns} elements: a vector has 1 to {DIM_MAX}")
+        }
+    })
 }
 
 fn parse_raw(bytes: &[u8]) -> Option<Raw<'_>> {

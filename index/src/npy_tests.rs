@@ -66,8 +66,15 @@ fn what_is_no_vector_file_is_refused() {
         "",
     ] {
         assert_eq!(parse(&v1(dict)), None, "{dict}");
+        assert!(unusable(&v1(dict)).is_some(), "{dict}");
     }
     assert_eq!(parse(b"\x93NUMPY"), None);
+    let why = |dict: &str| unusable(&v1(dict)).unwrap();
+    assert!(why("{'descr': '<f8', 'fortran_order': False, 'shape': (3, 5), }").contains("<f8"));
+    assert!(why("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 0), }").contains("have 0"));
+    assert!(why("{'descr': '<f4', 'fortran").contains("cut off"));
+    assert_eq!(unusable(b"no numpy"), None);
+    assert_eq!(unusable(&header("<f4", 3, 5)), None);
 }
 
 proptest! {

@@ -46,6 +46,8 @@ pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, Trouble>
         if let Some(found) = npy::parse(first) {
             check_npy(&found, space, attribute).map_err(Trouble::Unusable)?;
             header = found.header_len;
+        } else if let Some(why) = npy::unusable(first) {
+            return Err(Trouble::Unusable(why));
         } else if is_text(first) {
             return Err(Trouble::Text);
         }
@@ -151,6 +153,21 @@ mod tests {
         assert!(said(&attribute).contains("f16 x 7"));
         let attribute = VectorLayout::parse("type=f32,dim=7,metric=l2,stride=32").unwrap();
         assert!(said(&attribute).contains("stride"));
+    }
+
+    // An array of doubles was taken for raw vectors, its header for the first of them.
+    #[test]
+    fn an_npy_file_of_something_else_is_not_taken_for_raw_vectors() {
+        let attribute = VectorLayout::parse("type=f32,dim=7,metric=l2").unwrap();
+        let mut bytes = npy(7);
+        let at = bytes.windows(3).position(|w| w == b"<f4").unwrap();
+        bytes[at..at + 3].copy_from_slice(b"<f8");
+        match layout(&attribute, &bytes) {
+            Err(Trouble::Unusable(why)) => assert!(why.contains("<f8"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        let by_intent = VectorLayout::parse("type=f32,dim=7,metric=l2,header=0").unwrap();
+        assert!(layout(&by_intent, &bytes).is_ok());
     }
 
     #[test]
