@@ -12,6 +12,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use vexfs_index::npy;
@@ -28,7 +29,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
     let mut paths = BTreeMap::new();
     if meta.is_dir() {
-        walk(&args.path, meta.dev(), &mut paths).map_err(at)?;
+        walk(&args.path, meta.dev(), &mut paths)?;
     } else if meta.is_file() {
         paths.insert(meta.ino(), args.path.clone());
     }
@@ -50,6 +51,11 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
         eprintln!("vexfs-ublk: {}: {note}", path.display());
+    }
+    if let Some(problem) = &found.problem {
+        eprintln!(
+            "vexfs-ublk: the index does not follow the device: {problem}: newer rows may be missing"
+        );
     }
     if !found.caught_up {
         eprintln!("vexfs-ublk: the index is still catching up: newer rows may be missing");
@@ -87,16 +93,21 @@ fn device_of(dev: u64) -> Option<u32> {
 }
 
 /// Collects the regular files beneath a directory, not leaving its filesystem.
-fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> std::io::Result<()> {
+fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> Result<()> {
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
+        let at = |source| Error::Image { path: directory.clone(), source };
+        let entries = match fs::read_dir(&directory) {
+            // What was removed meanwhile is not there.
+            Err(e) if e.kind() == ErrorKind::NotFound && directory != top => continue,
+            other => other.map_err(at)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(at)?;
+            let Ok(kind) = entry.file_type() else { continue };
             if !kind.is_dir() && !kind.is_file() {
                 continue;
             }
-            // What was removed meanwhile is not there.
             let Ok(meta) = entry.metadata() else { continue };
             if meta.dev() != dev {
                 continue;
@@ -165,6 +176,7 @@ mod tests {
             caught_up: true,
             hits: vec![hit(1, 0.25), hit(7, 0.5)],
             notes: vec![],
+            problem: None,
         };
         let text = to_text(&found, &paths);
         assert!(

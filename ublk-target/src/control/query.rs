@@ -9,7 +9,7 @@ use crate::follow::header::{TEXT, Trouble};
 use crate::follow::view::{Snapshot, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use vexfs_index::{FileId, Index, Slot, Space};
+use vexfs_index::{FileId, Index, IndexError, Slot, Space};
 
 /// Time that the follower gets to catch up before an answer is given without it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
                 return Err(why.clone());
             }
             Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),
-            Some(Some(Trouble::Partial(why))) => {
+            Some(Some(Trouble::Partial(why) | Trouble::Unreadable(why))) => {
                 notes.push((*ino, why.clone()));
                 files.push(FileId(*ino));
             }
@@ -60,6 +60,7 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
             .map(|hit| Hit { file: hit.file.0, slot: hit.slot.0, distance: hit.distance })
             .collect(),
         notes,
+        problem: snapshot.problem.clone(),
     })
 }
 
@@ -69,7 +70,12 @@ fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
     match (&search.query, search.files.as_slice()) {
         (Query::Vector(vector), _) => Ok(vector.clone()),
         (Query::Like(slot), [file]) if search.single => {
-            index.get(FileId(*file), Slot(*slot)).map_err(|e| e.to_string())
+            index.get(FileId(*file), Slot(*slot)).map_err(|e| match e {
+                IndexError::UnknownSlot { .. } => format!(
+                    "there is no vector to be searched in slot {slot}: name another for --like"
+                ),
+                other => other.to_string(),
+            })
         }
         (Query::Like(_), _) => Err("--like needs one vector file, not a directory".to_owned()),
     }
@@ -95,6 +101,15 @@ fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<Vec<Fil
         return Err(format!(
             "the query has {dim} dimensions, the vectors there have {}",
             dims.join(" or ")
+        ));
+    }
+    let metrics: BTreeSet<String> =
+        same.iter().filter_map(|file| spaces.get(file)).map(|s| s.metric.to_string()).collect();
+    if metrics.len() > 1 {
+        let metrics: Vec<String> = metrics.into_iter().collect();
+        return Err(format!(
+            "the vectors there are of different metrics ({}), whose distances cannot be ranked together: search them one by one",
+            metrics.join(", ")
         ));
     }
     Ok(same)
@@ -144,6 +159,30 @@ mod tests {
         );
         let like = ask(&[10], true, Query::Like(4)).unwrap();
         assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
+    }
+
+    // The message named inodes, which nobody knows.
+    #[test]
+    fn files_of_different_metrics_are_told_apart_in_words() {
+        let snapshot = snapshot();
+        let index = snapshot.index.as_ref().unwrap();
+        let space = Space { element: Element::F32, metric: Metric::Dot, dim: 2 };
+        index.declare(FileId(11), space, Params::default()).unwrap();
+        let query = Query::Vector(vec![0.0; 2]);
+        let search =
+            Search { files: vec![10, 11], single: false, query, k: 3, ef: None, exact: true };
+        let error = search_in(&snapshot, &search).unwrap_err();
+        assert!(error.contains("different metrics (dot, l2)"), "{error}");
+    }
+
+    // A follower that could not go on let searches answer from what it knew, without a word.
+    #[test]
+    fn a_follower_with_a_problem_says_so_in_every_answer() {
+        let snapshot = Snapshot { problem: Some("the medium failed".into()), ..snapshot() };
+        let query = Query::Vector(vec![0.0; 2]);
+        let search = Search { files: vec![10], single: true, query, k: 1, ef: None, exact: true };
+        let found = search_in(&snapshot, &search).unwrap();
+        assert_eq!(found.problem.as_deref(), Some("the medium failed"));
     }
 
     #[test]

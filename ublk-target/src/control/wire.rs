@@ -9,7 +9,7 @@ use crate::lab::{Cut, Fault, FaultState};
 use bincode::{Decode, Encode};
 
 /// Version of the protocol; the two sides are one program, so it must match.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Bytes before a message: its length and the version.
 pub const HEAD_BYTES: usize = 5;
 /// Longest message. A search of a directory names all its files.
@@ -117,6 +117,8 @@ pub struct Found {
     pub hits: Vec<Hit>,
     /// What is to be said of some of the files: inode, text.
     pub notes: Vec<(u64, String)>,
+    /// Why the index does not follow the image any more.
+    pub problem: Option<String>,
 }
 
 /// One vector.

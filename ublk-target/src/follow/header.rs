@@ -26,6 +26,8 @@ pub enum Trouble {
     Text,
     /// It is indexed, but bytes follow its last whole record.
     Partial(String),
+    /// It is indexed, but for rows that the medium does not give back.
+    Unreadable(String),
 }
 
 /// Said of a file that holds text.

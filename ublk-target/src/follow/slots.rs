@@ -26,6 +26,12 @@ impl Ranges {
         self.0.splice(first..last, [merged]);
     }
 
+    /// The first range.
+    #[must_use]
+    pub fn first(&self) -> Option<Range<u64>> {
+        self.0.first().cloned()
+    }
+
     /// Takes at most `most` numbers off the front.
     pub fn take(&mut self, most: u64) -> Option<Range<u64>> {
         let first = self.0.first_mut()?;

@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use vexfs::follow::{Change, Follower};
-use vexfs::{Device, Error, Generation, Ino, Inode, Mapping, MappingKind, VectorLayout};
+use vexfs::{
+    Device, DeviceError, Error, Generation, Ino, Inode, Mapping, MappingKind, VectorLayout,
+};
 use vexfs_index::{FileId, Index, Slot};
 
 /// Bytes of tree nodes kept in memory.
@@ -30,6 +32,8 @@ const HEADER_BYTES: u64 = 4096;
 const BATCH_BYTES: u64 = 1 << 20;
 /// How often a walk is begun again because the tree moved on, before somebody else gets a turn.
 const WALKS: usize = 64;
+/// A file with more unreadable rows than this is not indexed at all.
+const UNREADABLE_MAX: usize = 1024;
 
 /// What is known of a vector file.
 #[derive(Debug)]
@@ -42,8 +46,18 @@ struct VectorFile {
     present: Ranges,
     /// Slots to be read again.
     todo: Ranges,
+    /// Slots that the medium did not give back when they were read.
+    unreadable: BTreeSet<u64>,
     /// Grows when the file's place or layout changes.
     epoch: u64,
+}
+
+/// What became of slots that were to be read.
+enum Fed {
+    Whole,
+    /// The file moved meanwhile: they have to be read again.
+    Moved,
+    Unreadable(DeviceError),
 }
 
 /// The vector files of one filesystem.
@@ -189,17 +203,14 @@ impl<D: Device + Clone> Tracker<D> {
             return Ok(());
         };
         let extents = self.follower.written(ino)?;
-        let first = if attribute.auto_header {
-            read_extents(
-                &self.device,
-                &extents,
-                self.block_shift,
-                &(0..HEADER_BYTES.min(inode.size)),
-            )?
-        } else {
-            Vec::new()
+        let head = 0..if attribute.auto_header { HEADER_BYTES.min(inode.size) } else { 0 };
+        let found = match read_extents(&self.device, &extents, self.block_shift, &head) {
+            Ok(first) => layout(&attribute, &first),
+            Err(e @ Error::Device(_)) => {
+                Err(Trouble::Unusable(format!("its first block cannot be read: {e}")))
+            }
+            Err(e) => return Err(e),
         };
-        let found = layout(&attribute, &first);
         let epoch = self.files.get(&ino.0).map_or(0, |old| old.epoch);
         let mut file = VectorFile {
             attribute,
@@ -208,6 +219,7 @@ impl<D: Device + Clone> Tracker<D> {
             todo: Ranges::default(),
             layout: found,
             extents,
+            unreadable: BTreeSet::new(),
             epoch,
         };
         let old = self.files.remove(&ino.0);
@@ -269,6 +281,7 @@ impl<D: Device + Clone> Tracker<D> {
         };
         file.todo = old.todo.clone();
         file.todo.truncate(count);
+        file.unreadable = old.unreadable.range(..count).copied().collect();
         if old.size == file.size && old.extents == file.extents {
             return;
         }
@@ -366,62 +379,103 @@ impl<D: Device + Clone> Tracker<D> {
             file.todo = Ranges::default();
             return Ok(true);
         };
-        let batch = (BATCH_BYTES / rows.stride).max(1);
-        let Some(slots) = file.todo.take(batch) else { return Ok(true) };
         let epoch = file.epoch;
-        let mut part = slots.clone();
-        while !part.is_empty() {
-            let Some(file) = self.files.get(&ino) else { break };
-            let (end, present) = file.present.run(&part);
-            let done = if present {
-                self.feed(ino, epoch, part.start..end)
-            } else {
-                self.index.remove(FileId(ino), part.start..end);
-                Ok(true)
-            };
-            match done {
-                Ok(true) => part.start = end,
-                // Moved meanwhile, or unreadable: what is left comes again.
-                other => {
+        let mut budget = (BATCH_BYTES / rows.stride).max(1);
+        while budget > 0 {
+            let Some(file) = self.files.get_mut(&ino) else { break };
+            let Some(first) = file.todo.first() else { break };
+            let (end, present) = file.present.run(&first);
+            // A hole is forgotten at once, however long it is.
+            let most = if present { budget } else { u64::MAX };
+            let Some(slots) = file.todo.take(most.min(end - first.start)) else { break };
+            budget = budget.saturating_sub(if present { slots.end - slots.start } else { 1 });
+            file.unreadable.retain(|slot| !slots.contains(slot));
+            if !present {
+                self.index.remove(FileId(ino), slots);
+            } else if !self.feed_parts(ino, epoch, slots)? {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Feeds slots, those that cannot be read left out; false if the file moved meanwhile. Whatever
+    /// was not fed comes again.
+    fn feed_parts(&mut self, ino: u64, epoch: u64, slots: Range<u64>) -> Result<bool, Error> {
+        let mut parts = vec![slots];
+        while let Some(part) = parts.pop() {
+            let fed = self.feed(ino, epoch, part.clone());
+            match fed {
+                Ok(Fed::Whole) => {}
+                Ok(Fed::Unreadable(error)) if part.end - part.start == 1 => {
+                    self.leave_out(ino, part.start, error);
+                }
+                Ok(Fed::Unreadable(_)) => {
+                    let middle = part.start + (part.end - part.start) / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
+                Ok(Fed::Moved) | Err(_) => {
                     if let Some(file) = self.files.get_mut(&ino) {
-                        file.todo.insert(part);
+                        parts.into_iter().chain([part]).for_each(|part| file.todo.insert(part));
                     }
-                    other?;
-                    break;
+                    return fed.map(|_| false);
                 }
             }
         }
         Ok(true)
     }
 
-    /// Reads slots that are present and hands them to the index; false if the file moved meanwhile.
-    fn feed(&mut self, ino: u64, epoch: u64, slots: Range<u64>) -> Result<bool, Error> {
+    /// Reads slots that are present and hands them to the index.
+    fn feed(&mut self, ino: u64, epoch: u64, slots: Range<u64>) -> Result<Fed, Error> {
         let Some(VectorFile { layout: Ok(Layout { rows, .. }), extents, .. }) =
             self.files.get(&ino)
         else {
-            return Ok(false);
+            return Ok(Fed::Moved);
         };
         let rows = *rows;
         let last = rows.start(slots.end.saturating_sub(1)) + rows.offset + rows.vector;
         let range = rows.start(slots.start)..last;
-        let mut bytes = read_extents(&self.device, extents, self.block_shift, &range)?;
+        let mut bytes = match read_extents(&self.device, extents, self.block_shift, &range) {
+            Err(Error::Device(error)) => return Ok(Fed::Unreadable(error)),
+            other => other?,
+        };
         bytes.resize(((slots.end - slots.start) * rows.stride) as usize, 0);
         if self.observer.root_writes() != self.roots {
             self.look()?;
             if self.files.get(&ino).is_none_or(|file| file.epoch != epoch) {
-                return Ok(false);
+                return Ok(Fed::Moved);
             }
         }
         let (stride, offset) = (rows.stride as usize, rows.offset as usize);
         let fed = self.index.upsert_rows(FileId(ino), Slot(slots.start), &bytes, stride, offset);
         if let Err(e) = fed {
-            log_line!("inode {ino}: rows {slots:?} cannot be indexed: {e}");
-            if let Some(file) = self.files.get_mut(&ino) {
-                file.layout = Err(Trouble::Unusable(e.to_string()));
-                file.todo = Ranges::default();
-            }
+            self.give_up(ino, e.to_string());
         }
-        Ok(true)
+        Ok(Fed::Whole)
+    }
+
+    /// A row that the medium does not give back is not searched until it is written again: the
+    /// others are.
+    fn leave_out(&mut self, ino: u64, slot: u64, error: DeviceError) {
+        self.index.remove(FileId(ino), slot..slot + 1);
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        if file.unreadable.is_empty() {
+            log_line!("inode {ino}: row {slot} cannot be read: {}", Error::Device(error));
+        }
+        file.unreadable.insert(slot);
+        if file.unreadable.len() > UNREADABLE_MAX {
+            self.give_up(ino, format!("its rows cannot be read: {}", Error::Device(error)));
+        }
+    }
+
+    /// A file that cannot be indexed, for a reason that a look at the tree does not show.
+    fn give_up(&mut self, ino: u64, why: String) {
+        log_line!("inode {ino} is not indexed: {why}");
+        self.index.drop_file(FileId(ino));
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.layout = Err(Trouble::Unusable(why));
+            file.todo = Ranges::default();
+        }
     }
 
     /// Writes a checkpoint of everything that is indexed.
@@ -471,7 +525,12 @@ impl VectorFile {
         match &self.layout {
             Err(why) => Some(why.clone()),
             Ok(layout) => match layout.rows.count(self.size) {
-                (_, 0) => None,
+                (_, 0) => self.unreadable.first().map(|first| {
+                    let count = self.unreadable.len();
+                    Trouble::Unreadable(format!(
+                        "{count} of its rows cannot be read, the first is {first}: they are not searched; write them again"
+                    ))
+                }),
                 (count, rest) => Some(Trouble::Partial(format!(
                     "its {} bytes are not a multiple of its stride: after a header of {} and {count} records of {} bytes, {rest} are left; complete or truncate it",
                     self.size, layout.rows.header, layout.rows.stride

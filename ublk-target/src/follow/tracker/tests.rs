@@ -259,3 +259,85 @@ fn after_random_changes_the_index_is_what_the_files_are() {
         assert!(known <= 5, "seed {seed}: removed files stayed: {known}");
     }
 }
+
+// A file of 2^58 rows without a block kept the follower busy for longer than anybody lives, and
+// every file behind it waited.
+#[test]
+fn a_huge_hole_keeps_nobody_waiting() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let hole = w.mounted.create(dir, "a", FILE);
+    w.mounted.write(hole, 0, &rows(10, 0.0));
+    w.mounted.volume.truncate(hole, 1 << 62, NOW).unwrap();
+    let file = w.mounted.create(dir, "b", FILE);
+    w.mounted.write(file, 0, &rows(10, 5.0));
+    w.commit();
+    assert_eq!((w.row(hole, 9), w.row(hole, 1 << 50)), (row(9, 0.0), None));
+    assert_eq!(w.row(file, 9), row(9, 5.0));
+}
+
+/// A medium that does not give back what lies in a range.
+#[derive(Clone)]
+struct Failing(ImageReader, Arc<std::sync::Mutex<Range<u64>>>);
+
+impl Device for Failing {
+    fn len_bytes(&self) -> u64 {
+        self.0.len_bytes()
+    }
+
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        let bad = self.1.lock().unwrap().clone();
+        if at < bad.end && at + buf.len() as u64 > bad.start {
+            return Err(DeviceError::Io(libc::EIO));
+        }
+        self.0.read(at, buf)
+    }
+
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.0.write(at, data)
+    }
+
+    fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.0.write_fua(at, data)
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.0.flush()
+    }
+}
+
+// One bad sector in one file stopped the index of all files, and searches answered as if nothing
+// were wrong.
+#[test]
+fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let files = [w.mounted.create(dir, "a", FILE), w.mounted.create(dir, "b", FILE)];
+    for file in files {
+        w.mounted.write(file, 0, &rows(3000, 1.0));
+    }
+    w.mounted.commit();
+    let mapped = w.mounted.volume.resolve(|v| v.map(files[0], vexfs::FileBlock(4), 1)).unwrap();
+    let MappingKind::Written(block) = mapped.kind else { panic!("not written") };
+    let at = block.0 * 4096;
+    let bad = Arc::new(std::sync::Mutex::new(at + 512..at + 1024));
+    let device = Failing(reader(w.image.path(), BYTES), bad.clone());
+    let mut tracker = Tracker::open(device, w.index.clone(), w.mounted.observer.clone()).unwrap();
+    let settle = |tracker: &mut Tracker<Failing>| while tracker.cycle().unwrap() {};
+    settle(&mut tracker);
+    // 4 blocks of 256 rows, then a sector of 32.
+    assert_eq!((w.row(files[0], 1055), w.row(files[0], 1056)), (row(1055, 1.0), None));
+    assert_eq!((w.row(files[0], 1087), w.row(files[0], 1088)), (None, row(1088, 1.0)));
+    assert_eq!(w.index.file_stats(FileId(files[1].0)).unwrap().vectors, 3000);
+    let trouble: BTreeMap<_, _> = tracker.files().collect();
+    assert!(
+        matches!(&trouble[&files[0].0], Some(Trouble::Unreadable(why)) if why.contains("32 of its rows") && why.contains("first is 1056"))
+    );
+    assert_eq!(trouble[&files[1].0], None);
+    // Written again, it is read again.
+    *bad.lock().unwrap() = 0..0;
+    w.mounted.write(files[0], 1056 * 16, &rows(32, 7.0));
+    settle(&mut tracker);
+    assert_eq!(w.row(files[0], 1056), row(0, 7.0));
+    assert_eq!(tracker.files().find(|(ino, _)| *ino == files[0].0).unwrap().1, None);
+}
