@@ -7,6 +7,7 @@ use crate::daemon::{self, Reporter, Role};
 use crate::device::command::{Control, State, open_control};
 use crate::device::{block_path, params::Recovery};
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::serve::{self, Job, Task};
 use crate::state::{DeviceState, Options, RunDir, is_killed};
 use std::fs::File;
@@ -100,7 +101,10 @@ fn wait_for_death(state: &DeviceState) -> Result<()> {
 fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) -> Result<()> {
     // What can be said at once is said before anything is made.
     open_control()?;
-    let image = serve::open_image(options)?;
+    let image = match task {
+        Task::Add(_) => serve::open_image(options)?,
+        Task::Recover(_) => open_left_image(options)?,
+    };
     if let Some(device) = bytes
         && image.exposed_bytes() != device
     {
@@ -129,6 +133,20 @@ fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) ->
             }
             // The parent has said what there is to say.
             std::process::exit(i32::from(served.is_err()))
+        }
+    }
+}
+
+/// Opens an image whose daemon died a moment ago. The lock goes with the last I/O that the dead one
+/// had under way, which may be later than its process.
+fn open_left_image(options: &Options) -> Result<Image> {
+    let deadline = Instant::now() + DEATH_DEADLINE;
+    loop {
+        match serve::open_image(options) {
+            Err(Error::ImageLocked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
         }
     }
 }

@@ -117,7 +117,14 @@ impl Info {
 /// A connection to the driver.
 pub struct Control {
     file: File,
+    ring: Ring,
+}
+
+/// The commands' ring. A command that missed its deadline may complete at any time: each has a
+/// number, so that its completion is not taken for a later one's.
+struct Ring {
     ring: IoUring<squeue::Entry128>,
+    newest: u64,
 }
 
 struct Command {
@@ -131,10 +138,7 @@ impl Control {
     /// Connects to the driver.
     pub fn open() -> Result<Self> {
         let file = open_control()?;
-        let ring = IoUring::<squeue::Entry128>::builder()
-            .build(4)
-            .map_err(|source| Error::System { what: "io_uring", source })?;
-        Ok(Self { file, ring })
+        Ok(Self { file, ring: Ring::new()? })
     }
 
     /// Feature bits the driver knows.
@@ -252,6 +256,9 @@ impl Control {
     }
 
     /// Begins a recovery; waits while the dead server's descriptors are still being closed.
+    ///
+    /// A recovery whose server died before it had a queue is still begun, and the driver refuses to
+    /// begin it again: it is simply gone on with.
     pub fn start_recovery(&mut self, id: u32) -> Result<()> {
         let opcode = sys::UBLK_U_CMD_START_USER_RECOVERY;
         let command = Command { name: "START_USER_RECOVERY", opcode, id, data: 0 };
@@ -262,6 +269,11 @@ impl Control {
                     if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
                 {
                     std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(Error::Command { source, .. })
+                    if source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    return Ok(());
                 }
                 other => return other,
             }
@@ -300,7 +312,9 @@ impl Control {
         }
         let fd = types::Fd(self.file.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, command.opcode).cmd(bytes).build();
-        match self.submit(&entry) {
+        // SAFETY: the entry points only to the command's buffer, which is kept until the completion
+        // arrives, or leaked.
+        match unsafe { self.ring.run(entry.into(), DEADLINE) } {
             Ok(result) if result >= 0 => Ok(*buffer),
             Ok(errno) => Err(Error::Command {
                 command: command.name,
@@ -326,14 +340,29 @@ impl Control {
             }
         }
     }
+}
 
-    fn submit(&mut self, entry: &squeue::Entry128) -> io::Result<i32> {
-        let deadline = Instant::now() + DEADLINE;
-        // SAFETY: the entry points only to the command's buffer, which the caller keeps until
-        // the completion arrives, or leaks.
-        unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)?;
+impl Ring {
+    fn new() -> Result<Self> {
+        let ring = IoUring::<squeue::Entry128>::builder()
+            .build(4)
+            .map_err(|source| Error::System { what: "io_uring", source })?;
+        Ok(Self { ring, newest: 0 })
+    }
+
+    /// Carries out one entry and returns its result; `ETIME` when the time is up.
+    ///
+    /// # Safety
+    /// What the entry points to must live until its completion arrives, if it ever does.
+    unsafe fn run(&mut self, entry: squeue::Entry128, limit: Duration) -> io::Result<i32> {
+        let deadline = Instant::now() + limit;
+        self.newest += 1;
+        let entry = entry.user_data(self.newest);
+        // SAFETY: passed on to the caller.
+        unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)?;
         loop {
-            if let Some(done) = self.ring.completion().next() {
+            let newest = self.newest;
+            if let Some(done) = self.ring.completion().find(|done| done.user_data() == newest) {
                 return Ok(done.result());
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -387,3 +416,25 @@ pub const FEATURES: [(u64, &str, &str); 20] = [
     (1 << 18, "NO_AUTO_PART_SCAN", "7.0"),
     (1 << 19, "SHMEM_ZC", "7.1"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    // The completion of a command whose time was up was taken for that of the next one, whose
+    // buffer the kernel had not filled yet.
+    #[test]
+    fn a_late_completion_is_not_taken_for_that_of_the_next_command() {
+        let late = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let mut ring = Ring::new().unwrap();
+        let wait = opcode::PollAdd::new(types::Fd(late.as_raw_fd()), libc::POLLIN as u32).build();
+        // SAFETY: neither entry points to memory.
+        let timed_out = unsafe { ring.run(wait.into(), Duration::from_millis(1)) };
+        assert_eq!(timed_out.unwrap_err().raw_os_error(), Some(libc::ETIME));
+        rustix::io::write(&late, &1u64.to_ne_bytes()).unwrap();
+        // SAFETY: as above.
+        let next = unsafe { ring.run(opcode::Nop::new().build().into(), DEADLINE) };
+        assert_eq!(next.unwrap(), 0, "POLLIN is 1");
+    }
+}
