@@ -74,7 +74,7 @@ pub enum Error {
         log: PathBuf,
     },
     /// The image could not be opened or read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", advice(source))]
     Image {
         /// The image.
         path: PathBuf,
@@ -100,12 +100,20 @@ pub enum Error {
         block: u32,
     },
     /// Another process serves the image.
-    #[error("{path}: served already by {holder}: an image has one server; stop that one first")]
+    #[error("{path}: served already: {holder}: an image has one server; stop that one first")]
     ImageLocked {
         /// The image.
         path: PathBuf,
         /// Who has it.
         holder: String,
+    },
+    /// The image is mounted or attached to a loop device.
+    #[error("{path}: in use: {by}; unmount or detach it first")]
+    ImageInUse {
+        /// The image.
+        path: PathBuf,
+        /// By what.
+        by: String,
     },
     /// The image does not hold VexFS.
     #[error(
@@ -161,6 +169,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The control socket is somebody else's.
+    #[error("{0}: permission denied: only root and the image's owner may ask its daemon")]
+    NotOwner(PathBuf),
     /// The other side of the control socket sent something else than the protocol.
     #[error("control socket: {0}")]
     Protocol(String),
@@ -175,6 +186,20 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What can be done about a file that cannot be used.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => ": run it as the owner or as root",
+        Some(libc::ENOENT) => ": check the name",
+        Some(libc::EBUSY) => {
+            ": it is mounted or held by another program; unmount or stop that first"
+        }
+        Some(libc::EROFS) => ": it can only be served with --read-only",
+        Some(libc::ENOSPC | libc::EDQUOT) => ": make room there",
+        _ => "",
+    }
 }
 
 /// A result with this crate's error.

@@ -3,12 +3,13 @@
 //!
 //! Connections are accepted through tokio, for `tokio-uring`'s own listener does not work on new
 //! kernels, and served through the ring. What computes runs on the runtime's blocking threads.
-//! The socket belongs to the image's owner and nobody else may open it.
+//! The socket belongs to the image's owner and nobody else may open it. No client may hold a place,
+//! or much memory, for longer than it takes to send a request and receive its answer.
 
 use super::query;
 use super::wire::{
-    self, HEAD_BYTES, IndexStats, KeepPolicy, KindStats, LabReply, LabRequest, Reply, Request,
-    Stats,
+    self, HEAD_BYTES, IndexStats, KeepPolicy, KindStats, LabReply, LabRequest, MESSAGE_BYTES_MAX,
+    Reply, Request, Stats,
 };
 use crate::error::{Error, Result};
 use crate::follow::view::View;
@@ -17,12 +18,14 @@ use crate::latency::{QueueStats, summarise};
 use crate::log_line;
 use crate::observe::DirtyLog;
 use crate::request::Kind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use rustix::fs::Mode;
+use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
@@ -30,6 +33,12 @@ use vexfs_crash::Keep;
 
 /// Connections served at once; more wait.
 const CONNECTIONS: usize = 64;
+/// Time in which a client sends a request, and in which it receives the answer.
+const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of requests held at once; more wait.
+const REQUEST_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
+/// Time before another connection is accepted after that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the service speaks of.
 pub struct Subject {
@@ -45,6 +54,15 @@ pub struct Subject {
     pub lab: Option<Arc<Lab>>,
 }
 
+/// What all conversations share.
+struct Shared {
+    subject: Subject,
+    /// Bytes of requests that may still be taken in.
+    room: Semaphore,
+    /// [`CLIENT_DEADLINE`], but for tests.
+    patience: Duration,
+}
+
 /// The running service.
 pub struct ControlThread {
     stop: oneshot::Sender<()>,
@@ -54,6 +72,17 @@ pub struct ControlThread {
 impl ControlThread {
     /// Binds the socket and starts to serve. The socket's permissions are those of `image`.
     pub fn start(socket: &Path, image: &Path, subject: Subject) -> Result<Self> {
+        Self::start_with(socket, image, subject, CLIENT_DEADLINE)
+    }
+
+    fn start_with(
+        socket: &Path,
+        image: &Path,
+        subject: Subject,
+        patience: Duration,
+    ) -> Result<Self> {
+        let room = Semaphore::new(REQUEST_BYTES);
+        let shared = Arc::new(Shared { subject, room, patience });
         let failed = |source| Error::Runtime { path: socket.to_owned(), source };
         let listener = bind(socket, image).map_err(failed)?;
         let system = |what| move |source| Error::System { what, source };
@@ -62,7 +91,7 @@ impl ControlThread {
             .name("vexfs-control".into())
             .spawn(move || {
                 // Where a ring is forbidden the device still works; it only cannot be asked.
-                let serve = || tokio_uring::start(serve(listener, Arc::new(subject), stopped));
+                let serve = || tokio_uring::start(serve(listener, shared, stopped));
                 let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve));
                 match served {
                     Ok(Ok(())) => {}
@@ -87,8 +116,10 @@ fn bind(socket: &Path, image: &Path) -> std::io::Result<UnixListener> {
     let _ = std::fs::remove_file(socket);
     let fresh = socket.with_extension("sock.new");
     let _ = std::fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh)?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let bound = UnixListener::bind(&fresh);
+    rustix::process::umask(before);
+    let listener = bound?;
     let owner = std::fs::metadata(image)?;
     if owner.uid() != rustix::process::geteuid().as_raw() {
         std::os::unix::fs::chown(&fresh, Some(owner.uid()), Some(owner.gid()))?;
@@ -100,7 +131,7 @@ fn bind(socket: &Path, image: &Path) -> std::io::Result<UnixListener> {
 
 async fn serve(
     listener: UnixListener,
-    subject: Arc<Subject>,
+    shared: Arc<Shared>,
     mut stop: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -118,42 +149,60 @@ async fn serve(
             Ok(stream) => stream,
             Err(e) => {
                 log_line!("control: accept: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let subject = subject.clone();
+        let shared = shared.clone();
         tokio_uring::spawn(async move {
             let stream = UnixStream::from_std(stream);
             // A client that goes away or talks nonsense is its own problem.
-            let _ = converse(&stream, subject).await;
+            let _ = converse(&stream, shared).await;
             drop(place);
         });
     }
 }
 
 /// Answers one client's requests until it leaves.
-async fn converse(stream: &UnixStream, subject: Arc<Subject>) -> Result<()> {
+async fn converse(stream: &UnixStream, shared: Arc<Shared>) -> Result<()> {
     loop {
-        let Some(head) = receive(stream, HEAD_BYTES).await? else { return Ok(()) };
+        let received = receive(stream, HEAD_BYTES);
+        let Some(head) = in_time(stream, shared.patience, received).await? else { return Ok(()) };
         let head = head.try_into().map_err(|_| Error::Protocol("a short head".into()))?;
         let len = match wire::head(head) {
             Ok(len) => len,
             Err(e) => {
                 let reply = wire::frame(&Reply::Failed(e.to_string()))?;
-                return send(stream, reply).await;
+                return in_time(stream, shared.patience, send(stream, reply)).await;
             }
         };
-        let Some(bytes) = receive(stream, len).await? else { return Ok(()) };
-        let subject = subject.clone();
+        let room = shared.room.acquire_many(len as u32).await;
+        let _room = room.map_err(|e| Error::Protocol(e.to_string()))?;
+        let received = receive(stream, len);
+        let Some(bytes) = in_time(stream, shared.patience, received).await? else { return Ok(()) };
+        let asked = shared.clone();
         let answered = tokio::task::spawn_blocking(move || {
             let reply = match wire::body(&bytes) {
-                Ok(request) => answer(&request, &subject),
+                Ok(request) => answer(&request, &asked.subject),
                 Err(e) => Reply::Failed(e.to_string()),
             };
             wire::frame(&reply)
         });
         let reply = answered.await.map_err(|e| Error::Protocol(e.to_string()))??;
-        send(stream, reply).await?;
+        in_time(stream, shared.patience, send(stream, reply)).await?;
+    }
+}
+
+/// Waits for a part of a conversation. A client that takes too long is cut off, which ends what the
+/// ring still does for it.
+async fn in_time<T>(stream: &UnixStream, limit: Duration, part: impl Future<Output = T>) -> T {
+    tokio::pin!(part);
+    tokio::select! {
+        done = &mut part => done,
+        () = tokio::time::sleep(limit) => {
+            let _ = stream.shutdown(Shutdown::Both);
+            part.await
+        }
     }
 }
 
@@ -259,7 +308,7 @@ mod tests {
     use crate::control::wire::{Query, Search};
     use std::io::Write;
 
-    fn start(socket: &Path) -> (ControlThread, Arc<View>) {
+    fn start(socket: &Path, patience: Duration) -> (ControlThread, Arc<View>) {
         let view = Arc::new(View::new().unwrap());
         let queue = Arc::new(QueueStats::default());
         queue.record(Kind::Write, 4096, false);
@@ -271,14 +320,15 @@ mod tests {
             started: Instant::now(),
             lab: None,
         };
-        (ControlThread::start(socket, Path::new("/proc/self/exe"), subject).unwrap(), view)
+        let image = Path::new("/proc/self/exe");
+        (ControlThread::start_with(socket, image, subject, patience).unwrap(), view)
     }
 
     #[test]
     fn clients_are_answered_and_nonsense_is_not_fatal() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s.sock");
-        let (service, view) = start(&socket);
+        let (service, view) = start(&socket, CLIENT_DEADLINE);
         let mode = std::fs::metadata(&socket).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o600);
         for _ in 0..3 {
@@ -299,5 +349,32 @@ mod tests {
         service.finish();
         let error = client::ask(&socket, &Request::Stats).unwrap_err().to_string();
         assert!(error.contains("no daemon answers"), "{error}");
+    }
+
+    // 64 clients that began to say something and never ended it shut everybody else out for good;
+    // so would as many that never read their answers.
+    #[test]
+    fn clients_that_stall_do_not_keep_others_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s.sock");
+        let (service, _view) = start(&socket, Duration::from_millis(200));
+        let huge = [&(MESSAGE_BYTES_MAX as u32).to_le_bytes()[..], &[wire::VERSION, 0]].concat();
+        let ask = wire::frame(&Request::Stats).unwrap();
+        let stalled: Vec<_> = (0..2 * CONNECTIONS)
+            .map(|i| {
+                let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+                client.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+                match i % 3 {
+                    0 => client.write_all(&[1]).unwrap(),
+                    1 => client.write_all(&huge).unwrap(),
+                    // Until nothing more fits: the answers are not taken either.
+                    _ => while client.write_all(&ask).is_ok() {},
+                }
+                client
+            })
+            .collect();
+        assert!(matches!(client::ask(&socket, &Request::Stats).unwrap(), Reply::Stats(_)));
+        drop(stalled);
+        service.finish();
     }
 }
