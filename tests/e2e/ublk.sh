@@ -47,7 +47,7 @@ vexfs-ublk list --json | grep -q '"queues": 2' || fail "list --json"
 vexfs-ublk features | grep -q "USER_RECOVERY  *yes" || fail "features"
 vexfs-ublk features --json | grep -q '"USER_RECOVERY": true' || fail "features --json"
 [ -f "$(vexfs-ublk list --json | sed -n 's/.*"log": "\(.*\)".*/\1/p')" ] || fail "no log"
-refused "served already by process $(daemon 3)" vexfs-ublk add --image plain.img --raw
+refused "served already: process $(daemon 3)" vexfs-ublk add --image plain.img --raw
 truncate -s 1M second.img
 refused "device 3 exists already" vexfs-ublk add --image second.img --raw --id 3
 refused "process $(daemon 3) serves it" vexfs-ublk recover --id 3

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, Superblock};
+use vexfs_tools::usage;
 use zerocopy::FromBytes;
 
 const LOGICAL_SHIFT_MIN: u8 = 9;
@@ -73,6 +74,9 @@ impl Image {
             FileType::BlockDevice => true,
             _ => return Err(Error::ImageKind(path.to_owned())),
         };
+        if let Some(by) = usage::user_of(&probe, !options.read_only) {
+            return Err(Error::ImageInUse { path: path.to_owned(), by });
+        }
         let plain = open(path, options.read_only, block_device, OFlags::empty()).map_err(failed)?;
         let bytes = length(&plain).map_err(failed)?;
         if bytes == 0 {
@@ -296,39 +300,10 @@ fn lock(file: &File, path: &Path, read_only: bool) -> Result<()> {
     let source = std::io::Error::last_os_error();
     match source.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => {
-            Err(Error::ImageLocked { path: path.to_owned(), holder: holder(path) })
+            Err(Error::ImageLocked { path: path.to_owned(), holder: usage::lock_holder(path) })
         }
         _ => Err(Error::Image { path: path.to_owned(), source }),
     }
-}
-
-/// Names the process that holds a lock on the image, for the lock itself does not.
-fn holder(path: &Path) -> String {
-    let unknown = || "another process".to_owned();
-    let Ok(wanted) = std::fs::metadata(path) else { return unknown() };
-    let own = std::process::id();
-    let Ok(processes) = std::fs::read_dir("/proc") else { return unknown() };
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == own {
-            continue;
-        }
-        let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        // A descriptor through which a lock is held says so in its fdinfo.
-        let locks = fds.flatten().any(|fd| {
-            std::fs::metadata(fd.path())
-                .is_ok_and(|at| (at.dev(), at.ino()) == (wanted.dev(), wanted.ino()))
-                && std::fs::read_to_string(process.path().join("fdinfo").join(fd.file_name()))
-                    .is_ok_and(|info| info.contains("\nlock:"))
-        });
-        if locks {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return format!("process {pid} ({})", name.trim_end());
-        }
-    }
-    unknown()
 }
 
 #[cfg(test)]
