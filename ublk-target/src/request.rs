@@ -82,6 +82,19 @@ impl Kind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Flush, Self::Discard, Self::Zeroes];
 
+    /// The kind of an I/O descriptor, whether it can be decoded or not.
+    #[must_use]
+    pub fn of(op_flags: u32) -> Option<Self> {
+        Some(match op_flags & OP_MASK {
+            OP_READ => Self::Read,
+            OP_WRITE => Self::Write,
+            OP_FLUSH => Self::Flush,
+            OP_DISCARD => Self::Discard,
+            OP_WRITE_ZEROES => Self::Zeroes,
+            _ => return None,
+        })
+    }
+
     /// The name in tables and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -197,5 +210,11 @@ mod tests {
             assert_eq!(decode(op, 8, 0, &limits), Err(libc::EROFS));
         }
         assert_eq!(decode(4, 8, 0, &LIMITS), Err(libc::EOPNOTSUPP));
+        assert_eq!(Kind::of(4), None);
+        for kind in Kind::ALL {
+            let op = [OP_READ, OP_WRITE, OP_FLUSH, OP_DISCARD, OP_WRITE_ZEROES][kind as usize];
+            assert_eq!(Kind::of(op | FLAG_FUA), Some(kind));
+            assert_eq!(decode(op, 8, 0, &LIMITS).map(|r| r.op.kind()), Ok(kind));
+        }
     }
 }

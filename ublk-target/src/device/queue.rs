@@ -71,6 +71,8 @@ struct Server<'a> {
     now: Option<Instant>,
     /// Requests of each kind that arrived so far.
     arrivals: [u32; Kind::ALL.len()],
+    /// The errno that was last logged of each kind.
+    told: [i32; Kind::ALL.len()],
 }
 
 /// Gives this thread the ring that libublk finds and uses.
@@ -123,6 +125,7 @@ pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Resul
         pending: 0,
         now: None,
         arrivals: [0; Kind::ALL.len()],
+        told: [0; Kind::ALL.len()],
     };
     ready();
     let ended = server.run();
@@ -208,7 +211,12 @@ impl Server<'_> {
                 let step = self.parts.layer.begin(tag, &request, buffer);
                 self.take(tag, step);
             }
-            Err(errno) => self.commit(tag, -errno),
+            Err(errno) => {
+                if let Some(kind) = Kind::of(descriptor.op_flags) {
+                    self.parts.stats.record(kind, 0, true);
+                }
+                self.commit(tag, -errno);
+            }
         }
     }
 
@@ -261,16 +269,43 @@ impl Server<'_> {
         } else if kind == Kind::Flush && result >= 0 {
             self.parts.observer.flushed();
         }
-        if result < 0
-            && let Some(why) = self.parts.image.check_identity()
-        {
-            log_line!("{why}");
+        if result < 0 {
+            self.tell(&done.request, -result);
         }
         self.parts.stats.record(kind, len, result < 0);
         if let Some(started) = done.started {
+            // What began and ended in one batch took time of which the batch's clock knows nothing.
+            if self.now == Some(started) {
+                self.now = None;
+            }
             let nanos = self.clock().duration_since(started).as_nanos() as u64;
             self.parts.stats.record_latency(kind, nanos);
         }
+    }
+
+    /// Logs a failed request, but not one like the last of its kind: a full disk fails thousands.
+    fn tell(&mut self, request: &Request, errno: i32) {
+        if let Some(why) = self.parts.image.check_identity() {
+            log_line!("{why}");
+        }
+        let kind = request.op.kind();
+        let Some(last) = self.told.get_mut(kind as usize) else { return };
+        if self.parts.image.lost() || std::mem::replace(last, errno) == errno {
+            return;
+        }
+        let advice = match errno {
+            libc::ENOSPC | libc::EDQUOT => "make room where the image is",
+            _ => "see the kernel log for the disk that the image is on",
+        };
+        log_line!(
+            "queue {}: {} of {} bytes at byte {} of {} failed: {}: {advice}; more like it are only counted",
+            self.parts.id,
+            kind.name(),
+            request.len,
+            request.offset,
+            self.parts.image.path().display(),
+            std::io::Error::from_raw_os_error(errno)
+        );
     }
 
     fn commit(&self, tag: u16, result: i32) {
