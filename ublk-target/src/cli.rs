@@ -35,8 +35,18 @@ pub enum Command {
     /// Stops and removes a device
     Del(DelArgs),
     /// Brings a device back whose daemon died
+    #[command(
+        after_help = "Requests that waited are served, nothing has to be unmounted. Also turns the power of a device of the
+crash lab on again.
+
+Example:
+  vexfs-ublk recover --id 0                 prints /dev/ublkb0"
+    )]
     Recover(IdArgs),
     /// Shows the devices
+    #[command(after_help = "Examples:
+  vexfs-ublk list                           state, daemon, image and log of each
+  vexfs-ublk list --json | jq -r '.[].log'")]
     List(JsonArgs),
     /// Shows a device's requests, latencies and index
     Stats(StatsArgs),
@@ -53,6 +63,9 @@ pub enum Command {
     /// Explores every state that a cut could leave of a recorded VexFS
     Explore(ExploreArgs),
     /// Shows what this kernel's ublk driver can do
+    #[command(after_help = "Examples:
+  vexfs-ublk features
+  vexfs-ublk features --json | jq .features.USER_RECOVERY")]
     Features(JsonArgs),
     /// Prints shell completions
     #[command(hide = true)]
@@ -175,6 +188,35 @@ pub enum FaultName {
     Die,
 }
 
+/// Which faults to clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Every one.
+    All,
+    /// The one of this number.
+    One(u32),
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    match text.parse() {
+        Ok(number) => Ok(Which::One(number)),
+        Err(_) if text == "all" => Ok(Which::All),
+        Err(_) => Err("give a fault's number, or 'all'".into()),
+    }
+}
+
+fn range(text: &str) -> Result<(u64, u64), String> {
+    text.split_once('-')
+        .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)))
+        .filter(|(from, to): &(u64, u64)| from < to)
+        .ok_or_else(|| "give bytes as FROM-TO, FROM below TO".into())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let wrong = || "it is a part, from 0 to 1".to_owned();
+    text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate)).ok_or_else(wrong)
+}
+
 /// `fault`
 #[derive(Debug, Args)]
 #[command(after_help = "Without --set and --clear the faults are shown.
@@ -192,20 +234,20 @@ pub struct FaultArgs {
     #[arg(long, value_enum, value_name = "KIND", conflicts_with = "clear")]
     pub set: Option<FaultName>,
     /// Clear this fault, or 'all'
-    #[arg(long, value_name = "NUMBER")]
-    pub clear: Option<String>,
+    #[arg(long, value_name = "NUMBER", value_parser = which)]
+    pub clear: Option<Which>,
     /// For which requests [default: those the kind is for]
     #[arg(long, value_enum, requires = "set")]
     pub on: Option<crate::lab::On>,
     /// Only for requests that touch these bytes
-    #[arg(long, value_name = "FROM-TO", requires = "set")]
-    pub range: Option<String>,
+    #[arg(long, value_name = "FROM-TO", requires = "set", value_parser = range)]
+    pub range: Option<(u64, u64)>,
     /// Only the N-th such request from now on, counted from 1
     #[arg(long, value_name = "N", requires = "set", conflicts_with = "rate",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub nth: Option<u64>,
     /// Only this part of them, from 0 to 1
-    #[arg(long, value_name = "P", requires = "set")]
+    #[arg(long, value_name = "P", requires = "set", value_parser = rate)]
     pub rate: Option<f64>,
     /// At most so many [default: 1 with --nth, else all]
     #[arg(long, value_name = "N", requires = "set")]
@@ -229,6 +271,9 @@ pub struct FaultArgs {
 
 /// `mark`
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  vexfs-ublk mark --id 0 'database closed'
+  vexfs-ublk replay run.rec --to 'mark:database closed' --image then.img")]
 pub struct MarkArgs {
     /// Number of the device
     #[arg(long, value_name = "N")]
@@ -336,6 +381,13 @@ pub struct IdArgs {
 
 /// `stats`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Latencies are of one request in eight, from its arrival in the daemon to its completion.
+
+Examples:
+  vexfs-ublk stats --id 0
+  vexfs-ublk stats --id 0 --json | jq .index.lag"
+)]
 pub struct StatsArgs {
     /// Number of the device
     #[arg(long, value_name = "N")]
@@ -415,6 +467,11 @@ mod tests {
             "vexfs-ublk search /x --query a.npy --like 1",
             "vexfs-ublk search /x --like 1 --row 2",
             "vexfs-ublk search /x --like 1 -k 0",
+            "vexfs-ublk fault --id 0 --clear some",
+            "vexfs-ublk fault --id 0 --set eio --range 9-3",
+            "vexfs-ublk fault --id 0 --set eio --rate 1.5",
+            "vexfs-ublk fault --id 0 --set eio --rate NaN",
+            "vexfs-ublk replay x --to 3",
         ] {
             let parsed = Cli::try_parse_from(args.split(' '));
             assert_eq!(parsed.unwrap_err().exit_code(), 2, "{args}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `crash`, `fault` and `mark`: what is asked of the crash lab under a running device.
 
-use crate::cli::{CrashArgs, FaultArgs, FaultName, Keep, MarkArgs};
+use crate::cli::{CrashArgs, FaultArgs, FaultName, Keep, MarkArgs, Which};
 use crate::control::client;
 use crate::control::wire::{KeepPolicy, LabReply, LabRequest, Reply, Request};
 use crate::error::{Error, Result};
@@ -56,22 +56,17 @@ pub fn mark(args: &MarkArgs) -> Result<()> {
 }
 
 pub fn fault(args: &FaultArgs) -> Result<()> {
-    if let Some(which) = &args.clear {
-        let number = match which.as_str() {
-            "all" => None,
-            number => Some(number.parse().map_err(|_| {
-                Error::Search(format!("--clear {which}: give a fault's number, or 'all'"))
-            })?),
-        };
-        return match ask_id(args.id, LabRequest::Clear(number))? {
-            LabReply::Number(0) if number.is_some() => {
-                Err(Error::Search(format!("device {} has no fault {which}", args.id)))
+    if let Some(which) = args.clear {
+        let number = if let Which::One(number) = which { Some(number) } else { None };
+        return match (ask_id(args.id, LabRequest::Clear(number))?, number) {
+            (LabReply::Number(0), Some(number)) => {
+                Err(Error::Search(format!("device {} has no fault {number}", args.id)))
             }
             _ => Ok(()),
         };
     }
     if let Some(name) = args.set {
-        let LabReply::Number(number) = ask_id(args.id, LabRequest::Set(plan(name, args)?))? else {
+        let LabReply::Number(number) = ask_id(args.id, LabRequest::Set(plan(name, args)))? else {
             return Err(Error::Protocol("an answer to another question".into()));
         };
         return if args.json {
@@ -92,7 +87,7 @@ pub fn fault(args: &FaultArgs) -> Result<()> {
 }
 
 /// The fault that the words describe.
-fn plan(name: FaultName, args: &FaultArgs) -> Result<Fault> {
+fn plan(name: FaultName, args: &FaultArgs) -> Fault {
     let (kind, on) = match name {
         FaultName::Eio => (FaultKind::Eio { errno: args.errno }, On::Any),
         FaultName::Lost => (FaultKind::Lost, On::Write),
@@ -103,30 +98,17 @@ fn plan(name: FaultName, args: &FaultArgs) -> Result<Fault> {
         FaultName::Latency => (FaultKind::Latency { ms: args.ms }, On::Any),
         FaultName::Die => (FaultKind::Die, On::Any),
     };
-    let (from, to) = match &args.range {
-        None => (0, u64::MAX),
-        Some(range) => range
-            .split_once('-')
-            .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)))
-            .filter(|(from, to): &(u64, u64)| from < to)
-            .ok_or_else(|| {
-                Error::Search(format!("--range {range}: give bytes as FROM-TO, FROM below TO"))
-            })?,
-    };
-    let rate = args.rate.unwrap_or(1.0);
-    if !(0.0..=1.0).contains(&rate) {
-        return Err(Error::Search(format!("--rate {rate}: it is a part, from 0 to 1")));
-    }
-    Ok(Fault {
+    let (from, to) = args.range.unwrap_or((0, u64::MAX));
+    Fault {
         kind,
         on: args.on.unwrap_or(on),
         from,
         to,
         skip: args.nth.map_or(0, |nth| nth - 1),
         times: args.times.or(args.nth.map(|_| 1)),
-        rate,
+        rate: args.rate.unwrap_or(1.0),
         seed: args.seed,
-    })
+    }
 }
 
 fn kind_name(kind: FaultKind) -> String {

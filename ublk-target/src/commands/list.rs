@@ -48,6 +48,8 @@ pub fn devices(as_json: bool) -> Result<()> {
                     "raw": s.options.raw,
                     "read_only": s.options.read_only,
                     "buffered": s.options.buffered,
+                    "crash_model": s.options.crash_model,
+                    "record": s.options.record,
                     "log": s.log,
                     "socket": s.socket,
                 })

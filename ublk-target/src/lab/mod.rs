@@ -169,8 +169,10 @@ impl State {
 
     fn cut(&mut self, keep: Keep) -> io::Result<Cut> {
         self.off = true;
-        if let Some(recorder) = self.recorder.take() {
-            recorder.finish()?;
+        if let Some(recorder) = self.recorder.take()
+            && let Err(e) = recorder.finish()
+        {
+            log_line!("the end of the recording is lost: {e}");
         }
         self.cache.cut(keep)
     }
