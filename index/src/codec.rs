@@ -22,6 +22,9 @@ const HEADER: usize = 8 + 8 + 4;
 /// A million files with their state fit; a wild length does not.
 const LIMIT: usize = 1 << 29;
 
+/// Bytes of the longest manifest.
+pub(crate) const SEALED_MAX: usize = HEADER + LIMIT;
+
 /// What a checkpoint consists of.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) struct Manifest {

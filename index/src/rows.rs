@@ -190,7 +190,7 @@ impl Rows {
 
     pub(crate) fn read(space: Space, rows: usize, from: &mut dyn Read) -> io::Result<Self> {
         let mut this = Self::new(space);
-        let words = rows * this.width;
+        let words = rows.saturating_mul(this.width);
         match &mut this.data {
             Data::Numbers(data) => read_words(from, data, words, f32::from_le_bytes)?,
             Data::Bits(data) => read_words(from, data, words, u64::from_le_bytes)?,
@@ -223,7 +223,7 @@ pub(crate) fn read_words<T, const N: usize>(
     count: usize,
     decode: impl Fn([u8; N]) -> T,
 ) -> io::Result<()> {
-    words.reserve_exact(count);
+    words.try_reserve_exact(count).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     let mut buffer = vec![0u8; CHUNK];
     let mut left = count;
     while left > 0 {

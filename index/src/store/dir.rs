@@ -7,12 +7,12 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Write},
+    io::{self, BufReader, BufWriter, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use super::{Blob, Fill, Store, Summing, Take};
+use super::{Blob, Fill, MANIFEST_MAX, Store, Summing, Take};
 use crate::error::{IndexError, Result};
 
 const MANIFEST: &str = "manifest";
@@ -105,7 +105,12 @@ impl Store for DirStore {
 
     fn manifest(&mut self) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(MANIFEST);
-        match fs::read(&path) {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            File::open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(IndexError::storage(format!("reading {}", path.display()))(error)),

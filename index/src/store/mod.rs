@@ -20,6 +20,9 @@ pub use tail::TailStore;
 use crate::error::{IndexError, Result};
 use crate::mutants::{self, Mutant};
 
+/// A manifest is read into memory whole: longer than the longest that is written it is not believed.
+pub(crate) const MANIFEST_MAX: u64 = crate::codec::SEALED_MAX as u64;
+
 /// A stored run of bytes: where it is, how long, and its CRC32C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Blob {
@@ -61,11 +64,10 @@ pub(crate) fn read_verified(
     let mut seen = 0;
     let read = store.read_blob(blob, &mut |from| {
         let mut summed = Summed { from, crc: 0, bytes: 0 };
-        let taken = take(&mut summed);
+        take(&mut summed)?;
         // Also what `take` did not want belongs to the checksum.
         let rest = io::copy(&mut summed, &mut io::sink());
         (crc, seen) = (summed.crc, summed.bytes);
-        taken?;
         rest.map(drop).map_err(IndexError::storage(format!("reading {what}")))
     });
     if let Err(error) = read {

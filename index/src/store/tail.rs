@@ -13,7 +13,7 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write},
 };
 
-use super::{Blob, Fill, Medium, Store, Summing, Take};
+use super::{Blob, Fill, MANIFEST_MAX, Medium, Store, Summing, Take};
 use crate::error::{IndexError, Result};
 use crate::mutants::{self, Mutant};
 
@@ -23,8 +23,6 @@ const UNIT: u64 = 512;
 const MAGIC: [u8; 8] = *b"VXTAIL01";
 const RECORD: usize = 40;
 const BUFFER: usize = 1 << 18;
-/// A manifest is read into memory whole.
-const MANIFEST_MAX: u64 = 1 << 30;
 
 /// Checkpoints in `[start, end)` of a file.
 pub struct TailStore<M: Medium = File> {
@@ -104,7 +102,16 @@ impl<M: Medium> TailStore<M> {
         Ok(inside.then_some((word(8), Current { slot, blob })))
     }
 
+    /// Whether the medium is long enough for it: asked before memory is taken.
+    fn reaches(&self, blob: &Blob) -> Result<bool> {
+        let len = self.medium.len().map_err(IndexError::storage("measuring the image's tail"))?;
+        Ok(blob.at.checked_add(blob.bytes).is_some_and(|to| to <= len))
+    }
+
     fn read_manifest(&self, blob: &Blob) -> Result<Option<Vec<u8>>> {
+        if !self.reaches(blob)? {
+            return Ok(None);
+        }
         let mut bytes = vec![0; blob.bytes as usize];
         match self.medium.read_exact_at(&mut bytes, blob.at) {
             Ok(()) => {
@@ -177,8 +184,7 @@ impl<M: Medium> Store for TailStore<M> {
     }
 
     fn read_blob(&mut self, blob: &Blob, take: &mut Take<'_>) -> Result<()> {
-        let inside = blob.at >= self.start + DATA_AT && blob.at.checked_add(blob.bytes).is_some();
-        if !inside {
+        if blob.at < self.start + DATA_AT || !self.reaches(blob)? {
             return Err(IndexError::Damaged(format!("a blob at byte {} of the image", blob.at)));
         }
         let source = Source { medium: &self.medium, at: blob.at, left: blob.bytes };
