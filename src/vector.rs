@@ -59,7 +59,7 @@ named! {
         Bf16 = 3 "bf16",
         /// Signed byte.
         I8 = 4 "i8",
-        /// One bit, eight to a byte, the first in the lowest bit.
+        /// One bit, eight to a byte, the first in the highest bit, as `numpy.packbits` does it.
         Bit = 5 "bit",
     }
 }
