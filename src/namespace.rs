@@ -292,10 +292,11 @@ impl<D: Device> Volume<D> {
             return Err(Error::Invalid("a rename cannot both exchange and not replace"));
         }
         self.begin(0, !flags.exchange)?;
-        let from_dir = self.directory(from)?;
-        let to_dir = self.live_directory(to)?;
+        // One copy of each inode: a kernel's stack is small.
+        let mut from_dir = self.directory(from)?;
+        let mut to_dir = self.live_directory(to)?;
         let source = self.find_entry(from, from_name)?.ok_or(Error::NotFound)?;
-        let moved = self.entry_inode(&source)?;
+        let mut moved = self.entry_inode(&source)?;
         let target = self.find_entry(to, to_name)?;
         if target.is_some() && flags.no_replace {
             return Err(Error::Exists);
@@ -303,7 +304,7 @@ impl<D: Device> Volume<D> {
         if target.is_none() && flags.exchange {
             return Err(Error::NotFound);
         }
-        let other = target.as_ref().map(|entry| self.entry_inode(entry)).transpose()?;
+        let mut other = target.as_ref().map(|entry| self.entry_inode(entry)).transpose()?;
         if other.is_some_and(|other| other.ino == moved.ino) {
             // Two names of one inode: POSIX asks for nothing to happen.
             return Ok(Renamed { moved: moved.ino, other: None });
@@ -342,8 +343,6 @@ impl<D: Device> Volume<D> {
             None => self.vacant_entry(to, to_name)?,
         };
         self.change(|volume| {
-            let (mut moved, mut other) = (moved, other);
-            let (mut from_dir, mut to_dir) = (from_dir, to_dir);
             volume.remove(source.key)?;
             volume.put_entry(key, to_name, moved.ino, moved.file_type())?;
             from_dir.size = from_dir.size.saturating_sub(1);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The engine as one relocatable object for the kernel, and what must be true of it.
 //!
-//! Invariant: no vector register, no symbol the kernel or our C does not offer, and no more
-//! calls to panicking code than `kernel/panic-sites.txt` admits.
+//! Invariant: no vector register, no symbol the kernel or our C does not offer, no frame or
+//! recursion that a kernel's stack has no room for, and no more calls to panicking code than
+//! `kernel/panic-sites.txt` admits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,6 +25,10 @@ const EXPORTED: &str = "vexfs_rust_";
 /// What the object may expect of the kernel and of our C.
 const ALLOWED: &[&str] = &["memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen"];
 const ALLOWED_PREFIXES: &[&str] = &["__x86_indirect_thunk_", "__x86_return_thunk", "vexfs_host_"];
+/// Bytes of the largest frame a function may have: all of them share 16 KiB with the kernel's.
+const FRAME_MAX: u64 = 2048;
+/// Part of the mangled names of the library's sorts, which recurse with large frames.
+const SORTS: &str = "4core5slice4sort";
 /// Parts of the mangled names of functions that panic.
 const PANICS: &[&str] = &[
     "4core9panicking",
@@ -75,6 +80,7 @@ pub fn build(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     link(&library, &object, &step)?;
     check_undefined(&object)?;
     check_registers(&object)?;
+    check_stack(&object)?;
     let sites = panic_sites(&object)?;
     let list = workspace.target.join("kernel/panic-sites.list");
     judge_panics(&sites, &workspace.root.join("kernel/panic-sites.txt"), &list)?;
@@ -135,6 +141,45 @@ pub fn check_registers(object: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Nobody looks after the kernel's stack at run time: too deep is an oops.
+fn check_stack(object: &Path) -> Result<()> {
+    let code = Cmd::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(object).output()?;
+    let large = large_frames(&code);
+    ensure!(
+        large.is_empty(),
+        "frames of more than {FRAME_MAX} bytes in the engine's object: {}: keep fewer copies of \
+         large values, or move a part into a function that is not inlined",
+        large.join(", ")
+    );
+    let symbols = Cmd::new("nm").arg(object).output()?;
+    let sorts: Vec<&str> = symbols.split_whitespace().filter(|name| name.contains(SORTS)).collect();
+    ensure!(
+        sorts.is_empty(),
+        "the engine's object has the library's sort, which recurses: {}: sort with a BinaryHeap",
+        sorts.join(" ")
+    );
+    Ok(())
+}
+
+/// The functions with too large a frame, and its bytes.
+fn large_frames(code: &str) -> Vec<String> {
+    let mut large = Vec::new();
+    let mut function = "";
+    for line in code.lines() {
+        if let Some(name) = line.strip_suffix(">:") {
+            function = name.split_once('<').map_or(name, |(_, name)| name);
+        }
+        let taken = line.strip_suffix(",%rsp").and_then(|line| line.split_once("sub"));
+        let bytes = taken
+            .and_then(|(_, amount)| amount.trim().strip_prefix("$0x"))
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > FRAME_MAX) {
+            large.push(format!("{function} ({bytes})"));
+        }
+    }
+    large
+}
+
 /// Calls to panicking code: how many in each function.
 fn panic_sites(object: &Path) -> Result<BTreeMap<String, usize>> {
     let code = Cmd::new("objdump").args(["-dr", "--no-show-raw-insn"]).arg(object).output()?;
@@ -187,7 +232,21 @@ fn judge_panics(sites: &BTreeMap<String, usize>, allowed: &Path, list: &Path) ->
 
 #[cfg(test)]
 mod tests {
-    use super::count_panics;
+    use super::{count_panics, large_frames};
+
+    #[test]
+    fn frames_are_measured() {
+        let code = "\
+0000 <small>:
+   0:\tendbr64
+   4:\tsub    $0x7f8,%rsp
+   b:\tsub    $0x5000,%rax
+0020 <large>:
+  20:\tpush   %rbx
+  21:\tsub    $0x848,%rsp
+";
+        assert_eq!(large_frames(code), ["large (2120)"]);
+    }
 
     #[test]
     fn only_calls_from_ordinary_functions_count() {
