@@ -107,7 +107,7 @@ static bool vexfs_unaligned(struct kiocb *iocb, struct iov_iter *from)
 	return (iocb->ki_pos | iov_iter_count(from)) & (VEXFS_BLOCK_BYTES - 1);
 }
 
-/* A direct write is alone if it moves the size, shares a block with another, or has a mode to strip. */
+/* A direct write is alone if it moves the size, shares a block, or has a mode to strip. */
 static bool vexfs_may_share(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -127,7 +127,7 @@ again:
 	done = vexfs_lock_inode(iocb, inode, shared);
 	if (done)
 		return done;
-	/* The file may have changed before we had the lock, and the checks may shorten the write. */
+	/* The file may have changed before we had the lock; the checks may shorten the write. */
 	if (!shared || vexfs_may_share(iocb, from))
 		done = vexfs_write_checks(iocb, from);
 	if (shared && done >= 0 && !vexfs_may_share(iocb, from)) {

@@ -115,6 +115,16 @@ static int vexfs_statfs(struct dentry *dentry, struct kstatfs *stat)
 	return 0;
 }
 
+/* The device was taken away under the mount. */
+static void vexfs_shutdown(struct super_block *sb)
+{
+	struct vexfs_fs *fs = VEXFS_SB(sb);
+
+	pr_err(VEXFS_NAME " (%s): the device is gone; the volume stopped: unmount it\n", sb->s_id);
+	WRITE_ONCE(fs->failed, true);
+	WRITE_ONCE(fs->dead, true);
+}
+
 static int vexfs_show_options(struct seq_file *file, struct dentry *root)
 {
 	if (VEXFS_SB(root->d_sb)->errors == VEXFS_ERRORS_SHUTDOWN)
@@ -132,6 +142,7 @@ static const struct super_operations vexfs_super_ops = {
 	.freeze_fs	= vexfs_freeze_fs,
 	.unfreeze_fs	= vexfs_unfreeze_fs,
 	.statfs		= vexfs_statfs,
+	.shutdown	= vexfs_shutdown,
 	.show_options	= vexfs_show_options,
 };
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
-# vm: mem=1536 timeout=600
+# vm: disk=64M mem=1536 timeout=600
 # What the kernel asks of a filesystem beyond names and contents: fsync that keeps its word, times that
 # stay as they were set, a frozen filesystem that rests, remounts and file handles that harm nothing.
 . "$(dirname "$0")/lib.sh"
@@ -306,6 +306,33 @@ def times_meet_writeback():
     lost = [d for d in dirs if before[d] != after[d]]
     assert not lost, f"{len(lost)} of {len(dirs)} directories lost their times"
 
+def device_goes_away():
+    # Only the first commit noticed; until then changes were made to nothing.
+    vda = os.environ.get("VEXFS_DISK", "/dev/vda")
+    run("mkfs.vexfs", "--force", vda)
+    mount(device=vda)
+    fd = make("kept", b"k" * 5000)
+    os.fsync(fd)
+    os.write(fd, b"lost")
+    driver = "/sys/bus/virtio/drivers/virtio_blk"
+    name = os.path.basename(os.path.realpath(f"/sys/block/{os.path.basename(vda)}/device"))
+    open(driver + "/unbind", "w").write(name)
+    for call in (lambda: os.mkdir(mnt + "/nowhere"), lambda: os.fsync(fd), lambda: os.stat(mnt + "/unseen")):
+        try:
+            call()
+            assert False, "it worked"
+        except OSError as e:
+            assert e.errno == errno.EIO, e
+    os.close(fd)
+    umount()
+    open(driver + "/bind", "w").write(name)
+    while not os.path.exists(vda):
+        time.sleep(0.1)
+    run("fsck.vexfs", "-n", "-f", vda)
+    mount(device=vda)
+    assert open(mnt + "/kept", "rb").read()[:5000] == b"k" * 5000
+    umount()
+
 globals()[sys.argv[1]]()
 PY
 
@@ -326,6 +353,7 @@ rule "a reconfiguration that says nothing of ro leaves it" reconfigure_leaves_ro
 rule "read-only after damage, through a map too" read_only_after_damage
 rule "read-only by force, and back" emergency_remount
 rule "times and their writeback" times_meet_writeback
+rule "a device that goes away" device_goes_away
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"
 check "unload" rmmod vexfs
