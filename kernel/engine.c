@@ -182,8 +182,9 @@ static void vexfs_note(struct vexfs_op *op, bool changed)
 	if (vexfs_rust_get_state(fs->volume, &state))
 		return;
 	if (state.dead && !READ_ONCE(fs->dead)) {
-		pr_err(VEXFS_NAME " (%s): a change failed halfway, or its commit; the volume stopped: unmount it\n",
-		       fs->sb->s_id);
+		pr_err(VEXFS_NAME " (%s): a change or a commit could not be completed: %s; the volume stopped, what was fsync'ed is safe: unmount it and mount it again\n",
+		       fs->sb->s_id, op->report.message_len ?
+		       (char *)op->report.message : "the engine failed");
 		WRITE_ONCE(fs->failed, true);
 		WRITE_ONCE(fs->dead, true);
 	}
@@ -248,7 +249,7 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 		vexfs_release(op);
 	if (*err == -EUCLEAN)
 		vexfs_error(fs, op->report.message_len ? (char *)op->report.message : "damaged");
-	else if (*err && *err != -EINTR && op->report.message_len)
+	else if (*err && *err != -EINTR && op->report.message_len && !(op->mode & VEXFS_NOCOMMIT))
 		pr_notice_ratelimited(VEXFS_NAME " (%s): %s\n", fs->sb->s_id,
 				      (char *)op->report.message);
 	return false;
@@ -263,7 +264,7 @@ int vexfs_commit(struct vexfs_fs *fs, u64 target, unsigned int mode)
 	unsigned int flags = VEXFS_EXCLUSIVE | VEXFS_NOCOMMIT | VEXFS_QUIET;
 	struct vexfs_commit *commit = NULL;
 	struct vexfs_op *op;
-	int err, failed;
+	int err;
 
 	if (READ_ONCE(fs->durable) >= target)
 		return 0;
@@ -282,17 +283,18 @@ int vexfs_commit(struct vexfs_fs *fs, u64 target, unsigned int mode)
 	vexfs_op_init(op, fs, flags | (mode & VEXFS_NOKILL));
 	err = vexfs_run(op, vexfs_rust_commit_begin(fs->volume, vexfs_now(), &commit,
 						    &op->report));
+	if (err && err != -EUCLEAN && op->report.message_len)
+		pr_notice_ratelimited(VEXFS_NAME " (%s): a commit could not be begun: %s\n",
+				      fs->sb->s_id, (char *)op->report.message);
 	if (err || !commit)
 		goto out;
 
 	/* Without the lock: the next transaction goes on meanwhile. */
 	vexfs_op_init(op, fs, flags);
 	vexfs_enter(op);
-	failed = vexfs_guard_enter(&op->guard) ? -EIO :
-		 vexfs_rust_commit_write(commit, &op->report);
-	if (failed && op->report.message_len)
-		pr_err(VEXFS_NAME " (%s): a commit failed: %s\n", fs->sb->s_id,
-		       (char *)op->report.message);
+	/* How it went is kept in the commit, and told by the call that ends it. */
+	if (!vexfs_guard_enter(&op->guard))
+		vexfs_rust_commit_write(commit, &op->report);
 	vexfs_release(op);
 	if (op->panicked) {
 		WRITE_ONCE(fs->abandoned, true);

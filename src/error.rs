@@ -6,6 +6,8 @@ use core::fmt;
 use vexfs_format::node::Pointer;
 use vexfs_format::{BlockNr, Ino, features};
 
+const ENOSPC: i32 = 28;
+
 /// The engine's result.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
 
@@ -127,7 +129,7 @@ impl Error {
             | Self::UnknownVersion(_)
             | Self::Truncated { .. } => 22,
             Self::FileTooBig => 27,
-            Self::NoSpace => 28,
+            Self::NoSpace => ENOSPC,
             Self::ReadOnly | Self::UnknownRoCompat(_) => 30,
             Self::TooManyLinks => 31,
             Self::RangeTooSmall => 34,
@@ -207,6 +209,9 @@ impl fmt::Display for Error {
                     write!(f, "inode {ino}: ")?;
                 }
                 f.write_str(c.what)
+            }
+            Self::Device(DeviceError::Io(ENOSPC)) => {
+                f.write_str("no space is left beneath the device: make room where its image lies")
             }
             Self::Device(DeviceError::Io(errno)) => write!(f, "the device failed (errno {errno})"),
             Self::Dead => {

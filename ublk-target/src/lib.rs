@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod complaint;
 pub mod control;
 pub mod daemon;
 pub mod device;

@@ -8,6 +8,7 @@ pub mod command;
 pub mod params;
 mod queue;
 
+use crate::complaint::Complaints;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::lab::{Lab, LabLayer};
@@ -114,6 +115,7 @@ pub fn start(
                 buffer_bytes: info.buffer_bytes,
                 read_only: image.read_only(),
             },
+            complaints: lab.is_none().then(Complaints::default),
         };
         let (device, ready, end) = (device.clone(), ready_tx.clone(), on_queue_end.clone());
         let spawned =

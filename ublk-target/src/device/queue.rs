@@ -6,6 +6,7 @@
 //! and has at most one entry in the ring at any time. The buffers outlive every image operation,
 //! also when the driver takes the queue down under them.
 
+use crate::complaint::Complaints;
 use crate::image::{Image, Page};
 use crate::latency::QueueStats;
 use crate::layer::{ImageOp, Layer, Step, ZEROES_MAX};
@@ -47,6 +48,8 @@ pub struct QueueParts {
     pub stats: Arc<QueueStats>,
     /// What the device accepts.
     pub limits: Limits,
+    /// Tells the log of requests that fail; `None` where failures are made on purpose.
+    pub complaints: Option<Complaints>,
 }
 
 #[derive(Clone, Copy)]
@@ -71,8 +74,6 @@ struct Server<'a> {
     now: Option<Instant>,
     /// Requests of each kind that arrived so far.
     arrivals: [u32; Kind::ALL.len()],
-    /// The errno that was last logged of each kind.
-    told: [i32; Kind::ALL.len()],
 }
 
 /// Gives this thread the ring that libublk finds and uses.
@@ -125,7 +126,6 @@ pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Resul
         pending: 0,
         now: None,
         arrivals: [0; Kind::ALL.len()],
-        told: [0; Kind::ALL.len()],
     };
     ready();
     let ended = server.run();
@@ -270,7 +270,7 @@ impl Server<'_> {
             self.parts.observer.flushed();
         }
         if result < 0 {
-            self.tell(&done.request, -result);
+            self.complain(&done.request, -result);
         }
         self.parts.stats.record(kind, len, result < 0);
         if let Some(started) = done.started {
@@ -283,29 +283,19 @@ impl Server<'_> {
         }
     }
 
-    /// Logs a failed request, but not one like the last of its kind: a full disk fails thousands.
-    fn tell(&mut self, request: &Request, errno: i32) {
+    /// Has the log say that the image failed a request, and why.
+    fn complain(&mut self, request: &Request, errno: i32) {
         if let Some(why) = self.parts.image.check_identity() {
-            log_line!("{why}");
+            return log_line!("{why}");
         }
-        let kind = request.op.kind();
-        let Some(last) = self.told.get_mut(kind as usize) else { return };
-        if self.parts.image.lost() || std::mem::replace(last, errno) == errno {
-            return;
+        let now = self.clock();
+        let QueueParts { complaints, image, .. } = &mut self.parts;
+        if let Some(complaints) = complaints
+            && !image.lost()
+            && let Some(line) = complaints.hear(now, image.path(), request, errno)
+        {
+            log_line!("{line}");
         }
-        let advice = match errno {
-            libc::ENOSPC | libc::EDQUOT => "make room where the image is",
-            _ => "see the kernel log for the disk that the image is on",
-        };
-        log_line!(
-            "queue {}: {} of {} bytes at byte {} of {} failed: {}: {advice}; more like it are only counted",
-            self.parts.id,
-            kind.name(),
-            request.len,
-            request.offset,
-            self.parts.image.path().display(),
-            std::io::Error::from_raw_os_error(errno)
-        );
     }
 
     fn commit(&self, tag: u16, result: i32) {
