@@ -64,13 +64,12 @@ pub fn open(path: &Path, access: Access) -> Result<Opened> {
     let flags = if writing { OFlags::RDWR } else { OFlags::RDONLY };
     let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
     let mut user = usage::user_of(&metadata, writing);
+    let mut held = false;
     // O_EXCL without O_CREAT refuses a block device that is mounted or held, by whomever.
     let exclusive = if block_device && writing { OFlags::EXCL } else { OFlags::empty() };
     let descriptor = match rustix::fs::open(path, flags | exclusive, Mode::empty()) {
         Err(Errno::BUSY) if block_device => {
-            user = user.or_else(|| {
-                Some("the kernel or another program holds the device for itself".to_owned())
-            });
+            held = true;
             rustix::fs::open(path, flags, Mode::empty())
         }
         other => other,
@@ -78,6 +77,10 @@ pub fn open(path: &Path, access: Access) -> Result<Opened> {
     let file = File::from(descriptor.map_err(host_errno(path, "cannot be opened"))?);
     if !sys::lock(&file, writing).map_err(Failure::host(path, "cannot be locked"))? {
         user = user.or_else(|| Some(usage::lock_holder(path)));
+    }
+    if held {
+        let by = "the kernel or another program holds the device for itself";
+        user = user.or_else(|| Some(by.to_owned()));
     }
     let device = FileDevice::new(file).map_err(Failure::host(path, "cannot be measured"))?;
     Ok(Opened { device, user, subject: path.display().to_string() })

@@ -77,7 +77,11 @@ impl Image {
         if let Some(by) = usage::user_of(&probe, !options.read_only) {
             return Err(Error::ImageInUse { path: path.to_owned(), by });
         }
-        let plain = open(path, options.read_only, block_device, OFlags::empty()).map_err(failed)?;
+        let opened = open(path, options.read_only, block_device, OFlags::empty());
+        let plain = opened.map_err(|source| match source.raw_os_error() {
+            Some(libc::EBUSY) if block_device => locked(path),
+            _ => failed(source),
+        })?;
         let bytes = length(&plain).map_err(failed)?;
         if bytes == 0 {
             return Err(Error::ImageEmpty(path.to_owned()));
@@ -299,11 +303,14 @@ fn lock(file: &File, path: &Path, read_only: bool) -> Result<()> {
     }
     let source = std::io::Error::last_os_error();
     match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => {
-            Err(Error::ImageLocked { path: path.to_owned(), holder: usage::lock_holder(path) })
-        }
+        Some(libc::EAGAIN | libc::EACCES) => Err(locked(path)),
         _ => Err(Error::Image { path: path.to_owned(), source }),
     }
+}
+
+/// Somebody else has it, and who.
+fn locked(path: &Path) -> Error {
+    Error::ImageLocked { path: path.to_owned(), holder: usage::lock_holder(path) }
 }
 
 #[cfg(test)]
