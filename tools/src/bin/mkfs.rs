@@ -47,7 +47,7 @@ struct Args {
     /// Bytes of a block: 4096, or a power of two up to 65536, which this kernel module does not mount
     #[arg(short = 'b', value_name = "BYTES", default_value_t = BLOCK_BYTES_DEFAULT, value_parser = block_bytes)]
     block_bytes: u32,
-    /// Format what is in use or holds something else; its old blocks are given back
+    /// Format what holds something else; its old blocks are given back. Nothing that is in use is formatted
     #[arg(long)]
     force: bool,
     /// The image file or block device
@@ -138,13 +138,7 @@ fn format(args: &Args, created: bool) -> Result<Superblock> {
     let path = args.image.as_path();
     let name = path.display();
     let opened = image::open(path, Access::Write)?;
-    let mut device = match &opened.user {
-        Some(by) if args.force => {
-            eprintln!("mkfs.vexfs: {name}: warning: in use: {by}");
-            opened.device
-        }
-        _ => opened.unused()?,
-    };
+    let mut device = opened.unused()?;
     let old_bytes = device.len_bytes();
     let bytes = match args.size {
         Some(bytes) if bytes > old_bytes && device.is_block_device() => {
