@@ -27,18 +27,18 @@ fd = os.open(f"{mnt}/over", os.O_RDWR)
 os.pwrite(fd, b"b" * 5000, 3000); os.fdatasync(fd)
 put("lost", b"L" * 100_000, False)
 d = os.open(mnt, os.O_RDONLY); os.mkdir(f"{mnt}/dir"); os.fsync(d)
-# What the medium holds now, by a copy of it.
-with open(disk, "rb") as f, open("/tmp/crash.img", "wb") as g:
-    n = 0
-    fcopy = os.open(disk, os.O_RDONLY)
-    os.posix_fadvise(fcopy, 0, 0, os.POSIX_FADV_DONTNEED)
-    for n in range(0, 64 << 20, 1 << 20):
-        g.write(os.pread(fcopy, 1 << 20, n))
-    # The last block is a copy of the superblock.
-    end = os.lseek(fcopy, 0, os.SEEK_END)
+# What the medium holds now, by a copy of it: all of it, for data may lie anywhere.
+fcopy = os.open(disk, os.O_RDONLY)
+os.posix_fadvise(fcopy, 0, 0, os.POSIX_FADV_DONTNEED)
+end = os.lseek(fcopy, 0, os.SEEK_END)
+with open("/tmp/crash.img", "wb") as g:
     g.truncate(end)
-    g.seek(end - 4096)
-    g.write(os.pread(fcopy, 4096, end - 4096))
+    zeroes = bytes(1 << 20)
+    for at in range(0, end, 1 << 20):
+        data = os.pread(fcopy, 1 << 20, at)
+        if data != zeroes[:len(data)]:
+            g.seek(at)
+            g.write(data)
 PY
 check "the copy is clean" fsck.vexfs -n -f /tmp/crash.img
 check "and holds what was promised" sh -c "
@@ -57,7 +57,7 @@ with mp.Pool(8) as pool:
 PY
 
 step "little memory"
-check "512 MiB of dirty data in 768 MiB, through maps and writes" python3 - "$mnt" <<'PY'
+check "300 MiB of dirty data in 768 MiB, through maps and writes" python3 - "$mnt" <<'PY'
 import hashlib, mmap, os, sys
 path = sys.argv[1] + "/large"
 size = 300 << 20
@@ -111,21 +111,25 @@ def free():
     return s.f_bavail
 before = free()
 counts = []
-for size in (5_000_000, 100_000, 20_000):
+# About a hundred, five thousand and twenty-five thousand files, on a disk of any size.
+for size in (before * 4096 // n for n in (100, 5_000, 25_000)):
     counts.append(fill(size))
     left = free()
-    assert left < 3000, (size, left)
+    assert left < max(3000, before // 40), (size, left)
     # Overwriting what is there needs no room.
     fd = os.open(f"{root}/{size}-0", os.O_RDWR); os.pwrite(fd, b"x" * 4096, 0); os.fsync(fd); os.close(fd)
     assert open(f"{root}/{size}-0", "rb").read(4096) == b"x" * 4096
     shutil.rmtree(root)
     os.sync()
     after = free()
-    assert after > before - 200, (size, before, after)
-assert counts[0] > 50 and counts[1] > 3000, counts
+    assert after > before - max(200, before // 500), (size, before, after)
+assert counts[0] > 50 and counts[1] > 3000 and counts[2] > 10_000, counts
 print(counts)
 PY
-check "preallocation says so too" sh -c "! fallocate -l 2G $mnt/huge 2>/dev/null; rm -f $mnt/huge; fallocate -l 300M $mnt/pre && test \$(stat -c %b $mnt/pre) -ge 614400 && rm $mnt/pre"
+room=$(($(stat -f -c '%a' "$mnt") * 4096))
+half=$((room / 2 / 4096 * 4096))
+check "preallocation of more than there is says so too" sh -c "! fallocate -l $((room + (1 << 20))) $mnt/huge 2>/dev/null && rm -f $mnt/huge"
+check "and takes what there is" sh -c "fallocate -l $half $mnt/pre && test \$(stat -c %b $mnt/pre) -ge $((half / 512)) && rm $mnt/pre"
 
 step "unlinked files and remounts"
 check "an unlinked open file's room comes back" python3 - "$mnt" <<'PY'
