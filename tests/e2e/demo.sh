@@ -181,9 +181,9 @@ second_boot() {
   check "fsck.vexfs says clean" fsck.vexfs -n -f "$image"
   need "vexfs.ko loads" insmod "$VEXFS_MODULE"
   need "vexfs-ublk add" serve
-  began=$(now_ms)
-  need "mount works at once" mount -t vexfs /dev/ublkb0 /mnt
-  say "mounted in $(($(now_ms) - began)) ms"
+  took=$(mount_ms /dev/ublkb0 /mnt)
+  need "mount works at once" mountpoint /mnt
+  say "mount(2) took $took ms"
   same "every fsynced file was noted" 40 "$(wc -l </data/manifest)"
   check "every fsynced file is whole" sha256sum --quiet -c /data/manifest
   check "the tree is as it was" same_tree "$(cat /data/tree)" /mnt/tree
