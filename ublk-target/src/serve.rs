@@ -136,7 +136,7 @@ fn prepare(
     let on_end = move || {
         let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
     };
-    let lab = lab(options, &image)?;
+    let lab = lab(options, &image, &observer)?;
     let served = device::start(control, info, &image, &observer, lab.as_ref(), on_end)?;
     let follower = FollowThread::start(image.clone(), observer.clone())?;
     let subject = Subject {
@@ -159,13 +159,15 @@ fn prepare(
 }
 
 /// The crash lab, where the options ask for it.
-fn lab(options: &Options, image: &Image) -> Result<Option<Arc<Lab>>> {
+fn lab(options: &Options, image: &Image, observer: &Arc<DirtyLog>) -> Result<Option<Arc<Lab>>> {
     if !options.crash_model {
         return Ok(None);
     }
     let failed = |source| Error::Image { path: options.image.clone(), source };
     let file = if image.read_only() { image.open_reader() } else { image.open_writer() };
-    let lab = Lab::new(file.map_err(failed)?, image.exposed_bytes(), options.record.as_deref());
+    let file = file.map_err(failed)?;
+    let record = options.record.as_deref();
+    let lab = Lab::new(file, image.exposed_bytes(), record, observer.clone());
     let path = || options.record.clone().unwrap_or_default();
     lab.map(|lab| Some(Arc::new(lab))).map_err(|source| Error::Image { path: path(), source })
 }

@@ -5,10 +5,12 @@
 //! may at any time. It then no longer knows what was there before, so a cut keeps it.
 
 use super::Cut;
+use crate::observe::DirtyLog;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use vexfs_crash::{Keep, Rng};
 
 const SECTOR: u64 = 512;
@@ -19,16 +21,32 @@ const CACHED_BYTES_MAX: u64 = 1 << 30;
 /// Zeroes beyond this many bytes go to the image at once.
 const CACHED_ZEROES_MAX: u64 = 1 << 20;
 
+/// The image. The follower reads it, not the cache: it is told of a write when the medium has it.
+struct Medium {
+    file: File,
+    observer: Arc<DirtyLog>,
+}
+
+impl Medium {
+    fn write(&self, data: &[u8], at: u64) -> io::Result<()> {
+        let written = self.file.write_all_at(data, at);
+        // One that failed may have changed a part.
+        self.observer.mark(at, data.len() as u64, true);
+        written
+    }
+}
+
 pub(super) struct Cache {
-    image: File,
+    medium: Medium,
     bytes: u64,
     versions: BTreeMap<u64, Vec<Sector>>,
     held: u64,
 }
 
 impl Cache {
-    pub(super) fn new(image: File, bytes: u64) -> Self {
-        Self { image, bytes, versions: BTreeMap::new(), held: 0 }
+    pub(super) fn new(image: File, bytes: u64, observer: Arc<DirtyLog>) -> Self {
+        let medium = Medium { file: image, observer };
+        Self { medium, bytes, versions: BTreeMap::new(), held: 0 }
     }
 
     pub(super) const fn bytes(&self) -> u64 {
@@ -37,7 +55,7 @@ impl Cache {
 
     /// Reads the newest versions, or with `stale` those before them.
     pub(super) fn read(&self, at: u64, buffer: &mut [u8], stale: bool) -> io::Result<()> {
-        self.image.read_exact_at(buffer, at)?;
+        self.medium.file.read_exact_at(buffer, at)?;
         let (first, count) = (at / SECTOR, buffer.len() as u64 / SECTOR);
         for (sector, versions) in self.versions.range(first..first + count) {
             let newest = versions.len().checked_sub(if stale { 2 } else { 1 });
@@ -53,7 +71,7 @@ impl Cache {
     pub(super) fn write(&mut self, at: u64, data: &[u8], fua: bool) -> io::Result<()> {
         let first = at / SECTOR;
         if fua {
-            self.image.write_all_at(data, at)?;
+            self.medium.write(data, at)?;
             self.forget(first, data.len() as u64 / SECTOR);
             return Ok(());
         }
@@ -88,7 +106,7 @@ impl Cache {
     /// Writes the newest of everything to the image.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let newest = self.versions.iter().filter_map(|(s, versions)| Some((*s, versions.last()?)));
-        write_runs(&self.image, newest)?;
+        write_runs(&self.medium, newest)?;
         self.versions.clear();
         self.held = 0;
         Ok(())
@@ -109,7 +127,7 @@ impl Cache {
             }
         }
         let cut = Cut { unflushed: self.versions.len() as u64, kept: chosen.len() as u64 };
-        write_runs(&self.image, chosen.into_iter())?;
+        write_runs(&self.medium, chosen.into_iter())?;
         self.versions.clear();
         self.held = 0;
         Ok(cut)
@@ -118,7 +136,7 @@ impl Cache {
 
 /// Writes sectors, in order, neighbours together.
 fn write_runs<'a>(
-    image: &File,
+    medium: &Medium,
     sectors: impl Iterator<Item = (u64, &'a Sector)>,
 ) -> io::Result<()> {
     const RUN_MAX: usize = 1 << 20;
@@ -127,7 +145,7 @@ fn write_runs<'a>(
     for (sector, data) in sectors {
         let next = start + run.len() as u64 / SECTOR;
         if !run.is_empty() && (sector != next || run.len() >= RUN_MAX) {
-            image.write_all_at(&run, start * SECTOR)?;
+            medium.write(&run, start * SECTOR)?;
             run.clear();
         }
         if run.is_empty() {
@@ -135,5 +153,5 @@ fn write_runs<'a>(
         }
         run.extend_from_slice(data);
     }
-    image.write_all_at(&run, start * SECTOR)
+    medium.write(&run, start * SECTOR)
 }

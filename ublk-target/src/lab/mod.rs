@@ -14,13 +14,14 @@ pub use fault::{Fault, FaultKind, FaultState, On};
 pub use layer::LabLayer;
 
 use crate::log_line;
+use crate::observe::DirtyLog;
 use crate::request::{Op, Request};
 use cache::Cache;
 use fault::Faults;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vexfs_crash::{Event, Keep, Request as Recorded, recording::Writer};
 
@@ -48,11 +49,16 @@ pub struct Cut {
 
 impl Lab {
     /// A lab on `image`, opened for reading and writing, of `bytes` bytes; `record` is a file that
-    /// everything is written to.
+    /// everything is written to. `observer` hears what reaches the image.
     ///
     /// # Errors
     /// If the recording cannot be begun.
-    pub fn new(image: File, bytes: u64, record: Option<&Path>) -> io::Result<Self> {
+    pub fn new(
+        image: File,
+        bytes: u64,
+        record: Option<&Path>,
+        observer: Arc<DirtyLog>,
+    ) -> io::Result<Self> {
         let recorder = match record {
             Some(path) => {
                 let mut from = io::BufReader::new(&image);
@@ -62,7 +68,7 @@ impl Lab {
             None => None,
         };
         Ok(Self(Mutex::new(State {
-            cache: Cache::new(image, bytes),
+            cache: Cache::new(image, bytes, observer),
             faults: Faults::default(),
             recorder,
             off: false,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 use super::*;
+use crate::observe::DirtyRange;
 use std::os::unix::fs::FileExt;
 use vexfs_crash::Recording;
 
@@ -10,6 +11,7 @@ struct Bench {
     _directory: tempfile::TempDir,
     image: File,
     record: std::path::PathBuf,
+    observer: Arc<DirtyLog>,
     lab: Lab,
 }
 
@@ -19,8 +21,10 @@ fn bench() -> Bench {
     let image = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     image.set_len(BYTES).unwrap();
     let record = directory.path().join("record");
-    let lab = Lab::new(image.try_clone().unwrap(), BYTES, Some(&record)).unwrap();
-    Bench { _directory: directory, image, record, lab }
+    let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
+    let file = image.try_clone().unwrap();
+    let lab = Lab::new(file, BYTES, Some(&record), observer.clone()).unwrap();
+    Bench { _directory: directory, image, record, observer, lab }
 }
 
 impl Bench {
@@ -60,6 +64,32 @@ impl Bench {
             seed: 1,
         })
     }
+}
+
+/// The soak's find: a row was overwritten, the follower looked before the flush and saw the old one on
+/// the medium, and nothing told it to look again when a flush or a cut brought the new one there.
+#[test]
+fn what_reaches_the_image_is_marked_when_it_does() {
+    let b = bench();
+    let block = |at| DirtyRange { start: at, end: at + 4096 };
+    for cut in [false, true] {
+        b.write(256 << 10, 1, false);
+        assert_eq!(b.observer.drain(), [], "the image is as it was");
+        if cut {
+            b.lab.crash(Keep::All).unwrap();
+        } else {
+            b.flush();
+        }
+        assert_eq!(b.observer.drain(), [block(256 << 10)]);
+    }
+    b.lab.power_on();
+    b.write(512 << 10, 1, true);
+    assert_eq!(b.observer.drain(), [block(512 << 10)]);
+    // A root record that a cut keeps makes a newer generation.
+    b.write(0, 1, false);
+    let roots = b.observer.root_writes();
+    b.lab.crash(Keep::All).unwrap();
+    assert!(b.observer.root_writes() > roots);
 }
 
 #[test]
