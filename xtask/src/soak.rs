@@ -3,18 +3,23 @@
 //!
 //! The work is tests/e2e/soak.sh, which the tests run with a few cuts; this only says how many.
 
+use std::fs;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::{Value, json};
 
 use crate::build::{self, module};
 use crate::kernel::Kernel;
 use crate::shell::quote;
 use crate::ui::Ui;
 use crate::vm::args::print;
-use crate::vm::{End, Vm};
+use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
+
+/// Comes before the run's figures in the guest's output.
+const RESULT: &str = "soak-result ";
 
 /// How long to soak.
 #[derive(Debug, Args)]
@@ -25,28 +30,79 @@ pub struct SoakArgs {
     /// Decides what the workload does and when the power goes
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print the figures as JSON on standard output, and all else on standard error
+    #[arg(long)]
+    json: bool,
     /// Use what target/dist holds, without building it again
     #[arg(long)]
     no_build: bool,
 }
 
-/// Runs it; false if anything was lost, or the kernel complained.
+/// Runs it; false if anything was lost, or the kernel complained. What a failure leaves to look
+/// into is in target/vm/soak.
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bool> {
     if !args.no_build {
         build::tools(workspace, Ui::new())?;
         module::build(workspace, kernel, Ui::new())?;
     }
+    let keep = workspace.vm.join("soak");
+    if keep.exists() {
+        fs::remove_dir_all(&keep).with_context(|| format!("cannot empty {}", keep.display()))?;
+    }
+    fs::create_dir_all(&keep).with_context(|| format!("cannot create {}", keep.display()))?;
     let script = workspace.root.join("tests/e2e/soak.sh");
     let mut vm = Vm::new(workspace, "soak", quote(&script.display().to_string()));
     vm.memory = 2048;
     vm.timeout = Some(Duration::from_secs(300 + 20 * u64::from(args.cuts)));
+    vm.share = Some(keep.clone());
     vm.env = vec![
         ("VEXFS_SOAK_CUTS".to_owned(), args.cuts.to_string()),
         ("VEXFS_SOAK_SEED".to_owned(), args.seed.to_string()),
+        ("VEXFS_SOAK_KEEP".to_owned(), "/share".to_owned()),
     ];
-    let outcome = vm.run(workspace, &mut print)?;
-    if let Some(trouble) = outcome.trouble() {
+    let mut listener = Listener { json: args.json, line: Vec::new(), figures: None };
+    let outcome = vm.run(workspace, &mut |said| listener.hear(said))?;
+    let trouble = outcome.trouble();
+    if let Some(trouble) = &trouble {
         eprintln!("soak: {trouble}");
+        if fs::read_dir(&keep).is_ok_and(|mut dir| dir.next().is_some()) {
+            eprintln!("soak: what there is to look into: {}", keep.display());
+        }
     }
-    Ok(outcome.end == End::Status(0) && outcome.findings.is_empty())
+    let well = outcome.end == End::Status(0) && outcome.findings.is_empty();
+    if args.json {
+        let mut figures = listener.figures.unwrap_or_else(|| json!({ "seed": args.seed }));
+        figures["passed"] = well.into();
+        figures["trouble"] = trouble.into();
+        println!("{figures:#}");
+    } else if well && listener.figures.is_none() {
+        bail!("the guest ended well without a result: tests/e2e/soak.py does not say what it did");
+    }
+    Ok(well)
+}
+
+/// Hears the guest: shows what it says, and takes its figures out of it.
+struct Listener {
+    json: bool,
+    line: Vec<u8>,
+    figures: Option<Value>,
+}
+
+impl Listener {
+    fn hear(&mut self, said: Said<'_>) {
+        let Said::Output(bytes) = said else { return print(said) };
+        for &byte in bytes {
+            self.line.push(byte);
+            if byte != b'\n' {
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            let text = String::from_utf8_lossy(&line);
+            match text.strip_prefix(RESULT) {
+                Some(figures) => self.figures = serde_json::from_str(figures).ok(),
+                None if self.json => eprint!("{text}"),
+                None => print(Said::Output(&line)),
+            }
+        }
+    }
 }
