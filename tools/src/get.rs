@@ -42,7 +42,7 @@ pub fn get(tree: &mut Tree, from: &[Vec<u8>], to: &Path) -> Result<Copied> {
     tree.lost = Some(0);
     let items = plan(tree, from, to)?;
     let total = items.iter().filter(|item| item.inode.is_file()).map(|item| item.inode.size).sum();
-    let bar = cli::progress(total, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
+    let bar = cli::progress(total, "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
     let copied = copy(tree, &items, &bar);
     bar.finish_and_clear();
     let copied = copied?;

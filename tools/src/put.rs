@@ -55,7 +55,7 @@ pub fn put(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Copied> {
     let sources = plan(tree, from, to)?;
     check_room(tree, &sources)?;
     let total = sources.iter().filter(|s| s.metadata.is_file()).map(|s| s.metadata.len()).sum();
-    let bar = cli::progress(total, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
+    let bar = cli::progress(total, "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
     let before = tree.volume.generation();
     let copied = copy(tree, &sources, &bar).and_then(|copied| {
         tree.volume.commit(now()).map_err(Failure::engine(tree.image.as_str()))?;

@@ -102,7 +102,7 @@ fn run(args: &Args) -> Result<CheckSummary> {
         }
         _ => opened.unused()?,
     };
-    let bar = cli::progress(0, "{bar:40} {percent}% {pos}/{len} blocks, {eta} left");
+    let bar = cli::progress(0, "{wide_bar} {percent}% {pos}/{len} blocks, {eta} left");
     let summary = check(&device, &mut |report| match report {
         Report::Progress { done, total } => {
             bar.set_length(total);
