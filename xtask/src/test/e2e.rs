@@ -123,6 +123,7 @@ fn boot_once(
     let failed = tally.failures.len();
     let mut pending = Vec::new();
     let mut hear = |said: Said<'_>| match said {
+        Said::Started => {}
         Said::Kernel(line) => show(&format!("kernel: {line}")),
         Said::Output(bytes) => {
             for &byte in bytes {

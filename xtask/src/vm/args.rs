@@ -11,6 +11,7 @@ use clap::Args;
 use super::machine::on_terminal;
 use super::{End, Said, Vm};
 use crate::shell::quote;
+use crate::ui::Ui;
 use crate::workspace::Workspace;
 
 /// A shell, or one command, in a throw-away guest on a stock kernel.
@@ -85,7 +86,17 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
             .with_context(|| format!("--env {variable}: it is NAME=VALUE"))?;
         vm.env.push((key.to_owned(), value.to_owned()));
     }
-    let outcome = vm.run(workspace, &mut print)?;
+    // Nothing is to be seen until the shell is there, which takes a while under emulation.
+    let mut booting =
+        interactive.then(|| Ui::new().step("a shell in the guest; 'exit' or ctrl-d powers it off"));
+    let outcome = vm.run(workspace, &mut |said| {
+        if matches!(said, Said::Started)
+            && let Some(step) = booting.take()
+        {
+            step.done();
+        }
+        print(said);
+    })?;
     if let Some(trouble) = outcome.trouble() {
         if !matches!(outcome.end, End::Status(_)) {
             for line in &outcome.log_tail {
@@ -109,6 +120,7 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
 /// Shows what a guest says: its output on standard output, its kernel on standard error.
 pub fn print(said: Said<'_>) {
     match said {
+        Said::Started => {}
         Said::Output(bytes) => {
             // A closed pipe on our side must not end the guest halfway.
             let _ = std::io::stdout().write_all(bytes);

@@ -74,7 +74,7 @@ cd "$VM_CWD" 2>/dev/null || cd /
 echo 8 >/proc/sys/kernel/printk
 say "command starts"
 if [ -n "$VM_SHELL" ]; then
-  setsid -c "${SHELL:-/bin/sh}" "$run/shell.sh" </dev/hvc0 >/dev/hvc0 2>&1
+  setsid -c sh "$run/shell.sh" </dev/hvc0 >/dev/hvc0 2>&1
 else
   sh "$run/command.sh" </dev/null >/run/vexfs-vm.out 2>&1 9>&-
 fi

@@ -57,6 +57,25 @@ impl Drop for Owned {
     }
 }
 
+/// Gives the terminal back as it was, should the emulator not come to it.
+struct Terminal(Option<rustix::termios::Termios>);
+
+impl Terminal {
+    fn save() -> Self {
+        Self(rustix::termios::tcgetattr(std::io::stdin()).ok())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(settings) = &self.0 {
+            let now = rustix::termios::OptionalActions::Now;
+            // A terminal that is gone needs nothing any more.
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), now, settings);
+        }
+    }
+}
+
 /// Boots the machine and listens until it ends.
 pub fn run(machine: &Machine<'_>, said: &mut dyn FnMut(Said<'_>)) -> Result<(End, KernelLog)> {
     // Socket paths are limited to 107 bytes, which a target directory may exceed.
@@ -74,6 +93,8 @@ pub fn run(machine: &Machine<'_>, said: &mut dyn FnMut(Said<'_>)) -> Result<(End
             .with_context(|| format!("the share {} is not there", dir.display()))?;
         daemons.push(share(machine, sockets.path(), "share", &dir, "auto")?);
     }
+    // Dropped after the emulator, which is killed where it does not end by itself.
+    let _terminal = machine.vm.command.is_none().then(Terminal::save);
     let mut qemu = Owned(start_qemu(machine, sockets.path())?);
     let log_file = File::create(machine.log)
         .with_context(|| format!("cannot create the log {}", machine.log.display()))?;
@@ -160,7 +181,11 @@ impl Listener<'_> {
         match event {
             Event::Console(stream) => self.console = Some(stream),
             Event::Kernel(line) => {
+                let before = self.log.started;
                 let found = self.log.push(&line);
+                if self.log.started && !before {
+                    (self.said)(Said::Started);
+                }
                 // A full disk must not stop the run; the lines are kept in memory too.
                 let _ = writeln!(self.log_file, "{}", line.trim_end());
                 if (found && !self.asking) || self.machine.vm.kernel_lines && self.log.started {

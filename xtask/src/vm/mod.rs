@@ -88,6 +88,8 @@ pub struct Outcome {
 /// One piece of what a guest says while it runs.
 #[derive(Debug, Clone, Copy)]
 pub enum Said<'a> {
+    /// It is up, and its command or shell starts.
+    Started,
     /// Bytes of the command's output, as they come.
     Output(&'a [u8]),
     /// One line of the kernel's log.
@@ -202,8 +204,7 @@ impl Vm {
         for (key, value) in &self.env {
             export(key, value);
         }
-        let shell = format!("{command}exec \"${{SHELL:-/bin/sh}}\"\n");
-        fs::write(run.join("shell.sh"), shell)?;
+        fs::write(run.join("shell.sh"), format!("{command}{}", shell()))?;
         command.push_str(self.command.as_deref().unwrap_or_default());
         command.push('\n');
         fs::write(run.join("command.sh"), command)?;
@@ -255,6 +256,19 @@ impl Outcome {
         };
         Some(format!("{what}; see {}", self.log.display()))
     }
+}
+
+/// The end of the script that becomes the shell: one with line editing, that knows the terminal.
+fn shell() -> String {
+    let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let size = size.map_or_else(String::new, |size| {
+        format!("stty rows {} cols {}\n", size.ws_row, size.ws_col)
+    });
+    format!(
+        "export TERM={} PS1='\\h:\\w\\$ '\n{size}command -v bash >/dev/null && exec bash\nexec sh\n",
+        quote(&term)
+    )
 }
 
 fn text(path: &Path) -> Result<&str> {
