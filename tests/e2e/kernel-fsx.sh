@@ -55,7 +55,8 @@ def span(align=1, most=100_000):
 for step in range(steps):
     op = r.choice(["write"] * 4 + ["read"] * 3 + ["mwrite", "mwrite", "mread", "trunc", "trunc", "dwrite", "dwrite",
                   "dread", "punch", "punch", "zero", "alloc", "keep", "sync", "append", "drop", "writev"])
-    offset, length = span(BLOCK if op in ("dwrite", "dread") else 1)
+    # Direct I/O is in sectors, and need not be in whole blocks.
+    offset, length = span(r.choice([BLOCK, 512]) if op in ("dwrite", "dread") else 1)
     log.append(f"{step} {op} {offset} {length} size {len(model)}")
     if op in ("write", "writev", "append", "dwrite"):
         data = r.randbytes(length)
