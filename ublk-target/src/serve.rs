@@ -46,7 +46,7 @@ pub fn run(job: &Job<'_>, image: Image, reporter: &mut Reporter) -> Result<()> {
             };
             device::add(&mut control, &shape)?
         }
-        Task::Recover(id) => control.info(id)?,
+        Task::Recover { id, .. } => control.info(id)?,
     };
     let running = match prepare(job, image, control, &info, reporter) {
         Ok(running) => running,
@@ -83,7 +83,12 @@ pub enum Task {
     /// Make a device, of that number if there is one.
     Add(Option<u32>),
     /// Take a device over whose server died.
-    Recover(u32),
+    Recover {
+        /// Its number.
+        id: u32,
+        /// The server died while its queues came up, see [`DeviceState::fetching`].
+        begun: bool,
+    },
 }
 
 struct Running {
@@ -112,13 +117,14 @@ fn prepare(
         daemon::detach(&log, matches!(task, Task::Add(_)))?;
     }
     reporter.id(id);
-    let state = DeviceState {
+    let mut state = DeviceState {
         id,
         pid: std::process::id(),
         started: process_start(std::process::id()).unwrap_or(0),
         bytes: image.exposed_bytes(),
         log,
         socket: run_dir.socket(id),
+        fetching: false,
         options: options.clone(),
     };
     run_dir.save(&state)?;
@@ -137,7 +143,13 @@ fn prepare(
         let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
     };
     let lab = lab(options, &image, &observer)?;
-    let served = device::start(control, info, &image, &observer, lab.as_ref(), on_end)?;
+    let host = device::Host { image: &image, observer: &observer, lab: lab.as_ref() };
+    let begun = matches!(task, Task::Recover { begun: true, .. });
+    let mut fetching = |now| {
+        state.fetching = now && info.queues > 1;
+        run_dir.save(&state)
+    };
+    let served = device::start(control, info, &host, begun, &mut fetching, on_end)?;
     let follower = FollowThread::start(image.clone(), observer.clone())?;
     let subject = Subject {
         view: follower.view().clone(),

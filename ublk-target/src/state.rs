@@ -54,6 +54,10 @@ pub struct DeviceState {
     pub log: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Some of several queues may be served and others not. A daemon that dies then must not be
+    /// followed by a START_USER_RECOVERY: Linux 6.12 panics over a queue that never had a server.
+    #[serde(default)]
+    pub fetching: bool,
     /// How it is served.
     #[serde(flatten)]
     pub options: Options,
@@ -194,6 +198,7 @@ mod tests {
             bytes: 1 << 30,
             log: "/l".into(),
             socket: "/s".into(),
+            fetching: false,
             options: Options {
                 image: "/i".into(),
                 raw: true,

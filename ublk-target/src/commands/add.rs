@@ -50,7 +50,7 @@ pub fn recover(id: u32) -> Result<()> {
         return super::print(&format!("{}\n", block_path(id).display()));
     }
     wait_for_death(&state)?;
-    let task = Task::Recover(id);
+    let task = Task::Recover { id, begun: state.fetching };
     // A recording ends with its daemon.
     let options = Options { record: None, ..state.options };
     start(&options, task, false, Some(state.bytes))
@@ -103,7 +103,7 @@ fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) ->
     open_control()?;
     let image = match task {
         Task::Add(_) => serve::open_image(options)?,
-        Task::Recover(_) => open_left_image(options)?,
+        Task::Recover { .. } => open_left_image(options)?,
     };
     if let Some(device) = bytes
         && image.exposed_bytes() != device

@@ -81,24 +81,39 @@ pub fn add(control: &mut Control, shape: &Shape) -> Result<Info> {
     control.add(shape.id, &wanted)
 }
 
-/// Starts serving: a new device, or one whose server died.
+/// What queues work with.
+pub struct Host<'a> {
+    /// The image.
+    pub image: &'a Arc<Image>,
+    /// Hears what is written.
+    pub observer: &'a Arc<DirtyLog>,
+    /// The crash lab, if it is to stand in between.
+    pub lab: Option<&'a Arc<Lab>>,
+}
+
+/// Starts serving: a new device, or one whose server died; `begun`: in the midst of a recovery, while
+/// its queues came up. `fetching` hears when queues come up, and when all of them are there.
 pub fn start(
     mut control: Control,
     info: &Info,
-    image: &Arc<Image>,
-    observer: &Arc<DirtyLog>,
-    lab: Option<&Arc<Lab>>,
+    host: &Host<'_>,
+    begun: bool,
+    fetching: &mut dyn FnMut(bool) -> Result<()>,
     on_queue_end: impl Fn() + Send + Clone + 'static,
 ) -> Result<Served> {
     let id = info.id;
+    let Host { image, observer, lab } = *host;
     let recovering = matches!(info.state, State::Quiesced | State::FailIo);
     if recovering {
-        control.start_recovery(id)?;
+        if !begun {
+            control.start_recovery(id)?;
+        }
     } else {
         control.set_params(id, &params::params(image, info.buffer_bytes))?;
     }
     let device = open_device(id, image.file())?;
     let mut served = Served { id, control, _device: device.clone(), queues: vec![], stats: vec![] };
+    fetching(true)?;
     let (ready_tx, ready_rx) = mpsc::channel::<std::result::Result<(), String>>();
     for queue in 0..info.queues {
         let stats = Arc::new(QueueStats::default());
@@ -140,8 +155,18 @@ pub fn start(
             Err(e) => return Err(Error::Queue { id, what: e.to_string() }),
         }
     }
+    fetching(begun)?;
     if recovering {
-        served.control.end_recovery(id)?;
+        served.control.end_recovery(id).map_err(|e| match e {
+            Error::CommandTimeout { .. } if begun => Error::NotRecoverable {
+                id,
+                why: format!(
+                    "an earlier recovery died while its queues came up, which this kernel cannot undo; remove it with `vexfs-ublk del --id {id}` and add it again"
+                ),
+            },
+            other => other,
+        })?;
+        fetching(false)?;
     } else {
         served.control.start(id)?;
     }
