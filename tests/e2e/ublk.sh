@@ -24,6 +24,10 @@ truncate -s 64M plain.img
 refused "not a VexFS image" vexfs-ublk add --image plain.img
 refused "there is no ublk device 99" vexfs-ublk del --id 99
 refused "there is no ublk device 99" vexfs-ublk recover --id 99
+modprobe loop
+loop=$(losetup -f --show plain.img) || fail "losetup"
+refused "attached to $loop" vexfs-ublk add --image plain.img --raw
+losetup -d "$loop"
 for usage in "add" "del" "del --id 1 --all" "add --image plain.img --queues 0" "nonsense"; do
     # shellcheck disable=SC2086 # words on purpose
     vexfs-ublk $usage >/dev/null 2>&1
@@ -99,6 +103,8 @@ device=$(vexfs-ublk add --image disk/big.img --raw)
 dd if=/dev/zero of="$device" bs=1M count=2048 oflag=direct 2>&1 | grep -q "No space left" ||
     fail "no ENOSPC"
 dd if="$device" of=/dev/null bs=1M count=1 iflag=direct status=none || fail "reads after ENOSPC"
+grep -q "make room there" "$(vexfs-ublk list --json | sed -n 's/.*"log": "\(.*\)".*/\1/p')" ||
+    fail "the log says nothing of the full disk"
 vexfs-ublk del --id 0 || fail "del after ENOSPC"
 rm disk/big.img
 
@@ -124,6 +130,20 @@ for _ in 1 2; do
 done
 wait $fio || { cat fio.out fio.err; fail "fio under recovery"; }
 vexfs-ublk list | grep -q "  live" || fail "not live after recovery"
+
+# The driver takes no second START_USER_RECOVERY before a queue was there: a daemon that was killed
+# between the two left a device that could not be recovered any more.
+step "a recovery that dies at any system call of the ring is recovered from"
+for call in 2 3 4 5 6 7; do
+    dd if="$device" of=/dev/null bs=64k count=64 iflag=direct status=none &
+    reader=$!
+    kill -9 "$(daemon 0)"
+    strace -f -o /dev/null -e trace=io_uring_enter -e "inject=io_uring_enter:signal=KILL:when=$call" \
+        vexfs-ublk recover --id 0 >/dev/null 2>&1
+    vexfs-ublk list | grep -q "  live" ||
+        timeout 60 vexfs-ublk recover --id 0 >/dev/null || fail "recover after a death at call $call"
+    wait $reader || fail "a reader saw an error after a death at call $call"
+done
 
 step "a daemon that stays dead: its mounted device can be removed and unmounted"
 mkfs.ext4 -q "$device" && mkdir mnt && mount "$device" mnt && echo data >mnt/file && sync

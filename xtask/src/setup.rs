@@ -53,6 +53,7 @@ const PACKAGES: &[&str] = &[
     "python3",
     "diffutils",
     "psmisc",
+    "strace",
 ];
 
 /// Makes everything ready and says what it does.
