@@ -133,8 +133,8 @@ impl<D: Device> Follower<D> {
                 }
                 continue;
             }
-            for index in 0..node::count(data)? {
-                let Some((key, payload)) = node::leaf_item(data, index)? else { break };
+            for item in (0..).map_while(|index| node::leaf_item(data, index).transpose()) {
+                let (key, payload) = item?;
                 if key.kind() == Some(Kind::Inode) && key.ino() != Ino::SYSTEM {
                     visit(Change::Inode(Inode::from_payload(key.ino(), payload)?))?;
                 }

@@ -95,9 +95,7 @@ fn has_magic(sector: &[u8]) -> bool {
 }
 
 fn parse(sector: &[u8]) -> Result<Superblock> {
-    let Ok((superblock, _)) = Superblock::read_from_prefix(sector) else {
-        return Err(Error::NotVexfs);
-    };
+    let (superblock, _) = Superblock::read_from_prefix(sector).map_err(|_| Error::NotVexfs)?;
     if superblock.magic != SUPER_MAGIC {
         return Err(Error::NotVexfs);
     }

@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a mount believes after a cut, and a follower of a tree that moves on: the rare turns, each
+//! with what must come of it. The set whose branches have to be taken is in `xtask/src/coverage`.
+
+mod common;
+
+use common::{BLOCK, FILE, NOW, made, populated};
+use std::collections::BTreeSet;
+use vexfs::*;
+use vexfs_crash::{CacheDevice, Effect, Event, Fault, Image, Keep, On, Request};
+use vexfs_format::node::{LeafSlot, NODE_MAGIC, NodeHeader};
+use vexfs_format::{BACKUP_FIRST, BLOCK_SHIFT_MAX, ITEM_BYTES_MAX, Key, Kind};
+use zerocopy::{FromBytes, IntoBytes};
+
+const EIO: Error = Error::Device(DeviceError::Io(5));
+
+fn formatted(bytes: u64, block_bytes: u32) -> Image {
+    let device = CacheDevice::new(Image::new(bytes));
+    let options = MkfsOptions {
+        bytes,
+        block_bytes,
+        label: b"",
+        uuid: [1; 16],
+        hash_key: [2; 16],
+        now: NOW,
+        root_uid: 0,
+        root_gid: 0,
+    };
+    mkfs(&device, &options).unwrap();
+    device.cut(Keep::None)
+}
+
+fn open<D: Device>(device: D) -> Result<Volume<D>> {
+    Volume::open(device, &OpenOptions::default())
+}
+
+fn assert_clean(device: &impl Device) {
+    let mut found = Vec::new();
+    check(device, &mut |report| {
+        if let Report::Finding(finding) = report {
+            found.push(finding.to_string());
+        }
+    })
+    .unwrap();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+fn unreadable(from: u64, bytes: u64) -> Fault {
+    let to = from + bytes;
+    Fault { on: On::Read, from, to, skip: 0, times: u64::MAX, effect: Effect::Fail(5) }
+}
+
+/// The backup of a filesystem of larger blocks lies behind the places of the smaller ones.
+#[test]
+fn a_backup_is_found_at_every_block_size() {
+    for shift in 12..=BLOCK_SHIFT_MAX {
+        let mut image = formatted(64 << 20, 1 << shift);
+        assert!(open(&image).is_ok());
+        image.flip(1024 * 8 + 1000);
+        let volume = open(&image).unwrap();
+        assert_eq!(volume.geometry().block_shift, shift);
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_read_does_not_end_the_search_for_a_backup() {
+    let mut image = formatted(4 << 20, 8192);
+    image.flip(1024 * 8 + 1000);
+    let device = CacheDevice::new(image);
+    // Only then: later a part of the root ring is read there.
+    device.fault(Fault { times: 1, ..unreadable(BACKUP_FIRST << 12, 4096) });
+    assert_eq!(open(&device).unwrap().geometry().block_shift, 13);
+    assert!(device.has_failed());
+    device.fault(unreadable(BACKUP_FIRST << 13, 4096));
+    assert!(matches!(open(&device).map(drop), Err(Error::Corrupt(_))));
+    // The primary itself: its sector may be whole, nobody knows.
+    device.mend();
+    device.fault(unreadable(0, 4096));
+    assert_eq!(open(&device).map(drop), Err(EIO));
+}
+
+/// A copy of a superblock, as a file's contents may be one, where another block size has its backup.
+#[test]
+fn a_backup_of_another_block_size_is_not_believed() {
+    let mut image = formatted(4 << 20, 4096);
+    let backup = image.bytes(BACKUP_FIRST << 12, 512);
+    image.flip(1024 * 8 + 1000);
+    image.flip((BACKUP_FIRST << 12) * 8 + 1000);
+    image.put(BACKUP_FIRST << 13, &backup);
+    assert!(matches!(open(&image).map(drop), Err(Error::Corrupt(_))));
+    image.put(BACKUP_FIRST << 12, &backup);
+    assert!(open(&image).is_ok());
+}
+
+#[test]
+fn a_device_shorter_than_any_superblock_is_not_ours() {
+    struct Short;
+    impl Device for Short {
+        fn len_bytes(&self) -> u64 {
+            4095
+        }
+        fn read(&self, _: u64, _: &mut [u8]) -> std::result::Result<(), DeviceError> {
+            panic!("nothing of it is read")
+        }
+        fn write(&self, _: u64, _: &[u8]) -> std::result::Result<(), DeviceError> {
+            panic!("nor written")
+        }
+        fn write_fua(&self, _: u64, _: &[u8]) -> std::result::Result<(), DeviceError> {
+            panic!("nor written")
+        }
+        fn flush(&self) -> std::result::Result<(), DeviceError> {
+            panic!("nor flushed")
+        }
+    }
+    assert_eq!(open(&Short).map(drop), Err(Error::NotVexfs));
+}
+
+#[test]
+fn unknown_features_that_only_readers_may_ignore_refuse_a_mount_for_writing() {
+    let mut image = populated();
+    for at in [1024, BACKUP_FIRST << 12, (1 << 10 << 12) - 4096] {
+        let mut superblock = Superblock::read_from_bytes(&image.bytes(at, 512)).unwrap();
+        superblock.ro_compat.set(1 << 9);
+        image.put(at, superblock.sealed().as_bytes());
+    }
+    assert_eq!(open(&image).map(drop), Err(Error::UnknownRoCompat(1 << 9)));
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let mut volume = Volume::open(&image, &options).unwrap();
+    assert!(volume.resolve(|v| v.lookup(Ino::ROOT, b"file")).is_ok());
+}
+
+// --- blocks on their way into memory ---
+
+fn miss<T>(result: Result<T>) -> Missing {
+    match result {
+        Err(Error::Miss(missing)) => missing,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("nothing was missing"),
+    }
+}
+
+/// Two threads of a host read the same block: the second one's copy is dropped.
+#[test]
+fn a_block_that_was_read_twice_comes_in_once() {
+    let mut v = open(CacheDevice::new(populated())).unwrap();
+    let missing = miss(v.inode(Ino::ROOT));
+    let (one, other) = (v.fetch(&missing).unwrap(), v.fetch(&missing).unwrap());
+    v.install(one).unwrap();
+    v.install(other).unwrap();
+    assert_eq!(v.cached_nodes(), 1);
+    v.run(NOW, |v| v.create(Ino::ROOT, b"after", &FILE)).unwrap();
+    v.commit(NOW).unwrap();
+    assert!(v.resolve(|v| v.lookup(Ino::ROOT, b"after")).is_ok());
+    assert_clean(v.device());
+}
+
+/// A host that read a block long ago: by now the block holds a newer node, perhaps one that no
+/// medium has yet. The old one must not take its place.
+#[test]
+fn a_block_that_was_read_too_early_does_not_displace_a_newer_node() {
+    let image = populated();
+    let (_, record) = common::root(&image);
+    let block = record.tree.block.get();
+    let mut v = open(CacheDevice::new(image)).unwrap();
+    let missing = miss(v.inode(Ino::ROOT));
+    assert_eq!(missing.block(), BlockNr(block));
+    let early = v.fetch(&missing).unwrap();
+    v.device().record();
+    let mut names = Vec::new();
+    let again = |v: &Volume<CacheDevice>| {
+        v.device().events().iter().any(|event| {
+            matches!(event, Event::Submit { request: Request::Write { at, .. }, .. }
+                if *at == block * BLOCK as u64)
+        })
+    };
+    while !again(&v) {
+        let name = format!("new {}", names.len()).into_bytes();
+        v.run(NOW, |v| v.create(Ino::ROOT, &name, &FILE)).unwrap();
+        v.commit(NOW).unwrap();
+        names.push(name);
+        assert!(names.len() < 500, "the block is never used again");
+    }
+    let known = v.resolve(|v| v.lookup(Ino::ROOT, b"file")).unwrap();
+    v.install(early).unwrap();
+    // Nothing is missing: what was in memory still is.
+    assert_eq!(v.lookup(Ino::ROOT, b"file"), Ok(known));
+    for name in &names {
+        assert!(v.resolve(|v| v.lookup(Ino::ROOT, name)).is_ok());
+    }
+    v.commit(NOW).unwrap();
+    assert_clean(v.device());
+}
+
+/// The same for a group's bitmap, which is no node: the group has been placed again meanwhile.
+#[test]
+fn a_bitmap_that_was_read_too_early_is_dropped() {
+    let image = populated();
+    let mut v = open(CacheDevice::new(image.clone())).unwrap();
+    let early = loop {
+        let missing = miss(v.create(Ino::ROOT, b"new", &FILE));
+        let loaded = v.fetch(&missing).unwrap();
+        let data = image.bytes(missing.block().0 * BLOCK as u64, 64);
+        if NodeHeader::read_from_bytes(&data).unwrap().magic.get() != NODE_MAGIC {
+            break loaded;
+        }
+        v.install(loaded).unwrap();
+    };
+    for i in 0..3 {
+        let name = format!("new {i}");
+        v.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
+        v.commit(NOW).unwrap();
+    }
+    let free = v.statfs().blocks_free;
+    v.install(early).unwrap();
+    assert_eq!(v.statfs().blocks_free, free);
+    v.run(NOW, |v| v.create(Ino::ROOT, b"after", &FILE)).unwrap();
+    v.commit(NOW).unwrap();
+    assert_clean(v.device());
+}
+
+/// An operation that misses blocks for ever is stopped, and says that it is the engine's fault.
+#[test]
+fn an_operation_that_always_misses_ends() {
+    let mut v = open(CacheDevice::new(populated())).unwrap();
+    let missing = miss(v.inode(Ino::ROOT));
+    let mut rounds = 0u64;
+    let result = v.resolve(|_| -> Result<()> {
+        rounds += 1;
+        Err(Error::Miss(missing))
+    });
+    assert!(matches!(result, Err(Error::Corrupt(_))), "{result:?}");
+    assert_eq!(rounds, v.geometry().blocks + 1);
+}
+
+// --- orphans ---
+
+fn unlinked(v: &mut Volume<CacheDevice>, name: &[u8]) -> Ino {
+    let ino = v.run(NOW, |v| v.create(Ino::ROOT, name, &FILE)).unwrap().ino;
+    v.write_at(ino, 0, &[7; 20_000], NOW).unwrap();
+    v.run(NOW, |v| v.unlink(Ino::ROOT, name, NOW)).unwrap();
+    ino
+}
+
+#[test]
+fn what_was_removed_before_a_cut_is_gone_after_it_and_its_blocks_are_free() {
+    let mut v = open(made()).unwrap();
+    let free = v.statfs().blocks_free;
+    let first = unlinked(&mut v, b"a");
+    // More attributes than one step removes.
+    let second = v.run(NOW, |v| v.create(Ino::ROOT, b"b", &FILE)).unwrap().ino;
+    for i in 0..200 {
+        let name = format!("user.{i}");
+        v.run(NOW, |v| v.xattr_set(second, name.as_bytes(), b"value", XattrMode::Set, NOW))
+            .unwrap();
+    }
+    v.run(NOW, |v| v.unlink(Ino::ROOT, b"b", NOW)).unwrap();
+    v.commit(NOW).unwrap();
+    let mut v = open(CacheDevice::new(v.device().cut(Keep::None))).unwrap();
+    let inodes = v.statfs().inodes;
+    assert!(v.resolve(|v| v.next_orphan()).unwrap().is_some());
+    v.evict_orphans(NOW).unwrap();
+    assert_eq!(v.resolve(|v| v.next_orphan()), Ok(None));
+    for ino in [first, second] {
+        assert_eq!(v.resolve(|v| v.inode(ino)), Err(Error::NotFound));
+    }
+    assert_eq!(v.statfs().inodes, inodes - 2);
+    v.commit(NOW).unwrap();
+    assert_clean(v.device());
+    let left = v.statfs().blocks_free;
+    assert!(left + 4 >= free, "{left} of {free} blocks are free again");
+}
+
+/// The power goes halfway through a long truncation: the mount ends it, and the file stays.
+#[test]
+fn a_truncation_that_was_cut_short_is_finished_by_the_mount() {
+    let mut v = open(made()).unwrap();
+    let ino = v.run(NOW, |v| v.create(Ino::ROOT, b"long", &FILE)).unwrap().ino;
+    for i in 0..100 {
+        v.write_at(ino, i * 8192, &[9; 4096], NOW).unwrap();
+    }
+    assert_eq!(v.run(NOW, |v| v.set_size(ino, 4096, NOW)), Ok(Progress::More));
+    v.commit(NOW).unwrap();
+    let mut v = open(CacheDevice::new(v.device().cut(Keep::None))).unwrap();
+    assert!(v.resolve(|v| v.inode(ino)).unwrap().blocks > 1);
+    v.evict_orphans(NOW).unwrap();
+    v.commit(NOW).unwrap();
+    let inode = v.resolve(|v| v.inode(ino)).unwrap();
+    assert_eq!((inode.nlink, inode.size, inode.blocks), (1, 4096, 1));
+    assert_eq!(v.resolve(|v| v.lookup(Ino::ROOT, b"long")).unwrap().0, ino);
+    assert_eq!(v.resolve(|v| v.next_orphan()), Ok(None));
+    assert_clean(v.device());
+}
+
+/// A host may evict what another thread of it has evicted already.
+#[test]
+fn evicting_what_is_gone_changes_no_count() {
+    let mut v = open(made()).unwrap();
+    let (first, second) = (unlinked(&mut v, b"a"), unlinked(&mut v, b"b"));
+    v.steps(NOW, |v| v.evict(first)).unwrap();
+    v.steps(NOW, |v| v.evict(first)).unwrap();
+    assert_eq!(v.resolve(|v| v.next_orphan()), Ok(Some(second)));
+    v.commit(NOW).unwrap();
+    assert_clean(v.device());
+}
+
+/// An orphan's item without its inode, as a damaged tree may have one: it goes, the mount succeeds.
+#[test]
+fn an_orphan_item_without_an_inode_is_removed() {
+    let mut v = open(made()).unwrap();
+    unlinked(&mut v, b"a");
+    v.commit(NOW).unwrap();
+    let image = v.device().cut(Keep::None);
+    let bad = common::craft(&image, |data| {
+        let (header, _) = NodeHeader::read_from_prefix(&*data).unwrap();
+        for index in 0..usize::from(header.count.get()) {
+            let at = 64 + index * 24;
+            let mut slot = LeafSlot::read_from_bytes(&data[at..at + 24]).unwrap();
+            if Key::from(slot.key).kind() == Some(Kind::Orphan) {
+                slot.key = Key::new(Ino::SYSTEM, Kind::Orphan, 4_000_000).into();
+                data[at..at + 24].copy_from_slice(slot.as_bytes());
+                return true;
+            }
+        }
+        false
+    });
+    let mut v = open(CacheDevice::new(bad)).unwrap();
+    v.evict_orphans(NOW).unwrap();
+    assert_eq!(v.resolve(|v| v.next_orphan()), Ok(None));
+}
+
+#[test]
+fn no_number_outside_those_of_inodes_has_one() {
+    let mut v = open(CacheDevice::new(populated())).unwrap();
+    for ino in [Ino::SYSTEM, Ino(Ino::MAX.0 + 1), Ino(u64::MAX)] {
+        assert_eq!(v.resolve(|v| v.inode(ino)), Err(Error::NotFound));
+    }
+    // Only what is given is changed.
+    let before = v.resolve(|v| v.inode(Ino::ROOT)).unwrap();
+    let set = SetAttr { uid: Some(7), ctime: NOW, ..SetAttr::default() };
+    let after = v.run(NOW, |v| v.set_attr(Ino::ROOT, &set)).unwrap();
+    assert_eq!((after.uid, after.mode), (7, before.mode));
+}
+
+/// Of a leaf whose checksum is right: no item, and a heap that begins behind its end; two items in
+/// one place, which together are longer than the heap.
+#[test]
+fn a_leaf_whose_heap_cannot_be_is_refused() {
+    let image = populated();
+    let leaf = |edit: &dyn Fn(&mut NodeHeader, &mut [u8])| {
+        let bad = common::craft(&image, |data| {
+            let (mut header, _) = NodeHeader::read_from_prefix(&*data).unwrap();
+            if header.level == 0 {
+                edit(&mut header, data);
+                data[..64].copy_from_slice(header.as_bytes());
+            }
+            header.level == 0
+        });
+        let mut v = open(&bad).unwrap();
+        let refused = v.resolve(|v| v.next_orphan());
+        assert!(matches!(refused, Err(Error::Corrupt(_))), "{refused:?}");
+    };
+    leaf(&|header, _| {
+        header.count.set(0);
+        header.heap_live.set(0);
+        header.heap_start.set(BLOCK as u32 + 1);
+    });
+    leaf(&|header, data| {
+        // All of them at the end, as long as can be.
+        let count = usize::from(header.count.get());
+        let room = BLOCK as u32 - header.heap_start.get();
+        let len = room.min(ITEM_BYTES_MAX as u32);
+        assert!(len * count as u32 > room);
+        for index in 0..count {
+            let at = 64 + index * 24;
+            let mut slot = LeafSlot::read_from_bytes(&data[at..at + 24]).unwrap();
+            slot.offset.set(BLOCK as u32 - len);
+            slot.len.set(len);
+            data[at..at + 24].copy_from_slice(slot.as_bytes());
+        }
+        header.heap_live.set(len * count as u32);
+    });
+}
+
+// --- following ---
+
+struct Seen {
+    ranges: usize,
+    inodes: BTreeSet<u64>,
+}
+
+fn changes<D: Device>(follower: &mut Follower<D>, since: Generation) -> Result<Seen> {
+    let mut seen = Seen { ranges: 0, inodes: BTreeSet::new() };
+    follower.changes(since, &mut |change| {
+        match change {
+            Change::Range { .. } => seen.ranges += 1,
+            Change::Inode(inode) => {
+                seen.inodes.insert(inode.ino.0);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(seen)
+}
+
+#[test]
+fn a_follower_without_anything_new_is_told_so() {
+    let device = CacheDevice::new(populated());
+    let mut follower = Follower::open(&device, 1 << 20).unwrap();
+    assert_eq!(follower.poll(), Ok(None));
+    let here = follower.generation();
+    let seen = changes(&mut follower, here).unwrap();
+    assert_eq!((seen.ranges, seen.inodes.len()), (0, 0));
+    let all = changes(&mut follower, Generation(0)).unwrap();
+    assert!(all.ranges == 1 && all.inodes.len() > 60, "{:?}", all.inodes);
+    // Once more, from memory.
+    assert_eq!(changes(&mut follower, Generation(0)).unwrap().inodes, all.inodes);
+    device.fault(Fault { times: u64::MAX, ..Fault::nth(On::Read, 0, Effect::Fail(5)) });
+    assert_eq!(follower.poll(), Err(EIO));
+}
+
+/// The writer reuses blocks of the tree that is being followed: that is no damage. Without a newer
+/// root, or where none can be read, it is.
+#[test]
+fn damage_is_only_excused_by_a_newer_root() {
+    let device = CacheDevice::new(populated());
+    let mut follower = Follower::open(&device, 1 << 20).unwrap();
+    let began = follower.generation();
+    let mut v = open(&device).unwrap();
+    let mut stale = false;
+    for i in 0..500 {
+        let name = format!("new {i}");
+        v.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
+        v.commit(NOW).unwrap();
+        let mut late = Follower::open(&device, 1 << 20).unwrap();
+        assert_eq!(late.generation(), v.generation());
+        assert!(changes(&mut late, Generation(0)).unwrap().inodes.len() > i);
+        match changes(&mut follower, Generation(0)) {
+            Err(Error::Stale) => {
+                stale = true;
+                break;
+            }
+            other => assert!(other.is_ok()),
+        }
+        follower.volume().trim(0);
+    }
+    assert!(stale, "no block of the old tree was used again");
+    assert_eq!(follower.generation(), began);
+    assert_eq!(follower.judge(Error::NotFound), Error::Stale);
+    // Other errors are what they are.
+    assert_eq!(follower.judge(EIO), EIO);
+    assert_eq!(follower.judge(Error::IsDirectory), Error::IsDirectory);
+    assert_eq!(follower.poll(), Ok(Some(v.generation())));
+    assert_eq!(follower.judge(Error::NotFound), Error::NotFound);
+    assert!(changes(&mut follower, began).unwrap().inodes.len() > 1);
+    // A newer root may be there, but who knows.
+    device.fault(Fault { times: u64::MAX, ..Fault::nth(On::Read, 0, Effect::Fail(5)) });
+    assert_eq!(follower.judge(Error::NotFound), Error::NotFound);
+}
+
+#[test]
+fn what_a_follower_is_asked_to_do_may_fail_and_that_is_told() {
+    let device = CacheDevice::new(populated());
+    let mut follower = Follower::open(&device, 1 << 20).unwrap();
+    let result = follower.changes(Generation(0), &mut |change| match change {
+        Change::Inode(_) => Err(Error::NoSpace),
+        Change::Range { .. } => Ok(()),
+    });
+    assert_eq!(result, Err(Error::NoSpace));
+}
+
+/// The system's items have a number that no inode has; one that says it is an inode is none.
+#[test]
+fn a_follower_passes_over_an_inode_of_the_system() {
+    let image = populated();
+    let bad = common::craft(&image, |data| {
+        let (header, _) = NodeHeader::read_from_prefix(&*data).unwrap();
+        if header.level == 0 {
+            let mut slot = LeafSlot::read_from_bytes(&data[64..64 + 24]).unwrap();
+            assert_eq!(Key::from(slot.key).ino(), Ino::SYSTEM);
+            slot.key = Key::inode(Ino::SYSTEM).into();
+            data[64..64 + 24].copy_from_slice(slot.as_bytes());
+        }
+        header.level == 0
+    });
+    let mut follower = Follower::open(&bad, 1 << 20).unwrap();
+    let seen = changes(&mut follower, Generation(0)).unwrap();
+    let mut whole = Follower::open(&image, 1 << 20).unwrap();
+    assert_eq!(seen.inodes, changes(&mut whole, Generation(0)).unwrap().inodes);
+}
+
+#[test]
+fn written_parts_of_a_file_are_those_that_hold_data() {
+    let device = CacheDevice::new(populated());
+    let mut v = open(&device).unwrap();
+    let ino = v.run(NOW, |v| v.create(Ino::ROOT, b"holes", &FILE)).unwrap().ino;
+    v.write_at(ino, 0, &[1; 4096], NOW).unwrap();
+    v.write_at(ino, 8 * 4096, &[2; 4096], NOW).unwrap();
+    v.run(NOW, |v| v.allocate(ino, FileBlock(4), 2)).unwrap();
+    v.commit(NOW).unwrap();
+    let mut follower = Follower::open(&device, 1 << 20).unwrap();
+    let parts = follower.written(ino).unwrap();
+    let blocks: Vec<_> = parts.iter().map(|part| (part.start.0, part.count)).collect();
+    assert_eq!(blocks, [(0, 1), (8, 1)]);
+    assert_eq!(follower.written(Ino(4_000_000)).map(drop), Err(Error::NotFound));
+    let empty = v.run(NOW, |v| v.create(Ino::ROOT, b"empty", &FILE)).unwrap().ino;
+    v.commit(NOW).unwrap();
+    // Not there yet for the follower: perhaps in the newer tree.
+    assert_eq!(follower.written(empty).map(drop), Err(Error::Stale));
+    follower.poll().unwrap();
+    assert!(follower.written(empty).unwrap().is_empty());
+}
