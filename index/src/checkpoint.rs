@@ -350,51 +350,5 @@ fn load_graph(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::DirStore;
-    use crate::vector::{Element, Metric, Params};
-
-    fn published(space: Space, rows: u64, blobs: &[Blob]) -> (tempfile::TempDir, DirStore) {
-        let part = |blob: &Blob| PartRecord {
-            run: RunRecord { rows, blob: *blob },
-            graph: None,
-            dead: Vec::new(),
-        };
-        let vectors = VectorsRecord {
-            space,
-            params: Params::default(),
-            skipped: Vec::new(),
-            tail: None,
-            parts: blobs.iter().map(part).collect(),
-        };
-        let files = vec![FileRecord { file: 1, state: Vec::new(), vectors: Some(vectors) }];
-        let manifest = Manifest { owner: [7; 16], generation: 1, note: Vec::new(), files };
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = DirStore::open(dir.path()).unwrap();
-        store.publish(&codec::seal(&manifest).unwrap()).unwrap();
-        (dir, store)
-    }
-
-    // A manifest with right checksums over a sparse file asked for 4 TiB at once, and the process
-    // that loaded it was aborted, each time it was started; or it read all of them first.
-    #[test]
-    fn a_checkpoint_that_does_not_fit_into_memory_is_refused() {
-        let space = Space::new(Element::F32, Metric::L2, 65_536);
-        let rows = GRAPH_ROWS_MAX as u64;
-        let bytes = run_bytes(space, rows).unwrap();
-        let (dir, mut store) = published(space, rows, &[Blob { at: 0, bytes, crc: 0 }]);
-        let blob = std::fs::File::create(dir.path().join("blob-0")).unwrap();
-        blob.set_len(bytes).unwrap();
-        assert!(load(&mut store, dir.path(), [7; 16]).is_err());
-    }
-
-    #[test]
-    fn a_blob_that_is_named_twice_is_refused() {
-        let space = Space::new(Element::F32, Metric::L2, 2);
-        let blob = Blob { at: 3, bytes: 16, crc: 0 };
-        let (dir, mut store) = published(space, 1, &[blob, blob]);
-        let error = load(&mut store, dir.path(), [7; 16]).err().unwrap().to_string();
-        assert!(error.contains("one place"), "{error}");
-    }
-}
+#[path = "checkpoint_tests.rs"]
+mod tests;

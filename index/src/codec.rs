@@ -90,9 +90,13 @@ fn config() -> Configuration<LittleEndian, Varint, bincode::config::Limit<LIMIT>
 
 /// A manifest as bytes.
 pub(crate) fn seal(manifest: &Manifest) -> Result<Vec<u8>> {
+    seal_within(manifest, LIMIT)
+}
+
+fn seal_within(manifest: &Manifest, limit: usize) -> Result<Vec<u8>> {
     let body = bincode::encode_to_vec(manifest, config())
         .map_err(|error| IndexError::BadSpec(format!("manifest not encoded: {error}")))?;
-    if body.len() > LIMIT {
+    if body.len() > limit {
         return Err(IndexError::BadSpec(format!("manifest of {} bytes is too large", body.len())));
     }
     let mut bytes = Vec::with_capacity(HEADER + body.len());
@@ -175,6 +179,14 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(unseal(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let length = seal(&sample()).unwrap().len() - HEADER;
+        assert!(seal_within(&sample(), length).is_ok());
+        let text = seal_within(&sample(), length - 1).unwrap_err().to_string();
+        assert!(text.contains("too large"), "{text}");
     }
 
     #[test]

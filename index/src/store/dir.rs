@@ -175,4 +175,38 @@ mod tests {
         }
         assert!(blobs(dir.path()).unwrap().is_empty());
     }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_no_empty_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = |result: Result<()>, words: &str| {
+            let error = result.unwrap_err();
+            assert!(matches!(error, IndexError::Storage { .. }), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        let nowhere = dir.path().join("not there").join("checkpoints");
+        storage(DirStore::open(nowhere).map(drop), "opening directory");
+        let mut store = DirStore::open(dir.path()).unwrap();
+        let blob = put(&mut store, b"abc").unwrap();
+        // Directories where files are expected: they open, and no read of them succeeds.
+        fs::create_dir(dir.path().join(MANIFEST)).unwrap();
+        storage(store.manifest().map(drop), "reading");
+        fs::remove_file(store.blob(blob.at)).unwrap();
+        fs::create_dir(store.blob(blob.at)).unwrap();
+        let read = super::super::read_verified(&mut store, &blob, "a test blob", &mut |from| {
+            io::copy(from, &mut io::sink()).map(drop).map_err(IndexError::storage("test"))
+        });
+        storage(read, "test");
+        storage(store.retain(&[]), "cleaning");
+    }
+
+    #[test]
+    fn a_blob_that_grew_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = DirStore::open(dir.path()).unwrap();
+        let blob = put(&mut store, b"abc").unwrap();
+        fs::write(store.blob(blob.at), b"abcd").unwrap();
+        let read = super::super::read_verified(&mut store, &blob, "a test blob", &mut |_| Ok(()));
+        assert!(matches!(read, Err(IndexError::Damaged(_))), "{read:?}");
+    }
 }

@@ -5,6 +5,7 @@
 //! or did not. It asserts that nothing is written below where the store's region begins.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Medium;
@@ -24,6 +25,8 @@ pub(crate) struct Disk {
     pub lowest: u64,
     /// Calls until the power goes; later calls fail.
     pub fuse: Option<u64>,
+    /// Reads that touch these bytes fail.
+    pub unreadable: Range<u64>,
 }
 
 /// Such a medium; clones are the same one.
@@ -70,6 +73,9 @@ impl Disk {
 impl Medium for Forgetful {
     fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         let disk = self.disk();
+        if at < disk.unreadable.end && at + buffer.len() as u64 > disk.unreadable.start {
+            return Err(io::Error::other("bad sector"));
+        }
         let from = at as usize;
         let bytes = disk.seen.get(from..from + buffer.len());
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);

@@ -165,3 +165,110 @@ fn a_flipped_bit_anywhere_is_never_taken_for_a_checkpoint() {
         }
     }
 }
+
+/// A slot's record with a right checksum.
+fn record(sequence: u64, blob: Blob) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for word in [sequence, blob.at, blob.bytes] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(&blob.crc.to_le_bytes());
+    let own = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&own.to_le_bytes());
+    bytes
+}
+
+/// Two checkpoints, the second in slot 1, both still on the disk.
+fn two() -> Forgetful {
+    let disk = Forgetful::default();
+    let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
+    for round in 1..=2u64 {
+        store.publish(&manifest(round, &[])).unwrap();
+    }
+    disk
+}
+
+fn found<M: Medium>(medium: M, end: Option<u64>) -> Result<Option<Vec<u8>>> {
+    TailStore::open(medium, 0, end)?.manifest()
+}
+
+#[test]
+fn a_slot_that_names_what_cannot_be_gives_way_to_the_other() {
+    let disk = two();
+    assert_eq!(found(disk.clone(), None).unwrap(), Some(manifest(2, &[])));
+    let good = disk.disk().seen.clone();
+    let end = good.len() as u64;
+    for (what, blob) in [
+        ("in the slots", Blob { at: SLOT_BYTES, bytes: 8, crc: 0 }),
+        ("too long", Blob { at: DATA_AT, bytes: MANIFEST_MAX + 1, crc: 0 }),
+        ("past every number", Blob { at: u64::MAX - 3, bytes: 8, crc: 0 }),
+        ("past the region", Blob { at: end - 4, bytes: 8, crc: 0 }),
+        ("another checksum", Blob { at: DATA_AT, bytes: 8, crc: 1 }),
+    ] {
+        let record = record(3, blob);
+        disk.disk().seen[SLOT_BYTES as usize..][..RECORD].copy_from_slice(&record);
+        for end in [None, Some(end)] {
+            assert_eq!(found(disk.clone(), end).unwrap(), Some(manifest(1, &[])), "{what}");
+        }
+    }
+    // The newest manifest itself is damaged.
+    disk.disk().seen.clone_from(&good);
+    disk.disk().seen[(DATA_AT + UNIT) as usize] ^= 1;
+    assert_eq!(found(disk.clone(), None).unwrap(), Some(manifest(1, &[])));
+    // The image was cut off: where it ends there is no manifest, and no slot.
+    disk.disk().seen.truncate((DATA_AT + UNIT + 3) as usize);
+    assert_eq!(found(disk.clone(), None).unwrap(), Some(manifest(1, &[])));
+    disk.disk().seen.truncate(SLOT_BYTES as usize);
+    assert_eq!(found(disk, None).unwrap(), None);
+}
+
+/// What cannot be read may be the newest checkpoint: the older one is not taken for it.
+#[test]
+fn a_read_error_is_an_error_and_no_older_checkpoint() {
+    let disk = two();
+    for (at, words) in [
+        (0, "reading slot 0 at byte 0"),
+        (SLOT_BYTES, "reading slot 1 at byte 4096"),
+        (DATA_AT + UNIT, "reading the manifest at byte 8704"),
+    ] {
+        disk.disk().unreadable = at..at + 1;
+        let error = found(disk.clone(), None).unwrap_err();
+        assert!(matches!(error, IndexError::Storage { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    // A blob as well.
+    disk.disk().unreadable = 0..0;
+    let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
+    let blob = put(&mut store, &[5; 3000]).unwrap();
+    disk.disk().unreadable = blob.at + 2000..blob.at + 2001;
+    assert!(matches!(get(&mut store, &blob), Err(IndexError::Storage { .. })));
+    disk.disk().unreadable = 0..0;
+    assert_eq!(get(&mut store, &blob).unwrap(), [5; 3000]);
+}
+
+#[test]
+fn a_blob_that_is_nowhere_is_refused_and_one_half_written_takes_no_room() {
+    let disk = Forgetful::default();
+    let mut store = TailStore::open(disk, 0, None).unwrap();
+    let blob = put(&mut store, &[1; 600]).unwrap();
+    for at in [0, DATA_AT - 1, u64::MAX - 5] {
+        let error = get(&mut store, &Blob { at, ..blob }).unwrap_err();
+        assert!(matches!(error, IndexError::Damaged(_)), "{error}");
+    }
+    for announced in [599, 601] {
+        let half = store.write_blob(announced, &mut |out| {
+            out.write_all(&[2; 600]).map_err(IndexError::storage("test"))
+        });
+        assert!(half.is_err());
+    }
+    let next = put(&mut store, &[3; 600]).unwrap();
+    assert_eq!(next.at, blob.at + 2 * UNIT);
+    // A gap that is too small is passed over, one that is large enough is used.
+    store.retain(&[next]).unwrap();
+    assert_eq!(put(&mut store, &[4; 2000]).unwrap().at, next.at + 2 * UNIT);
+    assert_eq!(put(&mut store, &[5; 1024]).unwrap().at, blob.at);
+    assert!(matches!(
+        store.write_blob(u64::MAX, &mut |_| Ok(())),
+        Err(IndexError::Full { needed: u64::MAX, .. })
+    ));
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Checkpoints whose checksums are right and whose contents are nonsense: written by another
+//! version, or by a broken one. Nothing of such a checkpoint is used.
+
+use super::*;
+use crate::{
+    index::{Index, Options},
+    store::DirStore,
+    vector::{Element, Metric, Params, Slot},
+};
+
+const FILE: FileId = FileId(5);
+const OWNER: [u8; 16] = [1; 16];
+
+fn options(owner: [u8; 16]) -> Options {
+    Options { owner, graph_rows: 64, nice: 0, ..Options::default() }
+}
+
+/// A checkpoint with a segment, its graph, tombstones, skipped slots and a tail.
+fn saved(path: &Path) {
+    let store = Box::new(DirStore::open(path).unwrap());
+    let (index, _) = Index::open(Some(store), options(OWNER)).unwrap();
+    index.declare(FILE, Space::new(Element::F32, Metric::L2, 2), Params::default()).unwrap();
+    let row = |x: f32| [x, 1.0].map(f32::to_le_bytes).concat();
+    for slot in 0..70u64 {
+        index.upsert(FILE, Slot(slot), &row(slot as f32)).unwrap();
+    }
+    index.upsert(FILE, Slot(90), &row(f32::NAN)).unwrap();
+    index.settle();
+    index.remove(FILE, 3..5);
+    index.checkpoint(9, b"", &[(FILE, vec![])]).unwrap();
+}
+
+/// Opens the checkpoint after an edit of its manifest and of its blobs.
+fn edited(edit: impl FnOnce(&mut DirStore, &mut Manifest)) -> (Index, Recovered) {
+    let dir = tempfile::tempdir().unwrap();
+    saved(dir.path());
+    let mut store = DirStore::open(dir.path()).unwrap();
+    let mut manifest = codec::unseal(&store.manifest().unwrap().unwrap()).unwrap();
+    edit(&mut store, &mut manifest);
+    store.publish(&codec::seal(&manifest).unwrap()).unwrap();
+    Index::open(Some(Box::new(store)), options(OWNER)).unwrap()
+}
+
+fn vectors(manifest: &mut Manifest) -> &mut VectorsRecord {
+    manifest.files[0].vectors.as_mut().unwrap()
+}
+
+/// A run of these slots, all rows alike, with the checksum it needs.
+fn run(store: &mut DirStore, slots: &[u64]) -> RunRecord {
+    let row = [1.0f32, 1.0].map(f32::to_le_bytes).concat();
+    let mut bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.to_le_bytes()).collect();
+    bytes.extend(row.repeat(slots.len()));
+    let blob = store.write_blob(bytes.len() as u64, &mut |out| {
+        out.write_all(&bytes).map_err(IndexError::storage("test"))
+    });
+    RunRecord { rows: slots.len() as u64, blob: blob.unwrap() }
+}
+
+#[test]
+fn what_was_saved_comes_back() {
+    let (index, recovered) = edited(|_, manifest| {
+        let vectors = vectors(manifest);
+        assert_eq!(vectors.parts.len(), 1);
+        assert!(vectors.parts[0].graph.is_some() && !vectors.parts[0].dead.is_empty());
+        assert!(vectors.tail.is_some());
+    });
+    assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
+    assert_eq!(recovered.covered.unwrap().generation, 9);
+    let stats = index.stats();
+    assert_eq!((stats.vectors, stats.skipped, stats.tombstones), (68, 1, 2));
+}
+
+type Edit = fn(&mut DirStore, &mut Manifest);
+
+#[test]
+fn nonsense_with_right_checksums_is_refused_whole() {
+    let edits: [(&str, Edit); 11] = [
+        ("its space", |_, m| vectors(m).space.dim = 0),
+        ("its space", |_, m| vectors(m).params.m = 1),
+        ("its skipped slots", |_, m| vectors(m).skipped = vec![(9, 3)]),
+        ("a slot occurs twice", |store, m| vectors(m).tail = Some(run(store, &[7, 7]))),
+        ("slots out of order", |store, m| {
+            vectors(m).parts[0] =
+                PartRecord { run: run(store, &[2, 1]), graph: None, dead: Vec::new() };
+        }),
+        ("slots out of order", |store, m| {
+            vectors(m).parts[0] =
+                PartRecord { run: run(store, &[2, 2]), graph: None, dead: Vec::new() };
+        }),
+        ("its tombstones", |_, m| vectors(m).parts[0].dead = vec![0; 3]),
+        ("its tombstones", |store, m| {
+            vectors(m).parts[0] =
+                PartRecord { run: run(store, &[1, 2, 3]), graph: None, dead: vec![1 << 3] };
+        }),
+        ("has a wrong length", |_, m| vectors(m).parts[0].run.rows += 1),
+        ("has a wrong length", |_, m| vectors(m).parts[0].run.rows = GRAPH_ROWS_MAX as u64 + 1),
+        ("has a wrong length", |_, m| vectors(m).tail.as_mut().unwrap().blob.bytes -= 1),
+    ];
+    for (words, edit) in edits {
+        let (index, recovered) = edited(edit);
+        assert!(recovered.covered.is_none(), "{words}");
+        assert_eq!((index.stats().vectors, index.files().len()), (0, 0), "{words}");
+        let text = recovered.problems[0].to_string();
+        assert!(recovered.problems.len() == 1 && text.contains(words), "{text}");
+    }
+}
+
+/// A graph is only as good as its rows: one that is not of these rows goes alone.
+#[test]
+fn a_graph_of_other_rows_is_built_again() {
+    let (index, recovered) = edited(|store, m| {
+        vectors(m).parts[0].run = run(store, &(0..64).collect::<Vec<_>>());
+        vectors(m).parts[0].dead = Vec::new();
+    });
+    assert_eq!(recovered.problems.len(), 1, "{:?}", recovered.problems);
+    assert!(matches!(recovered.problems[0], IndexError::Damaged(_)));
+    assert!(recovered.covered.is_some());
+    index.settle();
+    assert_eq!((index.stats().vectors, index.stats().graphs), (70, 1));
+}
+
+/// Nothing to write of it but that it is there.
+#[test]
+fn a_file_without_vectors_and_a_segment_without_a_graph_come_back() {
+    let (mut index, recovered) = edited(|_, manifest| {
+        vectors(manifest).parts[0].graph = None;
+        vectors(manifest).tail = None;
+    });
+    assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
+    index.settle();
+    assert_eq!((index.stats().vectors, index.stats().graphs), (62, 1));
+
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let store = Box::new(DirStore::open(dir.path()).unwrap());
+        Index::open(Some(store), options(OWNER)).unwrap()
+    };
+    index = open().0;
+    let space = Space::new(Element::F32, Metric::L2, 2);
+    index.declare(FILE, space, Params::default()).unwrap();
+    assert_eq!(index.checkpoint(1, b"", &[(FILE, vec![])]).unwrap().blobs, 0);
+    drop(index);
+    let (index, recovered) = open();
+    assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
+    assert_eq!((index.files(), index.space(FILE)), (vec![FILE], Some(space)));
+}
+
+#[test]
+fn a_file_that_was_never_declared_is_covered_all_the_same() {
+    let (index, recovered) = edited(|_, manifest| manifest.files[0].vectors = None);
+    assert!(recovered.problems.is_empty());
+    assert_eq!(recovered.covered.unwrap().files, [(FILE, vec![])]);
+    assert!(index.files().is_empty());
+}
+
+#[test]
+fn another_owners_checkpoint_is_foreign() {
+    let (index, recovered) = edited(|_, manifest| manifest.owner = [2; 16]);
+    assert!(recovered.covered.is_none() && index.files().is_empty());
+    assert!(matches!(recovered.problems[..], [IndexError::Foreign(_)]));
+}
+
+/// A store that keeps what it was told to free, and one that fails to write.
+struct Stubborn {
+    store: DirStore,
+    fail_blobs: bool,
+}
+
+impl Store for Stubborn {
+    fn write_blob(&mut self, bytes: u64, fill: &mut crate::store::Fill<'_>) -> Result<Blob> {
+        if self.fail_blobs {
+            return Err(IndexError::Full { needed: bytes, available: 0 });
+        }
+        self.store.write_blob(bytes, fill)
+    }
+    fn read_blob(&mut self, blob: &Blob, take: &mut crate::store::Take<'_>) -> Result<()> {
+        self.store.read_blob(blob, take)
+    }
+    fn publish(&mut self, manifest: &[u8]) -> Result<()> {
+        self.store.publish(manifest)
+    }
+    fn manifest(&mut self) -> Result<Option<Vec<u8>>> {
+        self.store.manifest()
+    }
+    fn retain(&mut self, _: &[Blob]) -> Result<()> {
+        Err(IndexError::storage("freeing")(std::io::Error::other("stubborn")))
+    }
+}
+
+#[test]
+fn leftovers_that_cannot_be_freed_are_told_and_harm_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    saved(dir.path());
+    let store = Stubborn { store: DirStore::open(dir.path()).unwrap(), fail_blobs: true };
+    let (index, recovered) = Index::open(Some(Box::new(store)), options(OWNER)).unwrap();
+    assert!(recovered.problems[0].to_string().contains("freeing"), "{:?}", recovered.problems);
+    assert_eq!((recovered.covered.unwrap().generation, index.stats().vectors), (9, 68));
+    // The first error is the one that is told, and the old checkpoint stays.
+    index.upsert(FILE, Slot(80), &[0; 8]).unwrap();
+    let error = index.checkpoint(10, b"", &[(FILE, vec![])]).unwrap_err();
+    assert!(matches!(error, IndexError::Full { .. }), "{error}");
+    drop(index);
+    let store = Box::new(DirStore::open(dir.path()).unwrap());
+    let (index, recovered) = Index::open(Some(store), options(OWNER)).unwrap();
+    assert_eq!((recovered.covered.unwrap().generation, index.stats().vectors), (9, 68));
+}
+
+#[test]
+fn an_index_needs_a_scratch_directory_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = Options { scratch: dir.path().join("not there"), ..options(OWNER) };
+    assert!(matches!(Index::open(None, nowhere), Err(IndexError::Storage { .. })));
+    // Names that a process which was killed has left behind are passed over.
+    for nonce in 0..5000 {
+        let name = format!("vexfs-index-{}-{nonce}", std::process::id());
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let scratch = Options { scratch: dir.path().into(), ..options(OWNER) };
+    assert!(Index::open(None, scratch).is_ok());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5000, "and left alone");
+}
+
+fn published(space: Space, rows: u64, blobs: &[Blob]) -> (tempfile::TempDir, DirStore) {
+    let part = |blob: &Blob| PartRecord {
+        run: RunRecord { rows, blob: *blob },
+        graph: None,
+        dead: Vec::new(),
+    };
+    let vectors = VectorsRecord {
+        space,
+        params: Params::default(),
+        skipped: Vec::new(),
+        tail: None,
+        parts: blobs.iter().map(part).collect(),
+    };
+    let files = vec![FileRecord { file: 1, state: Vec::new(), vectors: Some(vectors) }];
+    let manifest = Manifest { owner: [7; 16], generation: 1, note: Vec::new(), files };
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = DirStore::open(dir.path()).unwrap();
+    store.publish(&codec::seal(&manifest).unwrap()).unwrap();
+    (dir, store)
+}
+
+// A manifest with right checksums over a sparse file asked for 4 TiB at once, and the process
+// that loaded it was aborted, each time it was started; or it read all of them first.
+#[test]
+fn a_checkpoint_that_does_not_fit_into_memory_is_refused() {
+    let space = Space::new(Element::F32, Metric::L2, 65_536);
+    let rows = GRAPH_ROWS_MAX as u64;
+    let bytes = run_bytes(space, rows).unwrap();
+    let (dir, mut store) = published(space, rows, &[Blob { at: 0, bytes, crc: 0 }]);
+    let blob = std::fs::File::create(dir.path().join("blob-0")).unwrap();
+    blob.set_len(bytes).unwrap();
+    assert!(load(&mut store, dir.path(), [7; 16]).is_err());
+}
+
+#[test]
+fn a_blob_that_is_named_twice_is_refused() {
+    let space = Space::new(Element::F32, Metric::L2, 2);
+    let blob = Blob { at: 3, bytes: 16, crc: 0 };
+    let (dir, mut store) = published(space, 1, &[blob, blob]);
+    let error = load(&mut store, dir.path(), [7; 16]).err().unwrap().to_string();
+    assert!(error.contains("one place"), "{error}");
+}
