@@ -21,7 +21,7 @@ use crate::log_line;
 use crate::observe::DirtyLog;
 use reader::ImageReader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,25 +47,12 @@ pub struct FollowThread {
 impl FollowThread {
     /// Starts it.
     pub fn start(image: Arc<Image>, observer: Arc<DirtyLog>) -> Result<Self> {
-        let system = |what| move |source| Error::System { what, source };
-        let view = Arc::new(View::new().map_err(system("eventfd"))?);
-        let file = image.open_reader().map_err(system("image"))?;
-        let reader = ImageReader::new(file, image.exposed_bytes());
-        let worker = Worker {
-            image,
-            observer,
-            view: view.clone(),
-            reader,
-            tracker: None,
-            identity: None,
-            problem: None,
-            unsaved: false,
-            saved: Instant::now(),
-        };
+        let worker = Worker::new(image, observer)?;
+        let view = worker.view.clone();
         let thread = std::thread::Builder::new()
             .name("vexfs-follow".into())
             .spawn(move || worker.run())
-            .map_err(system("thread"))?;
+            .map_err(|source| Error::System { what: "thread", source })?;
         Ok(Self { view, thread })
     }
 
@@ -93,9 +80,31 @@ struct Worker {
     problem: Option<String>,
     unsaved: bool,
     saved: Instant,
+    pause: Duration,
+    checkpoint_every: Duration,
 }
 
 impl Worker {
+    fn new(image: Arc<Image>, observer: Arc<DirtyLog>) -> Result<Self> {
+        let system = |what| move |source| Error::System { what, source };
+        let view = Arc::new(View::new().map_err(system("eventfd"))?);
+        let file = image.open_reader().map_err(system("image"))?;
+        let reader = ImageReader::new(file, image.exposed_bytes());
+        Ok(Self {
+            image,
+            observer,
+            view,
+            reader,
+            tracker: None,
+            identity: None,
+            problem: None,
+            unsaved: false,
+            saved: Instant::now(),
+            pause: PAUSE,
+            checkpoint_every: CHECKPOINT_EVERY,
+        })
+    }
+
     fn run(mut self) {
         while !self.view.stopping() {
             self.look(None);
@@ -111,12 +120,12 @@ impl Worker {
         if self.view.awaited() {
             return;
         }
-        let pause = Timespec::try_from(PAUSE).ok();
+        let pause = Timespec::try_from(self.pause).ok();
         let _ = poll(
             &mut [PollFd::from_borrowed_fd(self.view.urgent_fd(), PollFlags::IN)],
             pause.as_ref(),
         );
-        let wait = if self.unsaved { CHECKPOINT_EVERY } else { Duration::from_secs(3600) };
+        let wait = if self.unsaved { self.checkpoint_every } else { Duration::from_secs(3600) };
         let wait = Timespec::try_from(wait).ok();
         let mut fds = [
             PollFd::from_borrowed_fd(self.view.urgent_fd(), PollFlags::IN),
@@ -159,7 +168,7 @@ impl Worker {
             {
                 return Ok(());
             }
-            if shown.elapsed() > PAUSE {
+            if shown.elapsed() > self.pause {
                 self.show(None);
                 shown = Instant::now();
             }
@@ -227,19 +236,9 @@ impl Worker {
         if image.read_only() {
             return Ok(None);
         }
-        if image.block_device() || image.raw() {
-            let path = if image.block_device() {
-                let name = format!("{:032x}", u128::from_be_bytes(uuid));
-                PathBuf::from("/var/lib/vexfs").join(name)
-            } else {
-                let mut name = image.path().as_os_str().to_owned();
-                name.push(".index");
-                PathBuf::from(name)
-            };
-            if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent)
-                    .map_err(|e| format!("{}: {e}", parent.display()))?;
-            }
+        if let Some(path) = directory(image.path(), image.block_device(), image.raw(), uuid) {
+            let parent = path.parent().unwrap_or(&path);
+            std::fs::create_dir_all(parent).map_err(|e| format!("{}: {e}", parent.display()))?;
             let store = DirStore::open(&path).map_err(|e| e.to_string())?;
             return Ok(Some(Box::new(store)));
         }
@@ -250,7 +249,7 @@ impl Worker {
     }
 
     fn checkpoint(&mut self, last: bool) {
-        let due = last || self.saved.elapsed() >= CHECKPOINT_EVERY;
+        let due = last || self.saved.elapsed() >= self.checkpoint_every;
         let Some((tracker, index)) = &self.tracker else { return };
         if !self.unsaved || !due || self.problem.is_some() {
             return;
@@ -265,7 +264,24 @@ impl Worker {
     }
 }
 
+/// Where the checkpoints of an image lie that has no room for them: a block device ends where its
+/// filesystem does, and a raw image keeps its length.
+fn directory(image: &Path, block_device: bool, raw: bool, uuid: [u8; 16]) -> Option<PathBuf> {
+    if block_device {
+        let name = format!("{:032x}", u128::from_be_bytes(uuid));
+        return Some(PathBuf::from("/var/lib/vexfs").join(name));
+    }
+    if !raw {
+        return None;
+    }
+    let mut name = image.as_os_str().to_owned();
+    name.push(".index");
+    Some(name.into())
+}
+
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_tests;

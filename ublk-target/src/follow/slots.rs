@@ -144,44 +144,67 @@ impl Rows {
     }
 }
 
-/// Bytes of a mapping within its file.
-fn bytes_of(mapping: &Mapping, block_shift: u32) -> Range<u64> {
-    let start = mapping.start.0 << block_shift;
-    start..start + (mapping.count << block_shift)
+/// Blocks of a file that hold data, and where: at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First block of the file.
+    pub start: u64,
+    /// Blocks.
+    pub count: u64,
+    /// First block on the device.
+    pub block: u64,
+}
+
+impl Extent {
+    /// The written parts of a file, in order.
+    #[must_use]
+    pub fn all(mappings: &[Mapping]) -> Vec<Self> {
+        let written = |mapping: &Mapping| match mapping.kind {
+            MappingKind::Written(block) => {
+                Some(Self { start: mapping.start.0, count: mapping.count, block: block.0 })
+            }
+            MappingKind::Unwritten(_) | MappingKind::Hole => None,
+        };
+        mappings.iter().filter_map(written).collect()
+    }
+
+    /// The file's block after it.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.start + self.count
+    }
 }
 
 /// Written bytes of a file, cut at its size.
 #[must_use]
-pub fn written(extents: &[Mapping], block_shift: u32, size: u64) -> Ranges {
+pub fn written(extents: &[Extent], block_shift: u32, size: u64) -> Ranges {
     let mut ranges = Ranges::default();
-    for mapping in extents {
-        ranges.insert(bytes_of(mapping, block_shift));
+    for extent in extents {
+        ranges.insert(extent.start << block_shift..extent.end() << block_shift);
     }
     ranges.truncate(size);
     ranges
 }
 
-/// A file's block `at` on the device, and how many follow it there.
-fn find(extents: &[Mapping], at: u64) -> Option<(u64, u64)> {
-    let index = extents.partition_point(|m| m.start.0 + m.count <= at);
-    let mapping = extents.get(index).filter(|m| m.start.0 <= at)?;
-    let MappingKind::Written(block) = mapping.kind else { return None };
-    let skip = at - mapping.start.0;
-    Some((block.0 + skip, mapping.count - skip))
+/// A file's block `at` on the device, and how many lie there from it on.
+fn find(extents: &[Extent], at: u64) -> Option<(u64, u64)> {
+    let index = extents.partition_point(|e| e.end() <= at);
+    let extent = extents.get(index).filter(|e| e.start <= at)?;
+    Some((extent.block + (at - extent.start), extent.end() - at))
 }
 
 /// Bytes of the file that lie elsewhere than before, or are new.
 #[must_use]
-pub fn moved(old: &[Mapping], new: &[Mapping], block_shift: u32) -> Ranges {
+pub fn moved(old: &[Extent], new: &[Extent], block_shift: u32) -> Ranges {
     let mut ranges = Ranges::default();
-    for mapping in new {
-        let (mut at, end) = (mapping.start.0, mapping.start.0 + mapping.count);
-        while at < end {
-            let Some((now, left)) = find(new, at) else { break };
-            let index = old.partition_point(|m| m.start.0 + m.count <= at);
+    for extent in new {
+        let mut at = extent.start;
+        while at < extent.end() {
+            let (now, left) = (extent.block + (at - extent.start), extent.end() - at);
+            let index = old.partition_point(|e| e.end() <= at);
             let (same, count) = match (find(old, at), old.get(index)) {
                 (Some((before, count)), _) => (before == now, count),
-                (None, Some(next)) => (false, next.start.0.saturating_sub(at).max(1)),
+                (None, Some(next)) => (false, next.start - at),
                 (None, None) => (false, left),
             };
             let count = count.min(left);
@@ -203,9 +226,9 @@ pub struct Run {
     pub len: u64,
 }
 
-/// The first run of a file's bytes `range`; holes are runs as well.
+/// The first run of a file's bytes `range`, which has some; holes are runs as well. Never empty.
 #[must_use]
-pub fn first_run(extents: &[Mapping], block_shift: u32, range: &Range<u64>) -> Run {
+pub fn first_run(extents: &[Extent], block_shift: u32, range: &Range<u64>) -> Run {
     let block = range.start >> block_shift;
     let skip = range.start - (block << block_shift);
     let left = range.end.saturating_sub(range.start);
@@ -213,8 +236,8 @@ pub fn first_run(extents: &[Mapping], block_shift: u32, range: &Range<u64>) -> R
         let len = ((count << block_shift) - skip).min(left);
         return Run { at: Some((at << block_shift) + skip), len };
     }
-    let index = extents.partition_point(|m| m.start.0 + m.count <= block);
-    let next = extents.get(index).map_or(u64::MAX, |m| m.start.0 << block_shift);
+    let index = extents.partition_point(|e| e.end() <= block);
+    let next = extents.get(index).map_or(u64::MAX, |e| e.start << block_shift);
     Run { at: None, len: next.saturating_sub(range.start).min(left) }
 }
 
@@ -223,9 +246,20 @@ mod tests {
     use super::*;
     use vexfs::{BlockNr, FileBlock};
 
-    fn extent(start: u64, count: u64, block: u64) -> Mapping {
-        let kind = MappingKind::Written(BlockNr(block));
-        Mapping { start: FileBlock(start), count, kind }
+    fn extent(start: u64, count: u64, block: u64) -> Extent {
+        Extent { start, count, block }
+    }
+
+    #[test]
+    fn only_what_is_written_is_an_extent() {
+        let mapping = |start, count, kind| Mapping { start: FileBlock(start), count, kind };
+        let mappings = [
+            mapping(0, 2, MappingKind::Written(BlockNr(100))),
+            mapping(2, 1, MappingKind::Unwritten(BlockNr(102))),
+            mapping(3, 5, MappingKind::Hole),
+            mapping(8, 1, MappingKind::Written(BlockNr(103))),
+        ];
+        assert_eq!(Extent::all(&mappings), [extent(0, 2, 100), extent(8, 1, 103)]);
     }
 
     fn list(ranges: &Ranges) -> Vec<Range<u64>> {

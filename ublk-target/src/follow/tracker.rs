@@ -12,16 +12,14 @@
 //! Rows in holes are not indexed. Everything is idempotent.
 
 use super::header::{Layout, Trouble, layout};
-use super::slots::{Ranges, Run, first_run, moved, written};
+use super::slots::{Extent, Ranges, Rows, Run, first_run, moved, written};
 use crate::log_line;
 use crate::observe::{DirtyLog, DirtyRange};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use vexfs::follow::{Change, Follower};
-use vexfs::{
-    Device, DeviceError, Error, Generation, Ino, Inode, Mapping, MappingKind, VectorLayout,
-};
+use vexfs::{Device, DeviceError, Error, Generation, Ino, Inode, VectorLayout};
 use vexfs_index::{FileId, Index, Slot};
 
 /// Bytes of tree nodes kept in memory.
@@ -40,16 +38,31 @@ const UNREADABLE_MAX: usize = 1024;
 struct VectorFile {
     attribute: VectorLayout,
     size: u64,
-    extents: Vec<Mapping>,
-    layout: Result<Layout, Trouble>,
-    /// Slots whose vectors are there.
-    present: Ranges,
-    /// Slots to be read again.
-    todo: Ranges,
-    /// Slots that the medium did not give back when they were read.
-    unreadable: BTreeSet<u64>,
+    extents: Vec<Extent>,
+    slots: Result<Slots, Trouble>,
     /// Grows when the file's place or layout changes.
     epoch: u64,
+}
+
+/// The slots of a file that can be indexed.
+#[derive(Debug)]
+struct Slots {
+    layout: Layout,
+    /// Those whose vectors are there.
+    present: Ranges,
+    /// Those to be read again.
+    todo: Ranges,
+    /// Those that the medium did not give back when they were read.
+    unreadable: BTreeSet<u64>,
+}
+
+/// Slots on their way into the index: all of them present, or none.
+struct Batch {
+    ino: u64,
+    epoch: u64,
+    rows: Rows,
+    slots: Range<u64>,
+    present: bool,
 }
 
 /// What became of slots that were to be read.
@@ -116,7 +129,7 @@ impl<D: Device + Clone> Tracker<D> {
 
     /// Slots to be read again.
     pub fn pending(&self) -> u64 {
-        self.files.values().map(|f| f.todo.count()).sum()
+        self.files.values().flat_map(|file| &file.slots).map(|slots| slots.todo.count()).sum()
     }
 
     /// Vector files, and what is to be said of them.
@@ -202,7 +215,7 @@ impl<D: Device + Clone> Tracker<D> {
             self.forget(ino.0);
             return Ok(());
         };
-        let extents = self.follower.written(ino)?;
+        let extents = Extent::all(&self.follower.written(ino)?);
         let head = 0..if attribute.auto_header { HEADER_BYTES.min(inode.size) } else { 0 };
         let found = match read_extents(&self.device, &extents, self.block_shift, &head) {
             Ok(first) => layout(&attribute, &first),
@@ -211,19 +224,19 @@ impl<D: Device + Clone> Tracker<D> {
             }
             Err(e) => return Err(e),
         };
-        let epoch = self.files.get(&ino.0).map_or(0, |old| old.epoch);
-        let mut file = VectorFile {
-            attribute,
-            size: inode.size,
-            present: Ranges::default(),
-            todo: Ranges::default(),
-            layout: found,
-            extents,
-            unreadable: BTreeSet::new(),
-            epoch,
-        };
         let old = self.files.remove(&ino.0);
-        self.compare(ino.0, old.as_ref(), &mut file);
+        let found = found.inspect_err(|_| {
+            // What the index had of it is of another layout.
+            self.index.drop_file(FileId(ino.0));
+        });
+        let compared = found
+            .and_then(|layout| self.compare(ino.0, old.as_ref(), layout, inode.size, &extents));
+        let (slots, changed) = match compared {
+            Ok((slots, changed)) => (Ok(slots), changed),
+            Err(why) => (Err(why), true),
+        };
+        let epoch = old.as_ref().map_or(0, |old| old.epoch) + u64::from(changed);
+        let file = VectorFile { attribute, size: inode.size, extents, slots, epoch };
         if old.as_ref().is_none_or(|old| old.extents != file.extents) {
             if let Some(old) = &old {
                 self.unplace(ino.0, &old.extents);
@@ -249,61 +262,68 @@ impl<D: Device + Clone> Tracker<D> {
         }
     }
 
-    /// Finds out which slots of the file have to be read again.
-    fn compare(&self, ino: u64, old: Option<&VectorFile>, file: &mut VectorFile) {
-        let Ok(layout) = &file.layout else {
-            // What the index had of it is of another layout.
-            self.index.drop_file(FileId(ino));
-            file.epoch += 1;
-            return;
+    /// Finds out which slots of the file have to be read again, and whether its place or layout
+    /// changed.
+    fn compare(
+        &self,
+        ino: u64,
+        old: Option<&VectorFile>,
+        layout: Layout,
+        size: u64,
+        extents: &[Extent],
+    ) -> Result<(Slots, bool), Trouble> {
+        let rows = layout.rows;
+        let (count, _) = rows.count(size);
+        let mut slots = Slots {
+            layout,
+            present: Ranges::default(),
+            todo: Ranges::default(),
+            unreadable: BTreeSet::new(),
         };
-        let (count, _) = layout.rows.count(file.size);
-        for range in written(&file.extents, self.block_shift, file.size).iter() {
-            let rows = layout.rows.within(&range);
-            file.present.insert(rows.start..rows.end.min(count));
+        for range in written(extents, self.block_shift, size).iter() {
+            let within = rows.within(&range);
+            slots.present.insert(within.start..within.end.min(count));
         }
-        let fresh = match self.index.declare(FileId(ino), layout.space, layout.params) {
-            Ok(fresh) => fresh,
-            Err(e) => {
-                file.layout = Err(Trouble::Unusable(e.to_string()));
-                file.epoch += 1;
-                return;
-            }
-        };
+        let fresh = self
+            .index
+            .declare(FileId(ino), layout.space, layout.params)
+            .map_err(|e| Trouble::Unusable(e.to_string()))?;
         self.index.truncate(FileId(ino), count);
         // The bytes of a file that was there before this daemon, or that changed while nobody
         // marked, cannot be known to be those that were indexed.
-        let known = old.filter(|old| old.layout == file.layout && !fresh && self.marks_complete);
-        let Some(old) = known else {
-            file.epoch += 1;
-            file.todo.insert(0..count);
-            return;
+        let known = old
+            .filter(|_| !fresh && self.marks_complete)
+            .and_then(|old| Some((old, old.slots.as_ref().ok()?)))
+            .filter(|(_, before)| before.layout == layout);
+        let Some((old, before)) = known else {
+            slots.todo.insert(0..count);
+            return Ok((slots, true));
         };
-        file.todo = old.todo.clone();
-        file.todo.truncate(count);
-        file.unreadable = old.unreadable.range(..count).copied().collect();
-        if old.size == file.size && old.extents == file.extents {
-            return;
+        slots.todo = before.todo.clone();
+        slots.todo.truncate(count);
+        slots.unreadable = before.unreadable.range(..count).copied().collect();
+        if old.size == size && old.extents == extents {
+            return Ok((slots, false));
         }
-        file.epoch += 1;
-        let (before, _) = layout.rows.count(old.size);
-        file.todo.insert(before.min(count)..count);
-        for range in moved(&old.extents, &file.extents, self.block_shift).iter() {
-            let rows = layout.rows.touching(&range);
-            file.todo.insert(rows.start..rows.end.min(count));
+        let (had, _) = rows.count(old.size);
+        slots.todo.insert(had.min(count)..count);
+        for range in moved(&old.extents, extents, self.block_shift).iter() {
+            let touched = rows.touching(&range);
+            slots.todo.insert(touched.start..touched.end.min(count));
         }
         // Rows that lost their blocks, and those that got them back.
-        for (one, other) in [(&old.present, &file.present), (&file.present, &old.present)] {
+        for (one, other) in [(&before.present, &slots.present), (&slots.present, &before.present)] {
             for mut range in one.iter() {
                 while !range.is_empty() {
                     let (end, both) = other.run(&range);
                     if !both {
-                        file.todo.insert(range.start..end.min(count));
+                        slots.todo.insert(range.start..end.min(count));
                     }
                     range.start = end;
                 }
             }
         }
+        Ok((slots, true))
     }
 
     fn forget(&mut self, ino: u64) {
@@ -313,26 +333,23 @@ impl<D: Device + Clone> Tracker<D> {
         }
     }
 
-    fn spans(&self, extents: &[Mapping]) -> Vec<(u64, u64, u64)> {
+    fn spans(&self, extents: &[Extent]) -> Vec<(u64, u64, u64)> {
         let shift = self.block_shift;
-        let span = |m: &Mapping| match m.kind {
-            MappingKind::Written(block) => {
-                let start = block.0 << shift;
-                Some((start, start + (m.count << shift), m.start.0 << shift))
-            }
-            _ => None,
+        let span = |extent: &Extent| {
+            let start = extent.block << shift;
+            (start, start + (extent.count << shift), extent.start << shift)
         };
-        extents.iter().filter_map(span).collect()
+        extents.iter().map(span).collect()
     }
 
-    fn place(&mut self, ino: u64, extents: &[Mapping]) {
+    fn place(&mut self, ino: u64, extents: &[Extent]) {
         for (start, end, at) in self.spans(extents) {
             self.places.insert(start, (end, ino, at));
         }
         self.moved = true;
     }
 
-    fn unplace(&mut self, ino: u64, extents: &[Mapping]) {
+    fn unplace(&mut self, ino: u64, extents: &[Extent]) {
         for (start, ..) in self.spans(extents) {
             if self.places.get(&start).is_some_and(|(_, owner, _)| *owner == ino) {
                 self.places.remove(&start);
@@ -357,84 +374,57 @@ impl<D: Device + Clone> Tracker<D> {
                 })
                 .collect();
             for (ino, bytes) in hit {
-                let Some(file) = self.files.get_mut(&ino) else { continue };
-                if file.attribute.auto_header && bytes.start < HEADER_BYTES {
-                    self.headers.insert(ino);
-                }
-                if let Ok(layout) = &file.layout {
-                    let rows = layout.rows.touching(&bytes);
-                    let (count, _) = layout.rows.count(file.size);
-                    file.todo.insert(rows.start..rows.end.min(count));
-                }
+                let headers = &mut self.headers;
+                self.files.entry(ino).and_modify(|file| {
+                    if file.attribute.auto_header && bytes.start < HEADER_BYTES {
+                        headers.insert(ino);
+                    }
+                    file.mark(&bytes);
+                });
             }
         }
     }
 
     /// Reads one batch of slots into the index. True: there is more to read.
     fn step(&mut self) -> Result<bool, Error> {
-        let Some((&ino, file)) = self.files.iter_mut().find(|(_, f)| !f.todo.is_empty()) else {
-            return Ok(false);
-        };
-        let Ok(Layout { rows, .. }) = file.layout else {
-            file.todo = Ranges::default();
+        let next = self.files.iter_mut().find_map(|(ino, file)| file.next_batch(*ino));
+        let Some(batch) = next else { return Ok(false) };
+        if !batch.present {
+            self.index.remove(FileId(batch.ino), batch.slots);
             return Ok(true);
-        };
-        let epoch = file.epoch;
-        let mut budget = (BATCH_BYTES / rows.stride).max(1);
-        while budget > 0 {
-            let Some(file) = self.files.get_mut(&ino) else { break };
-            let Some(first) = file.todo.first() else { break };
-            let (end, present) = file.present.run(&first);
-            // A hole is forgotten at once, however long it is.
-            let most = if present { budget } else { u64::MAX };
-            let Some(slots) = file.todo.take(most.min(end - first.start)) else { break };
-            budget = budget.saturating_sub(if present { slots.end - slots.start } else { 1 });
-            file.unreadable.retain(|slot| !slots.contains(slot));
-            if !present {
-                self.index.remove(FileId(ino), slots);
-            } else if !self.feed_parts(ino, epoch, slots)? {
-                break;
-            }
         }
-        Ok(true)
-    }
-
-    /// Feeds slots, those that cannot be read left out; false if the file moved meanwhile. Whatever
-    /// was not fed comes again.
-    fn feed_parts(&mut self, ino: u64, epoch: u64, slots: Range<u64>) -> Result<bool, Error> {
-        let mut parts = vec![slots];
+        // Halved where the medium does not give all of it back, down to the rows that it keeps.
+        let mut parts = vec![batch.slots.clone()];
         while let Some(part) = parts.pop() {
-            let fed = self.feed(ino, epoch, part.clone());
+            let fed = self.feed(&batch, &part);
             match fed {
                 Ok(Fed::Whole) => {}
                 Ok(Fed::Unreadable(error)) if part.end - part.start == 1 => {
-                    self.leave_out(ino, part.start, error);
+                    self.leave_out(batch.ino, part.start, error);
                 }
                 Ok(Fed::Unreadable(_)) => {
                     let middle = part.start + (part.end - part.start) / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 }
                 Ok(Fed::Moved) | Err(_) => {
-                    if let Some(file) = self.files.get_mut(&ino) {
-                        parts.into_iter().chain([part]).for_each(|part| file.todo.insert(part));
-                    }
-                    return fed.map(|_| false);
+                    // What was not fed comes again, if the file is still there.
+                    parts.push(part);
+                    self.files
+                        .entry(batch.ino)
+                        .and_modify(|file| parts.into_iter().for_each(|part| file.put_back(part)));
+                    return fed.map(|_| true);
                 }
             }
         }
         Ok(true)
     }
 
-    /// Reads slots that are present and hands them to the index.
-    fn feed(&mut self, ino: u64, epoch: u64, slots: Range<u64>) -> Result<Fed, Error> {
-        let Some(VectorFile { layout: Ok(Layout { rows, .. }), extents, .. }) =
-            self.files.get(&ino)
-        else {
-            return Ok(Fed::Moved);
-        };
-        let rows = *rows;
+    /// Reads slots of a batch that are present and hands them to the index.
+    fn feed(&mut self, batch: &Batch, slots: &Range<u64>) -> Result<Fed, Error> {
+        let Batch { ino, epoch, rows, .. } = *batch;
         let last = rows.start(slots.end.saturating_sub(1)) + rows.offset + rows.vector;
         let range = rows.start(slots.start)..last;
+        let extents = self.files.get(&ino).map_or(&[][..], |file| &file.extents);
         let mut bytes = match read_extents(&self.device, extents, self.block_shift, &range) {
             Err(Error::Device(error)) => return Ok(Fed::Unreadable(error)),
             other => other?,
@@ -442,9 +432,9 @@ impl<D: Device + Clone> Tracker<D> {
         bytes.resize(((slots.end - slots.start) * rows.stride) as usize, 0);
         if self.observer.root_writes() != self.roots {
             self.look()?;
-            if self.files.get(&ino).is_none_or(|file| file.epoch != epoch) {
-                return Ok(Fed::Moved);
-            }
+        }
+        if self.files.get(&ino).is_none_or(|file| file.epoch != epoch) {
+            return Ok(Fed::Moved);
         }
         let (stride, offset) = (rows.stride as usize, rows.offset as usize);
         let fed = self.index.upsert_rows(FileId(ino), Slot(slots.start), &bytes, stride, offset);
@@ -458,12 +448,13 @@ impl<D: Device + Clone> Tracker<D> {
     /// others are.
     fn leave_out(&mut self, ino: u64, slot: u64, error: DeviceError) {
         self.index.remove(FileId(ino), slot..slot + 1);
-        let Some(file) = self.files.get_mut(&ino) else { return };
-        if file.unreadable.is_empty() {
+        let file = self.files.get_mut(&ino);
+        let Some(slots) = file.and_then(|file| file.slots.as_mut().ok()) else { return };
+        if slots.unreadable.is_empty() {
             log_line!("inode {ino}: row {slot} cannot be read: {}", Error::Device(error));
         }
-        file.unreadable.insert(slot);
-        if file.unreadable.len() > UNREADABLE_MAX {
+        slots.unreadable.insert(slot);
+        if slots.unreadable.len() > UNREADABLE_MAX {
             self.give_up(ino, format!("its rows cannot be read: {}", Error::Device(error)));
         }
     }
@@ -472,10 +463,7 @@ impl<D: Device + Clone> Tracker<D> {
     fn give_up(&mut self, ino: u64, why: String) {
         log_line!("inode {ino} is not indexed: {why}");
         self.index.drop_file(FileId(ino));
-        if let Some(file) = self.files.get_mut(&ino) {
-            file.layout = Err(Trouble::Unusable(why));
-            file.todo = Ranges::default();
-        }
+        self.files.entry(ino).and_modify(|file| file.slots = Err(Trouble::Unusable(why)));
     }
 
     /// Writes a checkpoint of everything that is indexed.
@@ -483,7 +471,7 @@ impl<D: Device + Clone> Tracker<D> {
         let files: Vec<_> = self
             .files
             .iter()
-            .filter(|(_, file)| file.layout.is_ok())
+            .filter(|(_, file)| file.slots.is_ok())
             .map(|(ino, _)| (FileId(*ino), Vec::new()))
             .collect();
         self.index.checkpoint(self.seen.0, &[], &files).map(|_| ())
@@ -493,7 +481,7 @@ impl<D: Device + Clone> Tracker<D> {
 /// Reads bytes of a file whose extents are known; holes are zeroes. The engine's devices take whole sectors.
 fn read_extents<D: Device>(
     device: &D,
-    extents: &[Mapping],
+    extents: &[Extent],
     block_shift: u32,
     range: &Range<u64>,
 ) -> Result<Vec<u8>, Error> {
@@ -503,9 +491,6 @@ fn read_extents<D: Device>(
     let mut sectors = Vec::new();
     while at < range.end {
         let Run { at: place, len } = first_run(extents, block_shift, &(at..range.end));
-        if len == 0 {
-            break;
-        }
         if let Some(place) = place {
             let start = place - place % SECTOR;
             let end = (place + len).next_multiple_of(SECTOR);
@@ -521,12 +506,41 @@ fn read_extents<D: Device>(
 }
 
 impl VectorFile {
+    /// Takes the next slots that have to be read again.
+    fn next_batch(&mut self, ino: u64) -> Option<Batch> {
+        let Slots { layout: Layout { rows, .. }, present, todo, unreadable } =
+            self.slots.as_mut().ok()?;
+        let first = todo.first()?;
+        let (end, present) = present.run(&first);
+        // A hole is forgotten at once, however long it is.
+        let most = if present { (BATCH_BYTES / rows.stride).max(1) } else { u64::MAX };
+        let slots = todo.take(most.min(end - first.start))?;
+        unreadable.retain(|slot| !slots.contains(slot));
+        Some(Batch { ino, epoch: self.epoch, rows: *rows, slots, present })
+    }
+
+    /// Has slots read again after all.
+    fn put_back(&mut self, again: Range<u64>) {
+        if let Ok(slots) = &mut self.slots {
+            let (count, _) = slots.layout.rows.count(self.size);
+            slots.todo.insert(again.start..again.end.min(count));
+        }
+    }
+
+    /// Has the slots read again that have a vector in these bytes of the file.
+    fn mark(&mut self, bytes: &Range<u64>) {
+        if let Ok(slots) = &mut self.slots {
+            let touched = slots.layout.rows.touching(bytes);
+            self.put_back(touched);
+        }
+    }
+
     fn trouble(&self) -> Option<Trouble> {
-        match &self.layout {
+        match &self.slots {
             Err(why) => Some(why.clone()),
-            Ok(layout) => match layout.rows.count(self.size) {
-                (_, 0) => self.unreadable.first().map(|first| {
-                    let count = self.unreadable.len();
+            Ok(Slots { layout, unreadable, .. }) => match layout.rows.count(self.size) {
+                (_, 0) => unreadable.first().map(|first| {
+                    let count = unreadable.len();
                     Trouble::Unreadable(format!(
                         "{count} of its rows cannot be read, the first is {first}: they are not searched; write them again"
                     ))
@@ -540,5 +554,7 @@ impl VectorFile {
     }
 }
 
+#[cfg(test)]
+mod race_tests;
 #[cfg(test)]
 mod tests;
