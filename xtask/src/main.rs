@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod coverage;
 mod demo;
 mod kernel;
 mod lab;
@@ -44,6 +45,8 @@ enum Command {
     Demo,
     #[command(about = "Run every check, or one part of them")]
     Test(test::TestArgs),
+    #[command(about = "Show that tests take every branch that recovery depends on")]
+    Coverage(coverage::CoverageArgs),
     #[command(about = "Run a shell or a command in a throw-away guest")]
     Vm(vm::args::VmArgs),
     #[command(about = "Measure VexFS beside its neighbours in one guest")]
@@ -89,6 +92,10 @@ fn run(cli: Cli) -> Result<u8> {
             Ok(u8::from(!demo::run(&workspace, &kernel)?))
         }
         Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
+        Command::Coverage(args) => {
+            setup::run(&workspace)?;
+            Ok(u8::from(!coverage::run(&workspace, &args)?))
+        }
         Command::Vm(args) => {
             setup::run(&workspace)?;
             vm::args::run(&workspace, args)

@@ -61,7 +61,7 @@ pub fn run(workspace: &Workspace) -> Result<Kernel> {
     let ui = Ui::new();
     fs::create_dir_all(&workspace.vm)
         .with_context(|| format!("cannot create {}", workspace.vm.display()))?;
-    let missing = missing_packages()?;
+    let missing = missing_packages(PACKAGES)?;
     let kernel = Kernel::find(workspace);
     if let (true, Some(kernel)) = (missing.is_empty(), kernel.clone()) {
         return Ok(kernel);
@@ -73,19 +73,9 @@ pub fn run(workspace: &Workspace) -> Result<Kernel> {
         {
             eprintln!("   ... apt source of the security suite added: {}", file.display());
         }
-        let step = ui.step("package lists (apt-get update)");
-        apt(["update"]).run(&step).context(
-            "apt-get update failed: the machine needs its Debian mirrors for the first set-up",
-        )?;
-        step.done();
+        update(ui)?;
     }
     if !missing.is_empty() {
-        ensure!(
-            is_root(),
-            "these packages are missing and installing them needs root; run this as root, or:\n  \
-             apt-get install --no-install-recommends {}",
-            missing.join(" ")
-        );
         install(ui, &missing)?;
     }
     match kernel {
@@ -94,7 +84,35 @@ pub fn run(workspace: &Workspace) -> Result<Kernel> {
     }
 }
 
+/// Installs what only one command uses, if it is missing. To be called after [`run`].
+pub fn add(packages: &[&str]) -> Result<()> {
+    let ui = Ui::new();
+    let missing = missing_packages(packages)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if is_root() {
+        update(ui)?;
+    }
+    install(ui, &missing)
+}
+
+fn update(ui: Ui) -> Result<()> {
+    let step = ui.step("package lists (apt-get update)");
+    apt(["update"]).run(&step).context(
+        "apt-get update failed: the machine needs its Debian mirrors for the first set-up",
+    )?;
+    step.done();
+    Ok(())
+}
+
 fn install(ui: Ui, missing: &[&str]) -> Result<()> {
+    ensure!(
+        is_root(),
+        "these packages are missing and installing them needs root; run this as root, or:\n  \
+         apt-get install --no-install-recommends {}",
+        missing.join(" ")
+    );
     let absent = unknown_packages(missing)?;
     if !absent.is_empty() {
         bail!(
@@ -110,7 +128,7 @@ fn install(ui: Ui, missing: &[&str]) -> Result<()> {
         .run(&step)
         .context("the packages could not be installed")?;
     step.done();
-    let still = missing_packages()?;
+    let still = missing_packages(missing)?;
     ensure!(still.is_empty(), "still missing after the installation: {}", still.join(" "));
     Ok(())
 }
@@ -124,8 +142,8 @@ fn apt<const N: usize>(args: [&str; N]) -> Cmd {
         .env("LC_ALL", "C.UTF-8")
 }
 
-/// Those of [`PACKAGES`] that are not installed.
-fn missing_packages() -> Result<Vec<&'static str>> {
+/// Those that are not installed.
+fn missing_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let status = fs::read_to_string("/var/lib/dpkg/status").context(
         "this is no Debian machine (no dpkg status): install by hand what 'setup' would, \
          as listed in xtask/src/setup.rs",
@@ -139,7 +157,7 @@ fn missing_packages() -> Result<Vec<&'static str>> {
             installed.insert(name);
         }
     }
-    Ok(PACKAGES.iter().copied().filter(|package| !installed.contains(package)).collect())
+    Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
 /// Those that apt cannot install because no source has them.

@@ -6,7 +6,7 @@
 //! and shell completions. Nothing is built in the source tree.
 
 pub mod module;
-mod object;
+pub mod object;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -16,7 +16,7 @@ use crate::ui::{Step, Ui};
 use crate::workspace::Workspace;
 
 /// Only the system's compiler comes with the library's source on every Debian 12.
-const RUSTC: &str = "/usr/bin/rustc";
+pub const RUSTC: &str = "/usr/bin/rustc";
 const TARGET: &str = "x86_64-kernel";
 const FLAGS: &str = "-Zcf-protection=branch -Zfunction-return=thunk-extern \
                      -Cforce-unwind-tables=n";

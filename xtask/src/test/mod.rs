@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use crate::coverage;
 use crate::lab;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -43,6 +44,8 @@ pub enum Part {
     Clippy,
     /// Unit, property and model tests, natively
     Unit,
+    /// Every branch that recovery depends on is taken by the tests
+    Coverage,
     /// The crash lab: a million states, the simulator, every mutant
     Lab,
     /// The C harness of the FFI
@@ -76,6 +79,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
             Part::Licences => licences::check(workspace),
             Part::Clippy => checks::clippy(workspace),
             Part::Unit => checks::unit(workspace, name),
+            Part::Coverage => coverage::check(workspace),
             Part::Lab => lab::check(workspace),
             Part::Ffi => checks::ffi(workspace),
             Part::Kernel => Ok(checks::kernel(workspace, &kernel)),
