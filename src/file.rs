@@ -507,11 +507,21 @@ impl<D: Device> Volume<D> {
             return self.free_step(inode, from);
         }
         let (extents, _) = self.plan_free(ino, 0, u64::MAX, |_| true)?;
+        if !extents.is_empty() && mutants::is(Mutant::OrphanOrder) {
+            return self.change(|volume| {
+                volume.remove(Key::inode(ino))?;
+                volume.inodes = volume.inodes.saturating_sub(1);
+                Ok(Progress::More)
+            });
+        }
         if !extents.is_empty() {
             return self.change(|volume| {
                 let mut inode = inode;
                 let _ = volume.free_extents(&mut inode, &extents, 0, u64::MAX)?;
                 volume.put_inode(&inode)?;
+                if mutants::is(Mutant::OrphanEarly) {
+                    volume.remove_orphan(ino)?;
+                }
                 Ok(Progress::More)
             });
         }

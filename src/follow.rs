@@ -14,6 +14,7 @@ use crate::superblock::newest_root;
 use crate::types::{Mapping, MappingKind};
 use crate::volume::{OpenOptions, Volume};
 use alloc::vec::Vec;
+use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::Pointer;
 use vexfs_format::{FileBlock, Generation, Ino, Kind};
 
@@ -82,7 +83,8 @@ impl<D: Device> Follower<D> {
 
     /// What an error means: [`Error::Stale`] if it looks like damage and a newer root is there.
     pub fn judge(&self, error: Error) -> Error {
-        if !matches!(error, Error::Corrupt(_) | Error::NotFound) {
+        if !matches!(error, Error::Corrupt(_) | Error::NotFound) || mutants::is(Mutant::FollowStale)
+        {
             return error;
         }
         match newest_root(&self.volume.device, &self.volume.geometry) {
@@ -109,6 +111,7 @@ impl<D: Device> Follower<D> {
         since: Generation,
         visit: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<()> {
+        let since = Generation(since.0.saturating_add(u64::from(mutants::is(Mutant::FollowSince))));
         let mut stack: Vec<Subtree> = Vec::new();
         let root = Subtree { pointer: self.volume.root, level: self.volume.level };
         if root.pointer.generation > since {

@@ -63,10 +63,12 @@ pub fn mkfs<D: Device>(device: &D, options: &MkfsOptions<'_>) -> Result<Superblo
     let block_bytes = geometry.block_bytes();
     // An old filesystem ends here: neither its superblocks nor its roots are left.
     let blank = zeroed(block_bytes)?;
-    for block in 0..FIRST_FREE {
-        device.write(geometry.byte_of(BlockNr(block)), &blank)?;
+    if !mutants::is(Mutant::MkfsWipe) {
+        for block in 0..FIRST_FREE {
+            device.write(geometry.byte_of(BlockNr(block)), &blank)?;
+        }
+        device.write(geometry.byte_of(geometry.backup_last()), &blank)?;
     }
-    device.write(geometry.byte_of(geometry.backup_last()), &blank)?;
     if !mutants::is(Mutant::MkfsWipeFlush) {
         device.flush()?;
     }

@@ -288,12 +288,17 @@ impl<D: Device> Volume<D> {
             let running = self.running;
             self.change(|volume| {
                 volume.changes = volume.changes.wrapping_add(1);
-                let block = volume.space.take_meta(Some(index))?;
+                let before = volume.space.group(index).and_then(|group| group.pointer);
+                let kept = before.filter(|_| mutants::is(Mutant::BitmapInPlace));
+                let block = match kept {
+                    Some(old) => old.block,
+                    None => volume.space.take_meta(Some(index))?,
+                };
                 let pointer = vexfs_format::node::Pointer { block, generation: running, crc: 0 };
                 let group = volume.space.group_mut(index)?;
                 group.placed = running;
-                let old = group.pointer.replace(pointer);
-                if let Some(old) = old {
+                group.pointer = Some(pointer);
+                if let Some(old) = before.filter(|_| kept.is_none()) {
                     volume.space.release(old.block, 1)?;
                 }
                 // The item exists from here on, at its final length: the seal only fills it in.

@@ -38,6 +38,8 @@ mutants! {
     BlockLost,
     /// a commit: always the same slot of the root ring
     RootSlot,
+    /// mkfs: the old structures are not wiped
+    MkfsWipe,
     /// mkfs: no flush after the old structures are wiped
     MkfsWipeFlush,
     /// mkfs: no flush before the primary superblock
@@ -50,6 +52,8 @@ mutants! {
     PinRunning,
     /// tree: a durable node is changed in place
     InPlace,
+    /// a freeze writes a bitmap over its last place
+    BitmapInPlace,
     /// a freeze writes a bitmap as it was before
     BitmapStale,
     /// a mount believes the oldest root record
@@ -66,14 +70,24 @@ mutants! {
     NodeIdentity,
     /// a bitmap's checksum is not compared when it is loaded
     BitmapChecksum,
+    /// a full check does not compare the copies of the superblock
+    CheckCopies,
     /// a removed inode is not listed as an orphan
     OrphanForgotten,
+    /// a removed inode goes before what it holds
+    OrphanOrder,
+    /// a removed inode is no orphan any more once its first blocks are freed
+    OrphanEarly,
     /// a mount does not finish what was removed
     OrphanLeft,
     /// fresh blocks count as written at once
     Unwritten,
     /// a failed commit does not stop the volume
     CommitFailed,
+    /// a follower skips what the commit after the one it knows has changed
+    FollowSince,
+    /// a follower takes a tree that moved on for a damaged one
+    FollowStale,
 }
 
 #[cfg(feature = "mutants")]

@@ -7,10 +7,12 @@
 //! script is its text: what is printed runs again.
 
 mod damage;
+mod follow;
 mod format;
 mod ops;
 mod script;
 mod space;
+mod steps;
 
 pub use script::{Fixture, Ran, Script};
 pub use space::{long, pairs, singles, triple};

@@ -2,7 +2,7 @@
 //! A small workload: its text, running it, exploring it, and making it shorter while it still fails.
 
 use super::ops::{self, Op, SETUP};
-use super::{damage, format};
+use super::{damage, follow, format, steps};
 use crate::device::{CacheDevice, Keep};
 use crate::explore::judge::ModelJudge;
 use crate::explore::{Chosen, Explored, Failure, Limits, PointTally, Verdict, explore, replay};
@@ -118,6 +118,22 @@ impl Fixture {
     /// What the engine did not notice.
     pub fn damage(&self, seed: u64, times: u64) -> Result<u64, String> {
         damage::run(self, seed, times).map_err(Stop::text)
+    }
+
+    /// Cuts the power after each step of what works in steps; returns the cuts.
+    ///
+    /// # Errors
+    /// What was left half done.
+    pub fn steps(&self) -> Result<u64, String> {
+        steps::run(self).map_err(Stop::text)
+    }
+
+    /// Follows so many commits of random operations; returns how often a follower was behind.
+    ///
+    /// # Errors
+    /// What a follower was not told, or wrongly.
+    pub fn follow(&self, seed: u64, commits: u64) -> Result<u64, String> {
+        follow::run(self, seed, commits).map_err(Stop::text)
     }
 
     /// The shortest part of a script that still fails, and a failure of it.

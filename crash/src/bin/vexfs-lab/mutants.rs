@@ -57,7 +57,9 @@ fn hunt(seeds: u64) -> Result<(), (&'static str, String)> {
         failure.map_or(Ok(()), |failure| Err(("exploring", format!("{script}: {}", failure.what))))
     };
     singles().try_for_each(explore)?;
+    fixture.steps().map_err(|what| ("cutting steps", what))?;
     fixture.damage(1, 200).map_err(|what| ("damaging", what))?;
+    fixture.follow(1, 200).map_err(|what| ("following", what))?;
     pairs().step_by(PAIRS_EVERY).try_for_each(explore)?;
     for seed in 1..=seeds {
         simulate(&Options::of_seed(seed, 1000)).map_err(|what| ("simulating", what))?;

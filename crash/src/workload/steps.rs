@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What works in steps, cut after each of them: removing and truncating a file of many extents. Scripts
+//! are too small for that, and the simulator commits between two steps only by chance.
+
+use super::script::Fixture;
+use crate::device::{CacheDevice, Keep};
+use crate::model::BLOCK;
+use crate::oracle::assert_clean;
+use crate::work::{Run, Stop, ensure};
+use vexfs::{Ino, NewInode, OpenOptions, Progress, Time, Volume};
+
+const NOW: Time = Time { seconds: 1_900_000_000, nanos: 0 };
+/// Far more extents than a step frees.
+const EXTENTS: u64 = 100;
+
+fn open(image: crate::Image) -> Run<Volume<CacheDevice>> {
+    let options = OpenOptions { cache_bytes: 0, ..OpenOptions::default() };
+    Volume::open(CacheDevice::new(image), &options).map_err(|e| Stop::error("open", &e))
+}
+
+fn must<T>(what: &str, result: vexfs::Result<T>) -> Run<T> {
+    result.map_err(|e| Stop::error(what, &e))
+}
+
+/// Removes a file, or truncates it, and cuts the power after each step; returns the cuts.
+fn one(fixture: &Fixture, remove: bool) -> Run<u64> {
+    let mut volume = open(fixture.image.clone())?;
+    let new = NewInode { mode: 0o100_600, uid: 0, gid: 0, rdev: 0, target: b"", now: NOW };
+    let made = volume.run(NOW, |v| v.create(Ino::ROOT, b"long", &new));
+    let ino = must("create", made)?.ino;
+    for extent in 0..EXTENTS {
+        // Every other block: no two of them are one extent.
+        must("write", volume.write_at(ino, extent * 2 * BLOCK as u64, &[7; BLOCK], NOW))?;
+    }
+    must("commit", volume.commit(NOW))?;
+    if remove {
+        must("unlink", volume.run(NOW, |v| v.unlink(Ino::ROOT, b"long", NOW)))?;
+    }
+    for cuts in 1.. {
+        let step = volume.run(NOW, |v| if remove { v.evict(ino) } else { v.set_size(ino, 1, NOW) });
+        let done = must("a step", step)? == Progress::Done;
+        must("commit", volume.commit(NOW))?;
+        let mut after = open(volume.device().cut(Keep::None))?;
+        must("the mount's work", after.evict_orphans(NOW))?;
+        must("commit", after.commit(NOW))?;
+        assert_clean(&CacheDevice::new(after.device().cut(Keep::None)))?;
+        match after.resolve(|v| v.inode(ino)) {
+            Err(vexfs::Error::NotFound) => ensure!(remove, "a truncated file is gone"),
+            Ok(inode) => {
+                ensure!(!remove && inode.blocks == 1, "a file of {} blocks is left", inode.blocks)
+            }
+            Err(error) => return Err(Stop::error("the file", &error)),
+        }
+        if done {
+            ensure!(cuts > 2, "{EXTENTS} extents were freed in {cuts} steps");
+            return Ok(cuts);
+        }
+    }
+    Ok(0)
+}
+
+/// Both; returns the cuts.
+pub(super) fn run(fixture: &Fixture) -> Run<u64> {
+    Ok(one(fixture, true)? + one(fixture, false)?)
+}
