@@ -34,6 +34,8 @@ KEEP_DIR = sys.argv[5] if len(sys.argv) > 5 else ""
 IMAGE = os.environ["SOAK_IMAGE"]
 AFTER_CUT = IMAGE + ".after-cut"
 DEVICE = f"/dev/ublkb{ID}"
+# How many times as long as usual things take on this kernel.
+PATIENCE = int(os.environ.get("VEXFS_PATIENCE", "1"))
 THREADS = 3
 NAMES = [f"n{i}" for i in range(12)]
 ATTRS = [f"user.a{i}" for i in range(3)]
@@ -48,7 +50,7 @@ EXCUSED = (5, 30, 108)
 
 
 def run(*words, ok=(0,)):
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120 * PATIENCE)
     if done.returncode not in ok:
         raise Wrong(f"{' '.join(words)}: status {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout
@@ -375,7 +377,7 @@ def one_round(number, rng, kept, totals):
     os.sync()
     for worker in workers:
         worker.start()
-    time.sleep(rng.uniform(0.05, 0.6))
+    time.sleep(rng.uniform(0.05, 0.6) * PATIENCE)
     power_cut.set()
     keep = rng.choice(["none", "all", "random", "random", "random"])
     seed = rng.randrange(1 << 30)
@@ -384,7 +386,7 @@ def one_round(number, rng, kept, totals):
     for worker in workers:
         worker.stop = True
     for worker in workers:
-        worker.join(60)
+        worker.join(60 * PATIENCE)
         if worker.is_alive():
             raise Wrong(f"{worker.path}: it hangs after the cut in {worker.history[-1]}")
         if worker.error:

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use kernel::Which;
 use workspace::Workspace;
 
 /// Developer commands of VexFS
@@ -78,17 +79,17 @@ fn run(cli: Cli) -> Result<u8> {
     let workspace = Workspace::find()?;
     match cli.command {
         Command::Setup => {
-            let kernel = setup::run(&workspace)?;
+            let kernel = setup::run(&workspace, Which::Stock)?;
             println!("ready; the guest kernel is {}", kernel.release);
             Ok(0)
         }
         Command::Build(args) => {
-            let kernel = setup::run(&workspace)?;
+            let kernel = setup::run(&workspace, Which::Stock)?;
             build::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
         Command::Demo => {
-            let kernel = setup::run(&workspace)?;
+            let kernel = setup::run(&workspace, Which::Stock)?;
             Ok(u8::from(!demo::run(&workspace, &kernel)?))
         }
         Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
@@ -97,11 +98,11 @@ fn run(cli: Cli) -> Result<u8> {
             Ok(u8::from(!coverage::run(&workspace, &args)?))
         }
         Command::Vm(args) => {
-            setup::run(&workspace)?;
+            setup::run(&workspace, args.kernel)?;
             vm::args::run(&workspace, args)
         }
         Command::Bench(args) => {
-            let kernel = setup::run(&workspace)?;
+            let kernel = setup::run(&workspace, Which::Stock)?;
             bench::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
@@ -109,7 +110,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Simulate(args) => lab::run(&workspace, "simulate", &args),
         Command::Mutants(args) => lab::run(&workspace, "mutants", &args),
         Command::Soak(args) => {
-            let kernel = setup::run(&workspace)?;
+            let kernel = setup::run(&workspace, args.kernel)?;
             Ok(u8::from(!soak::run(&workspace, &kernel, &args)?))
         }
         Command::BenchGuest(args) => {

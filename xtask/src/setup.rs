@@ -9,7 +9,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Which, debug};
 use crate::shell::Cmd;
 use crate::sources;
 use crate::ui::Ui;
@@ -56,19 +56,31 @@ const PACKAGES: &[&str] = &[
     "strace",
 ];
 
-/// Makes everything ready and says what it does.
-pub fn run(workspace: &Workspace) -> Result<Kernel> {
+/// Makes everything ready and says what it does; the debug kernel only if that is wanted.
+pub fn run(workspace: &Workspace, which: Which) -> Result<Kernel> {
+    let stock = stock(workspace, which == Which::Debug && debug::find(workspace).is_none())?;
+    match which {
+        Which::Stock => Ok(stock),
+        Which::Debug => match debug::find(workspace) {
+            Some(kernel) => Ok(kernel),
+            None => debug::build(workspace, Ui::new()),
+        },
+    }
+}
+
+/// Packages and the stock kernel; `lists`: apt's lists are needed for something else too.
+fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     let ui = Ui::new();
     fs::create_dir_all(&workspace.vm)
         .with_context(|| format!("cannot create {}", workspace.vm.display()))?;
     let missing = missing_packages(PACKAGES)?;
     let kernel = Kernel::find(workspace);
-    if let (true, Some(kernel)) = (missing.is_empty(), kernel.clone()) {
+    if let (true, Some(kernel)) = (missing.is_empty() && !lists, kernel.clone()) {
         return Ok(kernel);
     }
     ensure!(cfg!(target_arch = "x86_64"), "VexFS is developed on x86-64; this is another machine");
     if is_root() {
-        if kernel.is_none()
+        if (kernel.is_none() || lists)
             && let Some(file) = sources::add_security()?
         {
             eprintln!("   ... apt source of the security suite added: {}", file.display());

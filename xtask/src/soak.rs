@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::build::{self, module};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Which};
 use crate::shell::quote;
 use crate::ui::Ui;
 use crate::vm::args::print;
@@ -33,6 +33,9 @@ pub struct SoakArgs {
     /// Print the figures as JSON on standard output, and all else on standard error
     #[arg(long)]
     json: bool,
+    /// The guest's kernel
+    #[arg(long, value_enum, default_value_t)]
+    pub kernel: Which,
     /// Use what target/dist holds, without building it again
     #[arg(long)]
     no_build: bool,
@@ -52,8 +55,10 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
     fs::create_dir_all(&keep).with_context(|| format!("cannot create {}", keep.display()))?;
     let script = workspace.root.join("tests/e2e/soak.sh");
     let mut vm = Vm::new(workspace, "soak", quote(&script.display().to_string()));
-    vm.memory = 2048;
-    vm.timeout = Some(Duration::from_secs(300 + 20 * u64::from(args.cuts)));
+    vm.kernel = args.kernel;
+    vm.memory = 2048 * args.kernel.appetite();
+    let timeout = Duration::from_secs(300 + 20 * u64::from(args.cuts));
+    vm.timeout = Some(timeout * args.kernel.patience());
     vm.share = Some(keep.clone());
     vm.env = vec![
         ("VEXFS_SOAK_CUTS".to_owned(), args.cuts.to_string()),

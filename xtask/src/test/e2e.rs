@@ -3,7 +3,8 @@
 //!
 //! A script says what it needs in its first lines, `# vm: disk=1G mem=2048 timeout=300`:
 //! - `disk=SIZE` a fresh raw disk per size given (`disk=1G,512M` makes two): `/dev/vda`, `/dev/vdb`;
-//! - `mem=MIB`, `cpus=N`, `timeout=SECONDS` (per boot);
+//! - `kernel=debug` it is made for the debug kernel: on another it is not run, which a line says;
+//! - `mem=MIB`, `cpus=N`, `timeout=SECONDS` (per boot; of the stock kernel, the debug kernel gets more);
 //! - `cut=MARKER` the power is cut when the script prints a line with MARKER, and the script is run a
 //!   second time with the same disks and `VEXFS_BOOT=2` (the first time it is 1).
 //!
@@ -18,10 +19,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 
 use super::Tally;
 use crate::build::{self, module};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Which};
 use crate::lab;
 use crate::shell::quote;
 use crate::truth;
@@ -38,6 +40,7 @@ struct Header {
     cpus: Option<u32>,
     timeout: Option<u64>,
     cut: Option<String>,
+    kernel: Which,
 }
 
 /// Builds what guests use and runs every script whose name contains `name`.
@@ -53,7 +56,12 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
     for script in scripts {
         let name = stem(&script);
         let mut lines = |line: &str| println!("  {line}");
-        match one(workspace, &script, &mut lines) {
+        let header = read_header(&script)?;
+        if header.kernel == Which::Debug && kernel.which != Which::Debug {
+            println!("  {name}: not run: it needs the debug kernel ('--kernel debug')");
+            continue;
+        }
+        match one(workspace, &script, kernel.which, &mut lines) {
             Ok((checks, seconds)) => {
                 println!("  {name}: {checks} in {seconds:.1} s");
                 tally = tally.with(&checks);
@@ -68,12 +76,11 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
 pub fn one(
     workspace: &Workspace,
     script: &Path,
+    kernel: Which,
     show: &mut dyn FnMut(&str),
 ) -> Result<(Tally, f64)> {
     let name = stem(script);
-    let text = fs::read_to_string(script)
-        .with_context(|| format!("cannot read the test {}", script.display()))?;
-    let header = parse_header(&text).with_context(|| format!("the header of {name}"))?;
+    let header = read_header(script)?;
     let command = quote(script.to_str().context("a test whose path is not UTF-8")?);
     let mut vm = Vm::new(workspace, &name, command);
     let scratch = tempfile::Builder::new()
@@ -84,9 +91,11 @@ pub fn one(
         let path = scratch.path().join(format!("disk{number}.raw"));
         vm.disks.push(prepare_disk(&format!("{}={size}", path.display()))?);
     }
-    vm.memory = header.memory.unwrap_or(vm.memory);
+    vm.kernel = kernel;
+    vm.memory = header.memory.unwrap_or(vm.memory) * kernel.appetite();
     vm.cpus = header.cpus.unwrap_or(vm.cpus);
-    vm.timeout = header.timeout.map(Duration::from_secs).or(vm.timeout);
+    let timeout = header.timeout.map(Duration::from_secs).or(vm.timeout);
+    vm.timeout = timeout.map(|limit| limit * kernel.patience());
     vm.cut_after.clone_from(&header.cut);
 
     let truth = truth::write(workspace)?;
@@ -174,6 +183,12 @@ fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
+fn read_header(script: &Path) -> Result<Header> {
+    let text = fs::read_to_string(script)
+        .with_context(|| format!("cannot read the test {}", script.display()))?;
+    parse_header(&text).with_context(|| format!("the header of {}", stem(script)))
+}
+
 fn parse_header(text: &str) -> Result<Header> {
     let mut header = Header::default();
     for line in text.lines().take_while(|line| line.starts_with('#') || line.is_empty()) {
@@ -191,7 +206,11 @@ fn parse_header(text: &str) -> Result<Header> {
                 "cpus" => header.cpus = Some(number(key, value)?),
                 "timeout" => header.timeout = Some(number(key, value)?),
                 "cut" => header.cut = Some(value.to_owned()),
-                _ => bail!("'{key}' is not known: disk, mem, cpus, timeout, cut"),
+                "kernel" => match Which::from_str(value, false) {
+                    Ok(which) => header.kernel = which,
+                    Err(_) => bail!("kernel={value}: it may be 'stock' or 'debug'"),
+                },
+                _ => bail!("'{key}' is not known: disk, mem, cpus, timeout, cut, kernel"),
             }
         }
     }
@@ -204,7 +223,7 @@ fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, parse_header};
+    use super::{Header, Which, parse_header};
 
     #[test]
     fn a_header_is_read_up_to_the_first_command() {
@@ -215,8 +234,12 @@ mod tests {
             cpus: None,
             timeout: Some(9),
             cut: Some("NOW".to_owned()),
+            kernel: Which::Stock,
         };
         assert_eq!(parse_header(text).ok(), Some(expected));
+        let debug = parse_header("# vm: kernel=debug").map(|header| header.kernel);
+        assert_eq!(debug.ok(), Some(Which::Debug));
         assert!(parse_header("# vm: ram=3").is_err());
+        assert!(parse_header("# vm: kernel=realtime").is_err());
     }
 }

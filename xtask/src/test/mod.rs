@@ -16,6 +16,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::coverage;
+use crate::kernel::Which;
 use crate::lab;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -27,6 +28,9 @@ pub struct TestArgs {
     /// Only this part
     #[arg(value_enum)]
     part: Option<Part>,
+    /// The kernel that the module is built for and that guests run on
+    #[arg(long, value_enum, default_value_t)]
+    kernel: Which,
     /// Only end-to-end tests, or unit tests, whose name contains this
     name: Option<String>,
 }
@@ -64,7 +68,7 @@ struct Line {
 
 /// Runs the parts; true when nothing failed.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
-    let kernel = setup::run(workspace)?;
+    let kernel = setup::run(workspace, args.kernel)?;
     let name = args.name.as_deref();
     let mut lines = Vec::new();
     for &part in Part::value_variants() {

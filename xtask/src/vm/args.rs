@@ -10,11 +10,12 @@ use clap::Args;
 
 use super::machine::on_terminal;
 use super::{End, Said, Vm};
+use crate::kernel::Which;
 use crate::shell::quote;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// A shell, or one command, in a throw-away guest on a stock kernel.
+/// A shell, or one command, in a throw-away guest.
 ///
 /// The guest's root is this machine's own under a layer of memory: everything installed here
 /// is there, nothing it writes stays. /tmp, /run and /dev/shm are its own; /host/tmp is this
@@ -25,13 +26,16 @@ use crate::workspace::Workspace;
 /// kernel log holds a warning.
 #[derive(Debug, Args)]
 pub struct VmArgs {
+    /// The guest's kernel
+    #[arg(long, value_enum, default_value_t)]
+    pub kernel: Which,
     /// Seconds until the guest is stopped; 0 is never
     #[arg(long, default_value_t = 300)]
     timeout: u64,
     /// Raw image for /dev/vda, /dev/vdb ...; FILE=SIZE (1G, 512M) creates it when missing
     #[arg(long, value_name = "FILE[=SIZE]")]
     disk: Vec<String>,
-    /// Memory in MiB
+    /// Memory in MiB; of the debug kernel twice as much
     #[arg(long, default_value_t = 2048)]
     mem: u32,
     /// Emulated processors
@@ -72,8 +76,9 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
     if interactive {
         vm.command = None;
     }
+    vm.kernel = args.kernel;
     vm.cwd = std::env::current_dir().context("the current directory is gone")?;
-    vm.memory = args.mem;
+    vm.memory = args.mem * args.kernel.appetite();
     vm.cpus = args.cpus;
     vm.timeout = (args.timeout > 0 && !interactive).then(|| Duration::from_secs(args.timeout));
     vm.disks = args.disk.iter().map(|disk| prepare_disk(disk)).collect::<Result<_>>()?;

@@ -70,6 +70,9 @@ mkfifo -m 600 /run/vexfs-vm.out
 cat </run/vexfs-vm.out >"$out" &
 exec 9>/run/vexfs-vm.out
 cd "$VM_CWD" 2>/dev/null || cd /
+# Where the kernel looks for leaks: not by itself, but once, when the command is done.
+leaks=/sys/kernel/debug/kmemleak
+[ ! -e $leaks ] || echo scan=off >$leaks
 # Everything the kernel says from here on belongs to the command and is judged.
 echo 8 >/proc/sys/kernel/printk
 say "command starts"
@@ -88,6 +91,14 @@ while kill -0 $pid 2>/dev/null; do
   [ $tries -lt 300 ] || { say "BUG: sync does not finish"; echo w >/proc/sysrq-trigger; break; }
   sleep 0.1
 done
+if [ -e $leaks ]; then
+  say "looking for leaks"
+  echo 1 >/sys/module/kmemleak/parameters/verbose
+  # What no scan finds a pointer to is a leak if it did not change since the last one, and is no news.
+  echo scan >$leaks
+  sleep 6
+  echo scan >$leaks
+fi
 # The host ends the machine when it has read this; powering off is for when it does not.
 printf '\036%s %d\n' "$VM_TOKEN" "$status" >&9
 exec 9>&-

@@ -20,6 +20,10 @@ const ALWAYS: &[&str] = &[
     "soft lockup",
     "hard LOCKUP",
     "boot failed",
+    // What finds mistakes must be there when they are made.
+    "leak detector disabled",
+    "locking correctness validator",
+    "lock debugging",
 ];
 
 /// Signs of trouble once the command runs (some harmless boot messages contain these words).
@@ -28,6 +32,7 @@ const RUNNING: &[&str] = &[
     "blocked for more than",
     "self-detected stall",
     "detected stalls",
+    "detected expedited stalls",
     "leak",
     "Objects remaining",
     "still has objects",

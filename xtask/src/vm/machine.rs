@@ -169,7 +169,8 @@ impl Listener<'_> {
             if !connected {
                 thread::sleep(Duration::from_millis(50));
             }
-            let late = !self.log.started && began.elapsed() > BOOT_LIMIT;
+            let limit = BOOT_LIMIT * self.machine.kernel.which.patience();
+            let late = !self.log.started && began.elapsed() > limit;
             if late || self.machine.vm.timeout.is_some_and(|limit| began.elapsed() > limit) {
                 self.ask_what_hangs(events);
                 return Ok(End::TimedOut);

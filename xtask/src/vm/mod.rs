@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A throw-away guest on a stock kernel: the host's own root under a layer of memory.
+//! A throw-away guest: the host's own root under a layer of memory.
 //!
 //! Invariant: whatever ends a run (success, panic, timeout, a cut), no process and no mount
 //! of it is left, and a run whose kernel log shows trouble has failed. A boot is tried
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Which};
 use crate::shell::quote;
 use crate::workspace::Workspace;
 use accel::Accel;
@@ -33,6 +33,8 @@ const INIT: &str = include_str!("init.sh");
 pub struct Vm {
     /// Names the log files.
     pub name: String,
+    /// The kernel it boots.
+    pub kernel: Which,
     /// Shell text run as root; `None` is an interactive shell on the terminal.
     pub command: Option<String>,
     /// Where the command starts.
@@ -101,6 +103,7 @@ impl Vm {
     pub fn new(workspace: &Workspace, name: &str, command: impl Into<String>) -> Self {
         Self {
             name: name.to_owned(),
+            kernel: Which::Stock,
             command: Some(command.into()),
             cwd: workspace.root.clone(),
             memory: 2048,
@@ -121,7 +124,7 @@ impl Vm {
             rustix::process::geteuid().is_root(),
             "a guest needs root here: virtiofsd shows it this machine's own root. Run this as root"
         );
-        let kernel = Kernel::need(workspace)?;
+        let kernel = Kernel::need(workspace, self.kernel)?;
         let accel = match self.accel {
             Some(accel) => accel,
             None => Accel::choose(workspace, &kernel)?,
@@ -191,6 +194,9 @@ impl Vm {
             command.extend(["export ", key, "=", &quote(value), "\n"]);
         };
         export("VEXFS_VM", "1");
+        export("VEXFS_KERNEL", self.kernel.name());
+        // Scripts that wait, or let something run for a while, do so this many times as long.
+        export("VEXFS_PATIENCE", &self.kernel.patience().to_string());
         export("VEXFS_ROOT", text(&workspace.root)?);
         export("VEXFS_DIST", dist);
         export("VEXFS_MODULE", &format!("{dist}/modules/{}/vexfs.ko", kernel.release));

@@ -2,13 +2,16 @@
 //! The guest's kernel: image, modules and headers of one Debian kernel, unpacked, never installed.
 //!
 //! A kernel directory is complete when its stamp exists: it is unpacked beside its final
-//! place and renamed. Building or choosing a kernel of one's own is not done here.
+//! place and renamed. The debug kernel, built from source, is made in `debug.rs`.
+
+pub mod debug;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 
 use crate::shell::Cmd;
 use crate::ui::Ui;
@@ -21,9 +24,47 @@ const FLAVOUR: &str = "cloud-amd64";
 /// Written last: a directory without it is thrown away.
 const STAMP: &str = "complete";
 
+/// Which kernel a guest runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// Debian's, as it is
+    #[default]
+    Stock,
+    /// Built from Debian's source with everything that finds mistakes, and some twenty times slower
+    Debug,
+}
+
+impl Which {
+    /// How many times as long things may take.
+    pub fn patience(self) -> u32 {
+        match self {
+            Self::Stock => 1,
+            Self::Debug => 10,
+        }
+    }
+
+    /// How many times as much memory a guest gets.
+    pub fn appetite(self) -> u32 {
+        match self {
+            Self::Stock => 1,
+            Self::Debug => 2,
+        }
+    }
+
+    /// As it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Debug => "debug",
+        }
+    }
+}
+
 /// One unpacked kernel.
 #[derive(Debug, Clone)]
 pub struct Kernel {
+    /// Which one it is.
+    pub which: Which,
     /// What `uname -r` prints in the guest.
     pub release: String,
     /// `vmlinuz`.
@@ -46,15 +87,20 @@ impl Kernel {
     }
 
     /// The kernel under the target directory, or what to do about its absence.
-    pub fn need(workspace: &Workspace) -> Result<Self> {
-        Self::find(workspace)
-            .context("no guest kernel is unpacked yet: run 'cargo xtask setup' first")
+    pub fn need(workspace: &Workspace, which: Which) -> Result<Self> {
+        match which {
+            Which::Stock => Self::find(workspace)
+                .context("no guest kernel is unpacked yet: run 'cargo xtask setup' first"),
+            Which::Debug => debug::find(workspace)
+                .context("no debug kernel is built yet: run 'cargo xtask vm --kernel debug' first"),
+        }
     }
 
     fn at(dir: &Path) -> Option<Self> {
         let release = dir.file_name()?.to_str()?.strip_prefix("kernel-")?.to_owned();
         let lib = if dir.join("usr/lib/modules").is_dir() { "usr/lib" } else { "lib" };
         let kernel = Self {
+            which: Which::Stock,
             image: dir.join(format!("boot/vmlinuz-{release}")),
             modules: dir.join(lib).join("modules"),
             headers: dir.join(format!("usr/src/linux-headers-{release}")),
