@@ -13,6 +13,7 @@ import errno
 import os
 import random
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +24,9 @@ NAMES = [f"n{i}" for i in range(10)]
 ATTRS = ["user.a", "user.b", "trusted.long"]
 DEBUGFS = "/sys/kernel/debug"
 MANY = 1_000_000
+# Everybody may do everything, and user 1 by name: what is made under it gets an ACL of its own.
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 7, user) for tag, user in ((1, 0), (2, 1), (4, 0), (16, 0), (32, 0)))
 libc = ctypes.CDLL(None, use_errno=True)
 PUNCH, ZERO = 3, 17  # FALLOC_FL_KEEP_SIZE with FALLOC_FL_PUNCH_HOLE, with FALLOC_FL_ZERO_RANGE
 
@@ -37,6 +41,11 @@ def run(*words, ok=(0,)):
     if done.returncode not in ok:
         raise SystemExit(f"{' '.join(words)}: status {done.returncode}: {done.stdout}{done.stderr}")
     return done
+
+
+def attributes(path):
+    """Those that were set by hand."""
+    return {name: os.getxattr(path, name) for name in os.listxattr(path) if not name.startswith("system.")}
 
 
 def fallocate(fd, mode, at, size):
@@ -204,7 +213,7 @@ class Worker:
                     node.attrs[attr] = value
             else:
                 def compare():
-                    found = {attr: os.getxattr(path, attr) for attr in os.listxattr(path)}
+                    found = attributes(path)
                     assert found == node.attrs, (path, found, node.attrs)
                 self.attempt(compare)
 
@@ -284,7 +293,7 @@ class Worker:
             if node.kind == "link":
                 assert os.readlink(path) == node.target, f"{known}: another target"
             elif node.kind in ("file", "dir"):
-                attrs = {attr: os.getxattr(path, attr) for attr in os.listxattr(path)}
+                attrs = attributes(path)
                 assert attrs == node.attrs, f"{known}: other attributes: {attrs}, not {node.attrs}"
             if node.kind == "file" and node.data is not None and not node.lost:
                 with open(path, "rb") as file:
@@ -335,6 +344,7 @@ def workers_in(path, rng, allowed):
     workers = [Worker(f"{path}/w{number}", rng.random(), allowed) for number in range(WORKERS)]
     for worker in workers:
         os.makedirs(worker.path)
+    os.setxattr(workers[0].path, "system.posix_acl_default", ACL)
     os.sync()
     return workers
 
