@@ -94,7 +94,7 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
         Command::Coverage(args) => {
-            setup::run(&workspace)?;
+            setup::run(&workspace, Which::Stock)?;
             Ok(u8::from(!coverage::run(&workspace, &args)?))
         }
         Command::Vm(args) => {
