@@ -55,7 +55,7 @@ pub struct DeviceState {
     /// The control socket.
     pub socket: PathBuf,
     /// Some of several queues may be served and others not. A daemon that dies then must not be
-    /// followed by a START_USER_RECOVERY: Linux 6.12 panics over a queue that never had a server.
+    /// followed by a `START_USER_RECOVERY`: Linux 6.12 panics over a queue without a server.
     #[serde(default)]
     pub fetching: bool,
     /// How it is served.

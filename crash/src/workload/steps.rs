@@ -47,7 +47,8 @@ fn one(fixture: &Fixture, remove: bool) -> Run<u64> {
         match after.resolve(|v| v.inode(ino)) {
             Err(vexfs::Error::NotFound) => ensure!(remove, "a truncated file is gone"),
             Ok(inode) => {
-                ensure!(!remove && inode.blocks == 1, "a file of {} blocks is left", inode.blocks)
+                let blocks = inode.blocks;
+                ensure!(!remove && blocks == 1, "a file of {blocks} blocks is left");
             }
             Err(error) => return Err(Stop::error("the file", &error)),
         }

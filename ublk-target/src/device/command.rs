@@ -314,7 +314,7 @@ impl Control {
         let entry = opcode::UringCmd80::new(fd, command.opcode).cmd(bytes).build();
         // SAFETY: the entry points only to the command's buffer, which is kept until the completion
         // arrives, or leaked.
-        match unsafe { self.ring.run(entry.into(), DEADLINE) } {
+        match unsafe { self.ring.run(entry, DEADLINE) } {
             Ok(result) if result >= 0 => Ok(*buffer),
             Ok(errno) => Err(Error::Command {
                 command: command.name,
