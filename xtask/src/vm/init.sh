@@ -92,7 +92,7 @@ while kill -0 $pid 2>/dev/null; do
   sleep 0.1
 done
 if [ -e $leaks ]; then
-  say "looking for leaks"
+  say "searching for memory that nothing points to"
   echo 1 >/sys/module/kmemleak/parameters/verbose
   # What no scan finds a pointer to is a leak if it did not change since the last one, and is no news.
   echo scan >$leaks
