@@ -146,6 +146,32 @@ fn a_file_without_vectors_and_a_segment_without_a_graph_come_back() {
     assert_eq!((index.files(), index.space(FILE)), (vec![FILE], Some(space)));
 }
 
+/// A checkpoint does not wait for a graph that is being built.
+#[test]
+fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
+    // No build thread knows of it.
+    let mut file = File::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
+    let limits = crate::file::Limits { graph_rows: 64, merge_rows: 1 << 18 };
+    for slot in 0..64u64 {
+        let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
+        file.upsert(slot, &row, limits).unwrap();
+    }
+    assert_eq!((file.parts.len(), file.tail.len()), (1, 0));
+    let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(file)))]);
+    let states = [(FILE, vec![])];
+    let mut live = Vec::new();
+    for (generation, blobs) in [(1, 1), (2, 0)] {
+        let source = Source { owner: OWNER, generation, note: b"", states: &states, files: &files };
+        assert_eq!(save(&mut store, dir.path(), &mut live, &source).unwrap().blobs, blobs);
+    }
+    let loaded = load(&mut store, dir.path(), OWNER).unwrap().unwrap();
+    assert!(loaded.problems.is_empty() && loaded.covered.generation == 2);
+    let file = loaded.files[&FILE.0].read().unwrap();
+    assert!(file.parts[0].segment.graph.get().is_none() && file.vectors() == 64);
+}
+
 #[test]
 fn a_file_that_was_never_declared_is_covered_all_the_same() {
     let (index, recovered) = edited(|_, manifest| manifest.files[0].vectors = None);

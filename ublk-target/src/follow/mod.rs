@@ -154,11 +154,7 @@ impl Worker {
         loop {
             let Some((tracker, _)) = &mut self.tracker else { return Ok(()) };
             let before = (tracker.generation(), tracker.pending());
-            let more = match tracker.cycle() {
-                Ok(more) => more,
-                Err(vexfs::Error::Stale) => true,
-                Err(e) => return Err(e.to_string()),
-            };
+            let more = tracker.cycle().map_err(|e| e.to_string())?;
             self.unsaved |= more || before.0 != tracker.generation();
             if !more {
                 return Ok(());

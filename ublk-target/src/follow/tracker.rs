@@ -137,10 +137,13 @@ impl<D: Device + Clone> Tracker<D> {
         self.files.iter().map(|(ino, file)| (*ino, file.trouble()))
     }
 
-    /// Moves to the newest tree, takes the marks, and reads one batch of slots. True: there is more.
+    /// Moves to the newest tree, takes the marks, and reads one batch of slots. True: there is more,
+    /// or the tree moves on too fast and has to be looked at again.
     pub fn cycle(&mut self) -> Result<bool, Error> {
-        self.look()?;
-        self.step()
+        match self.look().and_then(|()| self.step()) {
+            Err(Error::Stale) => Ok(true),
+            other => other,
+        }
     }
 
     /// Learns what was committed and what was written.

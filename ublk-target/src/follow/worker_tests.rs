@@ -167,6 +167,42 @@ fn a_filesystem_that_cannot_be_read_is_tried_again() {
     assert!(w.problem.is_some());
 }
 
+/// Damage that no newer root excuses is shown, and over when it is repaired.
+#[test]
+fn a_damaged_tree_is_a_problem_until_it_is_repaired() {
+    let image = image();
+    let observer = observer();
+    filled(image.path(), observer.clone(), 100);
+    let tree = vexfs_format::BACKUP_FIRST * 4096 + 4096;
+    let mut good = vec![0; 1 << 20];
+    image.as_file().read_exact_at(&mut good, tree).unwrap();
+    image.as_file().write_all_at(&vec![0xee; good.len()], tree).unwrap();
+    let mut w = plain(image.path(), observer);
+    w.look(None);
+    assert!(w.problem.is_some() && w.view.now().problem == w.problem);
+    image.as_file().write_all_at(&good, tree).unwrap();
+    w.look(None);
+    assert_eq!((w.problem.clone(), w.view.now().index.unwrap().stats().vectors), (None, 100));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_the_index_as_it_is() {
+    let image = image();
+    let observer = observer();
+    filled(image.path(), observer.clone(), 100);
+    let mut w =
+        worker(image.path(), ImageOptions { raw: true, ..ImageOptions::default() }, observer);
+    w.look(None);
+    let beside = PathBuf::from(format!("{}.index", image.path().display()));
+    std::fs::remove_dir_all(&beside).unwrap();
+    w.checkpoint(true);
+    assert!(!beside.exists());
+    w.look(None);
+    let shown = w.view.now();
+    let stats = shown.index.unwrap().stats();
+    assert_eq!((stats.vectors, stats.generation, shown.problem), (100, None, None));
+}
+
 #[test]
 fn a_damaged_checkpoint_costs_a_rebuild_and_nothing_else() {
     let image = image();

@@ -4,8 +4,8 @@
 //!
 //! The set is in [`set`]. Debian's compiler instruments its packages and no others, in a target
 //! directory of its own; the LLVM of that very compiler's version reads what the tests leave, and
-//! is installed by this command alone. Conditions are those of `if`, `while`, `let ... else`, `&&` and `||`:
-//! the arms of a `match` are none for the compiler.
+//! is installed by this command alone. Conditions are what `if`, `while`, `let ... else`, guards, `&&`
+//! and `||` ask, each operand by itself; the arms of a `match` and `?` are none for the compiler.
 
 mod branches;
 mod set;

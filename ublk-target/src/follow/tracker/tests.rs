@@ -37,7 +37,7 @@ impl World {
         for _ in 0..10_000 {
             match self.tracker.cycle() {
                 Ok(false) => return,
-                Ok(true) | Err(Error::Stale) => {}
+                Ok(true) => {}
                 Err(e) => panic!("{e}"),
             }
         }
