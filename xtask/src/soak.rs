@@ -69,6 +69,9 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
     let outcome = vm.run(workspace, &mut |said| listener.hear(said))?;
     let trouble = outcome.trouble();
     if let Some(trouble) = &trouble {
+        if !matches!(outcome.end, End::Status(_)) {
+            outcome.log_tail.iter().for_each(|line| eprintln!("  | {line}"));
+        }
         eprintln!("soak: {trouble}");
         if fs::read_dir(&keep).is_ok_and(|mut dir| dir.next().is_some()) {
             eprintln!("soak: what there is to look into: {}", keep.display());

@@ -19,7 +19,7 @@ use super::accel::Accel;
 use super::log::KernelLog;
 use super::{End, QEMU, Said, Vm};
 use crate::kernel::Kernel;
-use crate::shell::which;
+use crate::shell::{describe, which};
 
 /// Comes before the end token in the command's output.
 const SEPARATOR: u8 = 0x1e;
@@ -161,8 +161,16 @@ impl Listener<'_> {
                 if let Some(status) = self.output.status {
                     return Ok(End::Status(status));
                 }
+                let said = self.qemu_said();
                 if self.log.lines.is_empty() && !status.success() {
-                    bail!("QEMU did not start:\n{}", self.qemu_said());
+                    bail!("QEMU did not start:\n{said}");
+                }
+                // A guest that stops by itself is QEMU's orderly end.
+                if !status.success() {
+                    let ended = format!("QEMU: {}", describe(status));
+                    for line in std::iter::once(ended.as_str()).chain(said.lines()) {
+                        self.take(Event::Kernel(line.to_owned()));
+                    }
                 }
                 return Ok(End::Stopped);
             }
