@@ -140,7 +140,7 @@ fn holes_cuts_and_removed_files_leave_the_index() {
     assert_eq!((w.row(file, 1024), w.row(file, 2048)), (None, row(0, 1.0)));
     // The hole is filled, and a part in use punched.
     w.mounted.write(file, 16_384, &rows(256, 2.0));
-    w.mounted.volume.steps(NOW, |v| v.punch(file, vexfs::FileBlock(1), 1, NOW)).unwrap();
+    w.mounted.volume.steps(NOW, |v| v.punch(file, vexfs::FileBlock(1), 1, Some(NOW))).unwrap();
     w.commit();
     assert_eq!((w.row(file, 255), w.row(file, 256)), (row(255, 0.0), None));
     assert_eq!((w.row(file, 512), w.row(file, 1024)), (row(512, 0.0), row(0, 2.0)));
@@ -318,7 +318,7 @@ fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
     }
     w.mounted.commit();
     let mapped = w.mounted.volume.resolve(|v| v.map(files[0], vexfs::FileBlock(4), 1)).unwrap();
-    let MappingKind::Written(block) = mapped.kind else { panic!("not written") };
+    let vexfs::MappingKind::Written(block) = mapped.kind else { panic!("not written") };
     let at = block.0 * 4096;
     let bad = Arc::new(std::sync::Mutex::new(at + 512..at + 1024));
     let device = Failing(reader(w.image.path(), BYTES), bad.clone());
