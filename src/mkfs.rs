@@ -166,6 +166,7 @@ fn first_commit<D: Device>(
         frozen_nodes: 0,
         changes: 0,
         spares: Vec::new(),
+        scratch: zeroed(geometry.block_bytes())?,
         read_only: false,
         dead: false,
     };

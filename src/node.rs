@@ -3,8 +3,10 @@
 //!
 //! A node that came from the medium is verified whole once, in [`verify`]; everything else may then
 //! trust its offsets, and still reaches the bytes only through checked access.
+//!
+//! Nothing here takes memory, which might fail halfway through a change: what moves items about is
+//! given a `scratch` buffer of a node's size.
 
-use crate::buffer::zeroed;
 use crate::error::{Error, Result};
 use core::cmp::Ordering;
 use vexfs_format::crc32c;
@@ -102,7 +104,13 @@ pub(crate) const fn capacity(block_bytes: usize) -> usize {
 }
 
 /// Puts an item at `index`; false, and nothing changed, if it does not fit.
-pub(crate) fn leaf_insert(data: &mut [u8], index: usize, key: Key, payload: &[u8]) -> Result<bool> {
+pub(crate) fn leaf_insert(
+    data: &mut [u8],
+    index: usize,
+    key: Key,
+    payload: &[u8],
+    scratch: &mut [u8],
+) -> Result<bool> {
     let need = SLOT + payload.len();
     if leaf_used(data)? + need > capacity(data.len()) {
         return Ok(false);
@@ -110,7 +118,7 @@ pub(crate) fn leaf_insert(data: &mut [u8], index: usize, key: Key, payload: &[u8
     let n = count(data)?;
     let gap = (header(data)?.heap_start.get() as usize).saturating_sub(HEADER + n * SLOT);
     if gap < need {
-        compact(data)?;
+        compact(data, scratch)?;
     }
     let start = (header(data)?.heap_start.get() as usize).saturating_sub(payload.len());
     data.get_mut(start..start + payload.len()).ok_or(SHORT)?.copy_from_slice(payload);
@@ -149,8 +157,9 @@ pub(crate) fn leaf_remove(data: &mut [u8], index: usize) -> Result<()> {
 }
 
 /// Moves the payloads together at the end of the leaf. The bytes set free are zeroed.
-fn compact(data: &mut [u8]) -> Result<()> {
-    let mut packed = zeroed(data.len())?;
+fn compact(data: &mut [u8], scratch: &mut [u8]) -> Result<()> {
+    let packed = scratch.get_mut(..data.len()).ok_or(SHORT)?;
+    packed.fill(0);
     let n = count(data)?;
     let mut end = data.len();
     for index in 0..n {
@@ -168,18 +177,23 @@ fn compact(data: &mut [u8]) -> Result<()> {
 }
 
 /// Moves the items from `from` on into `right`, an empty leaf.
-pub(crate) fn leaf_split(left: &mut [u8], right: &mut [u8], from: usize) -> Result<()> {
+pub(crate) fn leaf_split(
+    left: &mut [u8],
+    right: &mut [u8],
+    from: usize,
+    scratch: &mut [u8],
+) -> Result<()> {
     let n = count(left)?;
     for (position, index) in (from..n).enumerate() {
         let Some((key, payload)) = leaf_item(left, index)? else { break };
-        if !leaf_insert(right, position, key, payload)? {
+        if !leaf_insert(right, position, key, payload, scratch)? {
             return Err(Error::internal("half a leaf does not fit into an empty one"));
         }
     }
     for index in (from..n).rev() {
         leaf_remove(left, index)?;
     }
-    compact(left)
+    compact(left, scratch)
 }
 
 /// Where to split a leaf so that both halves hold about as many bytes; an insert at the very end
@@ -283,13 +297,13 @@ pub(crate) fn used(data: &[u8]) -> Result<usize> {
 
 /// Puts all of `from` before (`front`) or behind the contents of `into`, a node of the same level.
 /// The caller knows that it fits.
-pub(crate) fn absorb(into: &mut [u8], from: &[u8], front: bool) -> Result<()> {
+pub(crate) fn absorb(into: &mut [u8], from: &[u8], front: bool, scratch: &mut [u8]) -> Result<()> {
     let start = if front { 0 } else { count(into)? };
     let leaf = header(into)?.level == 0;
     for offset in 0..count(from)? {
         let fits = if leaf {
             let Some((key, payload)) = leaf_item(from, offset)? else { break };
-            leaf_insert(into, start + offset, key, payload)?
+            leaf_insert(into, start + offset, key, payload, scratch)?
         } else {
             let Some(entry) = entries(from)?.get(offset) else { break };
             inner_insert(into, start + offset, entry.key.into(), entry.child.into())?

@@ -199,7 +199,7 @@ impl<D: Device> Volume<D> {
             }
             Err(index) => index,
         };
-        if node::leaf_insert(data, index, key, payload)? {
+        if node::leaf_insert(data, index, key, payload, &mut self.scratch)? {
             return Ok(());
         }
         self.split_and_insert(path, index, key, payload)
@@ -293,11 +293,11 @@ impl<D: Device> Volume<D> {
         let (right_pointer, mut right) = self.new_node(0)?;
         let left = &mut self.cache.get_mut(leaf.id)?.data;
         let at = node::leaf_split_point(left, index)?;
-        node::leaf_split(left, &mut right, at)?;
+        node::leaf_split(left, &mut right, at, &mut self.scratch)?;
         let fits = if index < at {
-            node::leaf_insert(left, index, key, payload)?
+            node::leaf_insert(left, index, key, payload, &mut self.scratch)?
         } else {
-            node::leaf_insert(&mut right, index - at, key, payload)?
+            node::leaf_insert(&mut right, index - at, key, payload, &mut self.scratch)?
         };
         if !fits {
             return Err(Error::internal("an item does not fit into half a leaf"));
@@ -418,7 +418,7 @@ impl<D: Device> Volume<D> {
             }
             let in_front = index < parent.index;
             let taken = core::mem::take(&mut self.cache.get_mut(other)?.data);
-            node::absorb(&mut self.cache.get_mut(id)?.data, &taken, in_front)?;
+            node::absorb(&mut self.cache.get_mut(id)?.data, &taken, in_front, &mut self.scratch)?;
             let parent_data = &mut self.cache.get_mut(parent.id)?.data;
             if in_front {
                 let bound = node::entries(parent_data)?.get(index).map(|e| Key::from(e.key));

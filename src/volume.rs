@@ -62,6 +62,8 @@ pub struct Volume<D> {
     pub(crate) changes: u64,
     /// Node buffers set aside before an operation, so that it cannot run out of memory halfway.
     pub(crate) spares: Vec<Vec<u8>>,
+    /// As long as a node: where a leaf's items are moved together.
+    pub(crate) scratch: Vec<u8>,
     pub(crate) read_only: bool,
     pub(crate) dead: bool,
 }
@@ -98,6 +100,7 @@ impl<D: Device> Volume<D> {
             frozen_nodes: 0,
             changes: 0,
             spares: Vec::new(),
+            scratch: zeroed(geometry.block_bytes())?,
             read_only: options.read_only,
             dead: false,
         };
