@@ -425,9 +425,12 @@ impl<D: Device + Clone> Tracker<D> {
     /// Reads slots of a batch that are present and hands them to the index.
     fn feed(&mut self, batch: &Batch, slots: &Range<u64>) -> Result<Fed, Error> {
         let Batch { ino, epoch, rows, .. } = *batch;
+        // Given up after too many unreadable rows.
+        let Some(VectorFile { slots: Ok(_), extents, .. }) = self.files.get(&ino) else {
+            return Ok(Fed::Moved);
+        };
         let last = rows.start(slots.end.saturating_sub(1)) + rows.offset + rows.vector;
         let range = rows.start(slots.start)..last;
-        let extents = self.files.get(&ino).map_or(&[][..], |file| &file.extents);
         let mut bytes = match read_extents(&self.device, extents, self.block_shift, &range) {
             Err(Error::Device(error)) => return Ok(Fed::Unreadable(error)),
             other => other?,
@@ -451,13 +454,11 @@ impl<D: Device + Clone> Tracker<D> {
     /// others are.
     fn leave_out(&mut self, ino: u64, slot: u64, error: DeviceError) {
         self.index.remove(FileId(ino), slot..slot + 1);
-        let file = self.files.get_mut(&ino);
-        let Some(slots) = file.and_then(|file| file.slots.as_mut().ok()) else { return };
-        if slots.unreadable.is_empty() {
+        let count = self.files.get_mut(&ino).map_or(0, |file| file.leave_out(slot));
+        if count == 1 {
             log_line!("inode {ino}: row {slot} cannot be read: {}", Error::Device(error));
         }
-        slots.unreadable.insert(slot);
-        if slots.unreadable.len() > UNREADABLE_MAX {
+        if count > UNREADABLE_MAX {
             self.give_up(ino, format!("its rows cannot be read: {}", Error::Device(error)));
         }
     }
@@ -520,6 +521,14 @@ impl VectorFile {
         let slots = todo.take(most.min(end - first.start))?;
         unreadable.retain(|slot| !slots.contains(slot));
         Some(Batch { ino, epoch: self.epoch, rows: *rows, slots, present })
+    }
+
+    /// Notes a slot that cannot be read; how many of them there are.
+    fn leave_out(&mut self, slot: u64) -> usize {
+        self.slots.as_mut().map_or(0, |slots| {
+            slots.unreadable.insert(slot);
+            slots.unreadable.len()
+        })
     }
 
     /// Has slots read again after all.

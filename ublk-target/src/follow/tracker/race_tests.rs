@@ -241,7 +241,7 @@ fn a_tree_that_never_stands_still_is_given_up_for_now() {
 }
 
 #[test]
-fn rows_that_cannot_be_read_stay_to_be_read() {
+fn rows_that_cannot_be_read_are_left_out_until_they_are_written_again() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.commit();
@@ -250,16 +250,37 @@ fn rows_that_cannot_be_read_stay_to_be_read() {
     // A mark is of whole blocks: 256 rows.
     assert_eq!(w.tracker.pending(), 256);
     *w.device.broken.borrow_mut() = Some(0..BYTES);
-    assert_eq!(w.tracker.step(), Err(EIO));
-    assert_eq!((w.tracker.pending(), w.row(file, 0)), (256, Some(0.0)));
+    assert_eq!(w.tracker.step(), Ok(true));
+    assert_eq!((w.tracker.pending(), w.vectors(file), w.row(file, 0)), (0, 744, None));
+    assert!(matches!(w.trouble(file), Some(Trouble::Unreadable(why)) if why.starts_with("256 ")));
     // Nor the roots, nor the tree.
     w.change(Mounted::commit);
     assert_eq!(w.tracker.cycle(), Err(EIO));
     *w.device.broken.borrow_mut() = Some(TREE..BYTES);
     assert_eq!(w.tracker.cycle(), Err(EIO));
     *w.device.broken.borrow_mut() = None;
+    w.change(|mounted| mounted.write(file, 0, &vectors(256, 7.0)));
     w.settle();
-    assert_eq!((w.vectors(file), w.row(file, 0)), (1000, Some(7.0)));
+    assert_eq!((w.vectors(file), w.row(file, 0), w.trouble(file)), (1000, Some(7.0), None));
+}
+
+/// A file of which hardly anything can be read is not searched at all, and not read row by row.
+#[test]
+fn a_file_with_too_many_unreadable_rows_is_given_up() {
+    let mut w = World::new(L2);
+    let file = w.create("a", 4000, 0.0);
+    let other = w.create("b", 10, 0.0);
+    w.commit();
+    w.change(|mounted| mounted.write(file, 0, &vectors(4000, 7.0)));
+    w.tracker.look().unwrap();
+    *w.device.broken.borrow_mut() = Some(0..BYTES);
+    assert_eq!(w.tracker.step(), Ok(true));
+    *w.device.broken.borrow_mut() = None;
+    w.settle();
+    assert!(
+        matches!(w.trouble(file), Some(Trouble::Unusable(why)) if why.contains("cannot be read"))
+    );
+    assert_eq!((w.vectors(file), w.vectors(other), w.tracker.pending()), (0, 10, 0));
 }
 
 /// The index and the tracker disagree about a file: that is said of it, and the others go on.
@@ -408,13 +429,16 @@ fn a_header_that_is_overwritten_is_read_again() {
     w.change(|mounted| mounted.write(file, 0, &array(1000, 4)[..128]));
     w.settle();
     assert_eq!((w.vectors(file), w.trouble(file)), (1000, None));
-    // The header cannot be read: it is not forgotten that it has to be.
-    w.change(|mounted| mounted.write(file, 0, &array(800, 5)[..128]));
+    // The header cannot be read: nothing of the file is believed until it is written again.
+    w.change(|mounted| mounted.write(file, 0, &array(1000, 4)[..128]));
     *w.device.broken.borrow_mut() = Some(0..BYTES);
-    assert_eq!(w.tracker.cycle(), Err(EIO));
-    *w.device.broken.borrow_mut() = None;
     w.settle();
+    assert!(matches!(w.trouble(file), Some(Trouble::Unusable(why)) if why.contains("first block")));
     assert_eq!(w.vectors(file), 0);
+    *w.device.broken.borrow_mut() = None;
+    w.change(|mounted| mounted.write(file, 0, &array(1000, 4)[..128]));
+    w.settle();
+    assert_eq!((w.vectors(file), w.trouble(file)), (1000, None));
 }
 
 /// What a file is changes while its rows are read: they are not believed, nor read again.
