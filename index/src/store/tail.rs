@@ -118,7 +118,6 @@ impl<M: Medium> TailStore<M> {
                 let right = crc32c::crc32c(&bytes) == blob.crc;
                 Ok((right || mutants::is(Mutant::ManifestChecksum)).then_some(bytes))
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => {
                 Err(IndexError::storage(format!("reading the manifest at byte {}", blob.at))(error))
             }
