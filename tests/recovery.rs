@@ -131,9 +131,9 @@ fn unknown_features_that_only_readers_may_ignore_refuse_a_mount_for_writing() {
 
 // --- blocks on their way into memory ---
 
-fn miss<T>(result: Result<T>) -> Missing {
+fn miss<T>(result: &Result<T>) -> Missing {
     match result {
-        Err(Error::Miss(missing)) => missing,
+        Err(Error::Miss(missing)) => *missing,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("nothing was missing"),
     }
@@ -143,7 +143,7 @@ fn miss<T>(result: Result<T>) -> Missing {
 #[test]
 fn a_block_that_was_read_twice_comes_in_once() {
     let mut v = open(CacheDevice::new(populated())).unwrap();
-    let missing = miss(v.inode(Ino::ROOT));
+    let missing = miss(&v.inode(Ino::ROOT));
     let (one, other) = (v.fetch(&missing).unwrap(), v.fetch(&missing).unwrap());
     v.install(one).unwrap();
     v.install(other).unwrap();
@@ -162,7 +162,7 @@ fn a_block_that_was_read_too_early_does_not_displace_a_newer_node() {
     let (_, record) = common::root(&image);
     let block = record.tree.block.get();
     let mut v = open(CacheDevice::new(image)).unwrap();
-    let missing = miss(v.inode(Ino::ROOT));
+    let missing = miss(&v.inode(Ino::ROOT));
     assert_eq!(missing.block(), BlockNr(block));
     let early = v.fetch(&missing).unwrap();
     v.device().record();
@@ -197,7 +197,7 @@ fn a_bitmap_that_was_read_too_early_is_dropped() {
     let image = populated();
     let mut v = open(CacheDevice::new(image.clone())).unwrap();
     let early = loop {
-        let missing = miss(v.create(Ino::ROOT, b"new", &FILE));
+        let missing = miss(&v.create(Ino::ROOT, b"new", &FILE));
         let loaded = v.fetch(&missing).unwrap();
         let data = image.bytes(missing.block().0 * BLOCK as u64, 64);
         if NodeHeader::read_from_bytes(&data).unwrap().magic.get() != NODE_MAGIC {
@@ -222,7 +222,7 @@ fn a_bitmap_that_was_read_too_early_is_dropped() {
 #[test]
 fn an_operation_that_always_misses_ends() {
     let mut v = open(CacheDevice::new(populated())).unwrap();
-    let missing = miss(v.inode(Ino::ROOT));
+    let missing = miss(&v.inode(Ino::ROOT));
     let mut rounds = 0u64;
     let result = v.resolve(|_| -> Result<()> {
         rounds += 1;
@@ -236,7 +236,7 @@ fn an_operation_that_always_misses_ends() {
 
 fn unlinked(v: &mut Volume<CacheDevice>, name: &[u8]) -> Ino {
     let ino = v.run(NOW, |v| v.create(Ino::ROOT, name, &FILE)).unwrap().ino;
-    v.write_at(ino, 0, &[7; 20_000], NOW).unwrap();
+    v.write_at(ino, 0, &vec![7; 20_000], NOW).unwrap();
     v.run(NOW, |v| v.unlink(Ino::ROOT, name, NOW)).unwrap();
     ino
 }
