@@ -41,10 +41,6 @@ fn plain(path: &Path, observer: Arc<DirtyLog>) -> Worker {
     worker(path, ImageOptions::default(), observer)
 }
 
-fn past() -> Option<Instant> {
-    Some(Instant::now())
-}
-
 fn length(image: &tempfile::NamedTempFile) -> u64 {
     image.as_file().metadata().unwrap().len()
 }
@@ -55,7 +51,7 @@ fn the_last_look_ends_in_time_and_a_stop_ends_any_other() {
     let observer = observer();
     filled(image.path(), observer.clone(), 3 * BATCH);
     let mut w = plain(image.path(), observer.clone());
-    w.look(past());
+    w.look(Some(Instant::now()));
     let shown = w.view.now();
     assert!(shown.generation > 0 && shown.pending == 2 * BATCH, "{}", shown.pending);
     // A last look that has time goes on though it was told to stop.
