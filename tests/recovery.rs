@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{BLOCK, FILE, NOW, made, populated};
+use common::{BLOCK, FILE, NOW, made, made_of, populated};
 use std::collections::BTreeSet;
 use vexfs::*;
 use vexfs_crash::{CacheDevice, Effect, Event, Fault, Image, Keep, On, Request};
@@ -15,19 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 const EIO: Error = Error::Device(DeviceError::Io(5));
 
 fn formatted(bytes: u64, block_bytes: u32) -> Image {
-    let device = CacheDevice::new(Image::new(bytes));
-    let options = MkfsOptions {
-        bytes,
-        block_bytes,
-        label: b"",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: NOW,
-        root_uid: 0,
-        root_gid: 0,
-    };
-    mkfs(&device, &options).unwrap();
-    device.cut(Keep::None)
+    made_of(bytes, block_bytes).cut(Keep::None)
 }
 
 fn open<D: Device>(device: D) -> Result<Volume<D>> {

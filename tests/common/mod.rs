@@ -18,10 +18,15 @@ pub const NOW: Time = Time { seconds: 1_700_000_000, nanos: 0 };
 
 /// A new filesystem.
 pub fn made() -> CacheDevice {
-    let device = CacheDevice::new(Image::new(4 << 20));
+    made_of(4 << 20, 4096)
+}
+
+/// A new filesystem of so many bytes, in blocks of so many.
+pub fn made_of(bytes: u64, block_bytes: u32) -> CacheDevice {
+    let device = CacheDevice::new(Image::new(bytes));
     let options = MkfsOptions {
-        bytes: 4 << 20,
-        block_bytes: 4096,
+        bytes,
+        block_bytes,
         label: b"",
         uuid: [1; 16],
         hash_key: [2; 16],

@@ -2,6 +2,7 @@
 //! The tracker while the filesystem changes under its hands: between its look at the tree and its
 //! read of the rows, and where either fails. What is found in the end is what the files hold.
 
+use super::tests::settle;
 use super::*;
 use crate::follow::reader::ImageReader;
 use crate::follow::testing::{Mounted, NOW, floats, reader};
@@ -114,14 +115,7 @@ impl World {
     }
 
     fn settle(&mut self) {
-        for _ in 0..10_000 {
-            match self.tracker.cycle() {
-                Ok(false) => return,
-                Ok(true) => {}
-                Err(e) => panic!("{e}"),
-            }
-        }
-        panic!("the tracker does not come to an end");
+        settle(&mut self.tracker);
     }
 
     fn commit(&mut self) {

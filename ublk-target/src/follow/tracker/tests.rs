@@ -18,6 +18,18 @@ struct World {
     tracker: Tracker<ImageReader>,
 }
 
+/// Cycles until there is nothing left to read.
+pub fn settle<D: Device + Clone>(tracker: &mut Tracker<D>) {
+    for _ in 0..10_000 {
+        match tracker.cycle() {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+    panic!("the tracker does not come to an end");
+}
+
 fn new_index() -> Arc<Index> {
     Arc::new(Index::open(None, Options::default()).unwrap().0)
 }
@@ -34,14 +46,7 @@ impl World {
     }
 
     fn settle(&mut self) {
-        for _ in 0..10_000 {
-            match self.tracker.cycle() {
-                Ok(false) => return,
-                Ok(true) => {}
-                Err(e) => panic!("{e}"),
-            }
-        }
-        panic!("the tracker does not come to an end");
+        settle(&mut self.tracker);
     }
 
     fn commit(&mut self) {
@@ -323,7 +328,6 @@ fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
     let bad = Arc::new(std::sync::Mutex::new(at + 512..at + 1024));
     let device = Failing(reader(w.image.path(), BYTES), bad.clone());
     let mut tracker = Tracker::open(device, w.index.clone(), w.mounted.observer.clone()).unwrap();
-    let settle = |tracker: &mut Tracker<Failing>| while tracker.cycle().unwrap() {};
     settle(&mut tracker);
     // 4 blocks of 256 rows, then a sector of 32.
     assert_eq!((w.row(files[0], 1055), w.row(files[0], 1056)), (row(1055, 1.0), None));
