@@ -128,6 +128,14 @@ void vexfs_error(struct vexfs_fs *fs, const char *message)
 	sb->s_flags |= SB_RDONLY;
 }
 
+/* What the medium holds is not known any more: from here on nothing is promised. */
+void vexfs_stop(struct vexfs_fs *fs, const char *why)
+{
+	WRITE_ONCE(fs->failed, true);
+	if (!xchg(&fs->dead, true))
+		pr_err(VEXFS_NAME " (%s): %s; the volume stopped: unmount it\n", fs->sb->s_id, why);
+}
+
 /* Reads what the call missed: under its hold of the lock, lowered to shared. */
 static int vexfs_bring(struct vexfs_op *op)
 {
@@ -247,6 +255,13 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 	}
 	if (op->held != HELD_NOT)
 		vexfs_release(op);
+	/* The room of what was removed before a crash comes back a little after the mount. */
+	if (*err == -ENOSPC && READ_ONCE(fs->orphans_end) && !op->waited &&
+	    !(op->mode & (VEXFS_NOKILL | VEXFS_NOWAIT | VEXFS_NOCOMMIT))) {
+		op->waited = true;
+		vexfs_orphans_wait(fs);
+		return true;
+	}
 	if (*err == -EUCLEAN)
 		vexfs_error(fs, op->report.message_len ? (char *)op->report.message : "damaged");
 	else if (*err && *err != -EINTR && op->report.message_len && !(op->mode & VEXFS_NOCOMMIT))
@@ -329,7 +344,11 @@ static int vexfs_settle(struct vexfs_fs *fs, u64 generation, unsigned int mode)
 		if (err || generation >= running)
 			return err;
 	}
-	return blkdev_issue_flush(fs->sb->s_bdev);
+	err = blkdev_issue_flush(fs->sb->s_bdev);
+	/* The device may have dropped any of it, and tells one caller only. */
+	if (err)
+		vexfs_stop(fs, "a flush of the device failed, what was overwritten may be lost");
+	return err;
 }
 
 /* Makes everything durable: what changed, and what was overwritten in place. */
@@ -355,35 +374,6 @@ static void vexfs_commit_work(struct work_struct *work)
 	/* Without memory nothing was lost; later there may be some. */
 	if (vexfs_commit(fs, READ_ONCE(fs->newest), VEXFS_NOKILL) && !READ_ONCE(fs->failed))
 		queue_delayed_work(fs->wq, &fs->commit_work, VEXFS_COMMIT_DELAY);
-}
-
-/* Destroys what lost its last name before a crash. */
-int vexfs_clear_orphans(struct vexfs_fs *fs)
-{
-	struct vexfs_op op;
-	u64 ino, last = 0;
-	u32 more;
-	int err;
-
-	for (;;) {
-		vexfs_op_init(&op, fs, VEXFS_SHARED);
-		err = vexfs_run(&op, vexfs_rust_next_orphan(fs->volume, &ino, &op.report));
-		if (err || !ino)
-			return err;
-		if (ino == last) {
-			vexfs_error(fs, "an orphan cannot be destroyed");
-			return -EUCLEAN;
-		}
-		last = ino;
-		do {
-			vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-			err = vexfs_run(&op, vexfs_rust_destroy_inode(fs->volume, ino, &more,
-								      &op.report));
-			if (err)
-				return err;
-			cond_resched();
-		} while (more);
-	}
 }
 
 static unsigned long vexfs_shrink_count(struct shrinker *shrinker, struct shrink_control *sc)

@@ -136,6 +136,14 @@ struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_att
 	}
 	if (!err && !attr->nlink)
 		err = -ESTALE;
+	if (!err && READ_ONCE(fs->orphans_end) && S_ISREG(attr->mode)) {
+		err = vexfs_finish_truncation(fs, ino, &fresh);
+		/* What may not be changed cannot be made longer either. */
+		if (err == -EROFS)
+			err = 0;
+		else
+			attr = &fresh;
+	}
 	if (!err)
 		err = vexfs_inode_fill(inode, attr);
 	if (!err && S_ISLNK(inode->i_mode))

@@ -65,6 +65,13 @@ static int vexfs_sync_fs(struct super_block *sb, int wait)
 	return vexfs_sync(fs, 0);
 }
 
+/* What a crash left to be done changes the filesystem too: it comes before. */
+static int vexfs_freeze_super(struct super_block *sb, enum freeze_holder who)
+{
+	vexfs_orphans_wait(VEXFS_SB(sb));
+	return freeze_super(sb, who);
+}
+
 static int vexfs_freeze_fs(struct super_block *sb)
 {
 	return sb_rdonly(sb) ? 0 : vexfs_sync(VEXFS_SB(sb), 0);
@@ -118,11 +125,7 @@ static int vexfs_statfs(struct dentry *dentry, struct kstatfs *stat)
 /* The device was taken away under the mount. */
 static void vexfs_shutdown(struct super_block *sb)
 {
-	struct vexfs_fs *fs = VEXFS_SB(sb);
-
-	pr_err(VEXFS_NAME " (%s): the device is gone; the volume stopped: unmount it\n", sb->s_id);
-	WRITE_ONCE(fs->failed, true);
-	WRITE_ONCE(fs->dead, true);
+	vexfs_stop(VEXFS_SB(sb), "the device is gone");
 }
 
 static int vexfs_show_options(struct seq_file *file, struct dentry *root)
@@ -139,6 +142,7 @@ static const struct super_operations vexfs_super_ops = {
 	.evict_inode	= vexfs_evict_inode,
 	.put_super	= vexfs_put_super,
 	.sync_fs	= vexfs_sync_fs,
+	.freeze_super	= vexfs_freeze_super,
 	.freeze_fs	= vexfs_freeze_fs,
 	.unfreeze_fs	= vexfs_unfreeze_fs,
 	.statfs		= vexfs_statfs,
@@ -178,6 +182,7 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	mutex_init(&fs->commit_mutex);
 	spin_lock_init(&fs->newborn_lock);
 	INIT_LIST_HEAD(&fs->newborn);
+	vexfs_orphans_init(fs);
 	sb->s_fs_info = fs;
 
 	if (!sb_set_blocksize(sb, VEXFS_BLOCK_BYTES)) {
@@ -214,11 +219,6 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	err = vexfs_engine_start(fs);
 	if (err)
 		return err;
-	if (!sb_rdonly(sb)) {
-		err = vexfs_clear_orphans(fs);
-		if (err)
-			return err;
-	}
 	root = vexfs_iget(sb, VEXFS_ROOT_INO, NULL, 0);
 	if (IS_ERR(root))
 		return PTR_ERR(root) == -ENOENT ? -EUCLEAN : PTR_ERR(root);
@@ -228,7 +228,9 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 		return -EUCLEAN;
 	}
 	sb->s_root = d_make_root(root);
-	return sb->s_root ? 0 : -ENOMEM;
+	if (!sb->s_root)
+		return -ENOMEM;
+	return sb_rdonly(sb) ? 0 : vexfs_orphans_start(fs);
 }
 
 static int vexfs_get_tree(struct fs_context *fc)
@@ -251,6 +253,7 @@ static int vexfs_reconfigure(struct fs_context *fc)
 		return 0;
 	}
 	if (read_only) {
+		vexfs_orphans_wait(fs);
 		err = vexfs_sync(fs, 0);
 		if (!err)
 			err = vexfs_engine_set_read_only(fs, true);
@@ -267,12 +270,8 @@ static int vexfs_reconfigure(struct fs_context *fc)
 			return err;
 		}
 		err = vexfs_engine_set_read_only(fs, false);
-		/*
-		 * Where read-only came by force, files without a name may still be open:
-		 * they are among the orphans, which are left to the next mount then.
-		 */
-		if (!err && !atomic_long_read(&sb->s_remove_count)) {
-			err = vexfs_clear_orphans(fs);
+		if (!err) {
+			err = vexfs_orphans_start(fs);
 			if (err)
 				vexfs_engine_set_read_only(fs, true);
 		}
@@ -326,6 +325,9 @@ static void vexfs_kill_sb(struct super_block *sb)
 {
 	struct vexfs_fs *fs = VEXFS_SB(sb);
 
+	/* It may hold an inode. */
+	if (fs)
+		vexfs_orphans_stop(fs);
 	/* put_super() is only called on what was mounted; the device goes away now. */
 	if (fs && !sb->s_root)
 		vexfs_engine_stop(fs);

@@ -69,6 +69,11 @@ struct vexfs_fs {
 	struct workqueue_struct *wq;
 	struct delayed_work commit_work;
 	struct shrinker *shrinker;
+
+	/* Orphans of before the mount have numbers below this; 0 once they are cleared. */
+	u64 orphans_end;
+	struct work_struct orphan_work;
+	bool stopping;
 };
 
 struct vexfs_inode {
@@ -148,6 +153,7 @@ struct vexfs_op {
 	unsigned int commits;
 	unsigned char held;
 	bool panicked;
+	bool waited;
 	struct vexfs_report report;
 };
 
@@ -175,7 +181,6 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err);
 int vexfs_commit(struct vexfs_fs *fs, u64 target, unsigned int mode);
 int vexfs_sync(struct vexfs_fs *fs, unsigned int mode);
 int vexfs_fsync_inode(struct inode *inode);
-int vexfs_clear_orphans(struct vexfs_fs *fs);
 int vexfs_engine_open(struct vexfs_fs *fs, bool read_only, struct vexfs_report *report);
 int vexfs_engine_probe(struct vexfs_fs *fs, struct vexfs_report *report);
 int vexfs_engine_set_read_only(struct vexfs_fs *fs, bool read_only);
@@ -184,6 +189,7 @@ int vexfs_engine_start(struct vexfs_fs *fs);
 void vexfs_engine_stop(struct vexfs_fs *fs);
 int vexfs_engine_selftest(void);
 void vexfs_error(struct vexfs_fs *fs, const char *message);
+void vexfs_stop(struct vexfs_fs *fs, const char *why);
 
 static inline struct vexfs_timestamp vexfs_time(struct timespec64 time)
 {
@@ -202,6 +208,13 @@ static inline struct vexfs_timestamp vexfs_now(void)
 	ktime_get_coarse_real_ts64(&now);
 	return vexfs_time(now);
 }
+
+/* orphan.c */
+void vexfs_orphans_init(struct vexfs_fs *fs);
+int vexfs_orphans_start(struct vexfs_fs *fs);
+void vexfs_orphans_wait(struct vexfs_fs *fs);
+void vexfs_orphans_stop(struct vexfs_fs *fs);
+int vexfs_finish_truncation(struct vexfs_fs *fs, u64 ino, struct vexfs_attr *attr);
 
 /* device.c */
 void vexfs_device_init(struct vexfs_fs *fs);

@@ -155,7 +155,8 @@ impl<D: Device> Volume<D> {
             return Ok(());
         }
         for _ in 0..=self.orphans {
-            let Some(ino) = self.resolve(|volume| volume.next_orphan())? else { return Ok(()) };
+            let first = self.resolve(|volume| volume.next_orphan(Ino::ROOT))?;
+            let Some(ino) = first else { return Ok(()) };
             self.steps(now, |volume| volume.evict(ino))?;
         }
         Ok(())

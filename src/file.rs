@@ -485,7 +485,7 @@ impl<D: Device> Volume<D> {
     }
 
     /// Removes an orphan that nobody uses, or finishes a truncation that a crash cut short, in steps:
-    /// call it until it is done.
+    /// call it until it is done. An inode that has a name and is no orphan is left as it is.
     ///
     /// # Errors
     /// Those of every change.
@@ -503,6 +503,9 @@ impl<D: Device> Volume<D> {
             Err(other) => return Err(other),
         };
         if inode.nlink > 0 {
+            if self.get(orphan_key(ino))?.is_none() {
+                return Ok(Progress::Done);
+            }
             let from = inode.size.div_ceil(self.geometry.block_bytes() as u64);
             return self.free_step(inode, from);
         }

@@ -214,17 +214,17 @@ impl<D: Device> Volume<D> {
         Ok(inode)
     }
 
-    /// Some inode without a name, left by a crash or still open.
+    /// The first orphan numbered `from` or higher: an inode without a name, left by a crash or
+    /// still open, or one whose truncation was cut short.
     ///
     /// # Errors
     /// [`Error::Miss`].
-    pub fn next_orphan(&self) -> Result<Option<Ino>> {
+    pub fn next_orphan(&self, from: Ino) -> Result<Option<Ino>> {
         if self.orphans == 0 {
             return Ok(None);
         }
-        let from = Key::new(Ino::SYSTEM, Kind::Orphan, 0);
         let to = Key::new(Ino::SYSTEM, Kind::Orphan, u64::MAX);
-        Ok(self.first(from, to)?.map(|(key, _)| Ino(key.offset())))
+        Ok(self.first(orphan_key(from), to)?.map(|(key, _)| Ino(key.offset())))
     }
 
     pub(crate) fn put_orphan(&mut self, ino: Ino) -> Result<()> {

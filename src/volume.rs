@@ -140,6 +140,16 @@ impl<D: Device> Volume<D> {
         self.running
     }
 
+    /// Orphans in the tree, see [`next_orphan`](Self::next_orphan).
+    pub const fn orphans(&self) -> u64 {
+        self.orphans
+    }
+
+    /// The number of the next inode that is made. Numbers are not used again.
+    pub const fn next_ino(&self) -> Ino {
+        Ino(self.next_ino)
+    }
+
     /// True if something was changed since the last [`freeze`](Self::freeze).
     pub const fn is_dirty(&self) -> bool {
         self.dirty

@@ -162,15 +162,17 @@ static void test_inodes(struct vexfs_volume *v)
 	CHECK("init_inode of 0", RUN(v, vexfs_rust_init_inode(v, 0, &attr, &report)) == -ENOENT);
 	CHECK("init_inode of all ones", RUN(v, vexfs_rust_init_inode(v, UINT64_MAX, &attr, &report)) == -ENOENT);
 	CHECK("init_inode without a place", vexfs_rust_init_inode(v, ROOT, NULL, &report) == -EFAULT);
-	CHECK("next_orphan", RUN(v, vexfs_rust_next_orphan(v, &orphan, &report)) == 0 && orphan != 0);
-	CHECK("next_orphan without a place", vexfs_rust_next_orphan(v, NULL, &report) == -EFAULT);
+	CHECK("next_orphan", RUN(v, vexfs_rust_next_orphan(v, 0, &orphan, &report)) == 0 && orphan != 0);
+	CHECK("next_orphan from there", RUN(v, vexfs_rust_next_orphan(v, orphan, &first, &report)) == 0 && first == orphan);
+	CHECK("next_orphan beyond", RUN(v, vexfs_rust_next_orphan(v, UINT64_MAX, &first, &report)) == 0 && !first);
+	CHECK("next_orphan without a place", vexfs_rust_next_orphan(v, 0, NULL, &report) == -EFAULT);
 	while (orphan && orphans < 9) {
 		do
 			if (RUN(v, vexfs_rust_destroy_inode(v, orphan, &more, &report)))
 				break;
 		while (more);
 		orphans++;
-		RUN(v, vexfs_rust_next_orphan(v, &orphan, &report));
+		RUN(v, vexfs_rust_next_orphan(v, 0, &orphan, &report));
 	}
 	CHECK("destroy_inode of every orphan", !orphan && orphans == 2);
 	CHECK("destroy_inode of nothing", RUN(v, vexfs_rust_destroy_inode(v, 12345, &more, &report)) == 0 &&

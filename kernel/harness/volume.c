@@ -124,7 +124,7 @@ static void test_state(struct memory_device *device)
 	CHECK("get_statfs without a place", vexfs_rust_get_statfs(volume, NULL) == -EFAULT);
 	CHECK("get_statfs without a volume", vexfs_rust_get_statfs(NULL, &figures) == -EFAULT);
 	CHECK("get_state", vexfs_rust_get_state(volume, &state) == 0 && !state.dirty && !state.dead &&
-	      !state.read_only && state.running == state.durable + 1);
+	      !state.read_only && state.running == state.durable + 1 && !state.orphans && state.next_ino == ROOT + 1);
 	CHECK("get_state without a place", vexfs_rust_get_state(volume, NULL) == -EFAULT);
 	CHECK("commit_begin of nothing", RUN(volume, vexfs_rust_commit_begin(volume, NOW, &commit,
 	      &report)) == 0 && !commit);
@@ -151,6 +151,16 @@ static void test_state(struct memory_device *device)
 	device->flushes = 0;
 	CHECK("fsync_file", vexfs_rust_fsync_file(volume, attr.ino, NOW, &report) == 0 && device->flushes == 1);
 	CHECK("fsync_file of nothing", vexfs_rust_fsync_file(volume, 999, NOW, &report) == -ENOENT);
+	{
+		struct vexfs_volume *other = open_volume(device, 0);
+
+		vexfs_rust_fsync_file(other, attr.ino, NOW, &report);
+		device->fail_with = EIO;
+		CHECK("fsync_file when the flush fails", vexfs_rust_fsync_file(other, attr.ino, NOW, &report) == -EIO);
+		device->fail_with = 0;
+		CHECK("it promises nothing after that", vexfs_rust_fsync_file(other, attr.ino, NOW, &report) == -EIO);
+		vexfs_rust_cleanup_superblock(other);
+	}
 	CHECK("commit_begin without a place", vexfs_rust_commit_begin(volume, NOW, NULL, &report) == -EFAULT);
 	CHECK("commit_write of nothing", vexfs_rust_commit_write(NULL, &report) == -EFAULT);
 	CHECK("commit_finish of nothing", vexfs_rust_commit_finish(volume, NULL, &report) == -EFAULT);

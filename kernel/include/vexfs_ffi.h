@@ -20,7 +20,7 @@
 
 
 // Version of this interface; `vexfs_rust_init` refuses another one.
-#define VEXFS_ABI_VERSION 2
+#define VEXFS_ABI_VERSION 3
 
 // The call is through.
 #define VEXFS_WANT_NOTHING 0
@@ -188,6 +188,10 @@ struct vexfs_state {
 	uint64_t running;
 	// Tree nodes in memory.
 	uint64_t cached_nodes;
+	// Inodes without a name and truncations that were cut short.
+	uint64_t orphans;
+	// Number of the next inode that is made; none is used twice.
+	uint64_t next_ino;
 	// 1 if something changed since the last commit was begun.
 	uint32_t dirty;
 	// 1 once a failure stopped the volume.
@@ -446,7 +450,7 @@ int32_t vexfs_rust_sync_fs(struct vexfs_volume *volume,
 			   struct vexfs_report *report);
 
 // Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-// for data that was overwritten in place.
+// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
 //
 // 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
 int32_t vexfs_rust_fsync_file(struct vexfs_volume *volume,
@@ -486,10 +490,12 @@ int32_t vexfs_rust_destroy_inode(struct vexfs_volume *volume,
 				 uint32_t *more_out,
 				 struct vexfs_report *report);
 
-// Finds an inode without a name, which a mount has to destroy: `*ino` gets it, or 0 if there is none.
+// Finds the first orphan numbered `from` or higher, to be handed to `vexfs_rust_destroy_inode` unless somebody uses
+// it: an inode without a name, or one whose truncation was cut short. `*ino` gets it, or 0 if there is none.
 //
 // 0, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_next_orphan(const struct vexfs_volume *volume,
+			       uint64_t from,
 			       uint64_t *ino,
 			       struct vexfs_report *report);
 

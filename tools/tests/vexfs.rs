@@ -306,7 +306,7 @@ fn what_a_crash_left_behind_is_cleared_by_the_next_writer() {
         let now = image::now();
         volume.run(now, |v| v.unlink(Ino::ROOT, b"f", now)).unwrap();
         volume.commit(now).unwrap();
-        assert!(volume.resolve(|v| v.next_orphan()).unwrap().is_some());
+        assert!(volume.resolve(|v| v.next_orphan(Ino::ROOT)).unwrap().is_some());
     }
     lab.write("g", b"g");
     lab.vexfs("put a.img g").ok();

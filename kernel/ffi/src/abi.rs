@@ -7,7 +7,7 @@ use core::mem::{align_of, size_of};
 use vexfs::{Error, Inode, Mapping, MappingKind, Missing, Time};
 
 /// Version of this interface; [`crate::volume::vexfs_rust_init`] refuses another one.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The call is through.
 pub const WANT_NOTHING: u32 = 0;
@@ -215,6 +215,10 @@ pub struct State {
     pub running: u64,
     /// Tree nodes in memory.
     pub cached_nodes: u64,
+    /// Inodes without a name and truncations that were cut short.
+    pub orphans: u64,
+    /// Number of the next inode that is made; none is used twice.
+    pub next_ino: u64,
     /// 1 if something changed since the last commit was begun.
     pub dirty: u32,
     /// 1 once a failure stopped the volume.

@@ -101,7 +101,7 @@ pub unsafe extern "C" fn vexfs_rust_sync_fs(
 }
 
 /// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-/// for data that was overwritten in place.
+/// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
 ///
 /// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
 #[unsafe(no_mangle)]
@@ -117,8 +117,9 @@ pub unsafe extern "C" fn vexfs_rust_fsync_file(
         volume.resolve(|volume| volume.inode(Ino(ino)))?;
         if volume.is_dirty() {
             volume.commit(now.into())?;
-        } else {
-            volume.device().flush().map_err(Error::from)?;
+        } else if let Err(error) = volume.device().flush() {
+            volume.kill();
+            return Err(Error::from(error).into());
         }
         Ok(())
     })

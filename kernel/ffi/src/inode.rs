@@ -107,19 +107,21 @@ pub unsafe extern "C" fn vexfs_rust_destroy_inode(
     unsafe { step(volume, more_out, report, |volume| Ok(volume.evict(Ino(ino))?)) }
 }
 
-/// Finds an inode without a name, which a mount has to destroy: `*ino` gets it, or 0 if there is none.
+/// Finds the first orphan numbered `from` or higher, to be handed to `vexfs_rust_destroy_inode` unless somebody uses
+/// it: an inode without a name, or one whose truncation was cut short. `*ino` gets it, or 0 if there is none.
 ///
 /// 0, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_next_orphan(
     volume: *const VolumeHandle,
+    from: u64,
     ino: *mut u64,
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
         // SAFETY: the crate's contract.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(ino)?) };
-        out.set(volume.next_orphan()?.map_or(0, |ino| ino.0));
+        out.set(volume.next_orphan(Ino(from))?.map_or(0, |ino| ino.0));
         Ok(())
     })
 }

@@ -164,6 +164,8 @@ pub unsafe extern "C" fn vexfs_rust_get_state(volume: *const VolumeHandle, out: 
             durable: volume.generation().0,
             running: volume.running().0,
             cached_nodes: volume.cached_nodes() as u64,
+            orphans: volume.orphans(),
+            next_ino: volume.next_ino().0,
             dirty: u32::from(volume.is_dirty()),
             dead: u32::from(volume.is_dead()),
             read_only: u32::from(volume.is_read_only()),
