@@ -5,7 +5,7 @@
 //! a kind is told at once, more of the same kind at most every [`PAUSE`], with their number: an image on a full
 //! disk fails thousands of requests, and the log may lie on that disk.
 
-use crate::request::{Kind, Request};
+use crate::request::{Kind, Op, Request};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -53,9 +53,14 @@ impl Complaints {
         };
         let error = std::io::Error::from_raw_os_error(errno);
         let more = if since > 0 { format!(" ({since} more before it)") } else { String::new() };
-        Some(format!("{}: {what} failed: {error}{more}{}", image.display(), advice(errno)))
+        let advice = if op == Op::Flush { FLUSH_FAILED } else { advice(errno) };
+        Some(format!("{}: {what} failed: {error}{more}{advice}", image.display()))
     }
 }
+
+/// What a failed flush means, whatever its errno.
+const FLUSH_FAILED: &str = ": what was written before it may be lost, so every flush fails from now on: unmount the \
+     device, see to what the image lies on, then 'vexfs-ublk del' and 'add' it again";
 
 /// What can be done about it, where that is known.
 const fn advice(errno: i32) -> &'static str {
@@ -76,7 +81,6 @@ const fn advice(errno: i32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Op;
 
     #[test]
     fn failures_are_told_at_once_and_then_seldom_each_kind_for_itself() {
@@ -97,6 +101,7 @@ mod tests {
         }
         let line = complaints.hear(start, image, &flush, libc::EIO).unwrap();
         assert!(line.contains(": a flush failed: Input/output error"), "{line}");
+        assert!(line.contains("'vexfs-ublk del' and 'add'"), "{line}");
         let line = complaints.hear(start + PAUSE, image, &write, libc::ENOSPC).unwrap();
         assert!(line.contains(" (9 more before it): what"), "{line}");
         assert_eq!(complaints.hear(start + PAUSE, image, &write, libc::ENOSPC), None);

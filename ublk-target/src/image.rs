@@ -6,11 +6,13 @@
 //! of the image. What the bytes mean beyond the superblock is the engine's business.
 
 use crate::error::{Error, Result};
+use crate::layer::Durability;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, Superblock};
 use vexfs_tools::usage;
@@ -59,6 +61,7 @@ pub struct Image {
     punch_hole: bool,
     identity: (u64, u64),
     lost: AtomicBool,
+    durability: Arc<Durability>,
 }
 
 impl Image {
@@ -122,6 +125,7 @@ impl Image {
             raw: options.raw,
             punch_hole,
             lost: AtomicBool::new(false),
+            durability: Arc::default(),
         })
     }
 
@@ -168,6 +172,11 @@ impl Image {
     /// Whether the image was found shrunk or replaced; every request fails from then on.
     pub fn lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// What its queues share of how flushes went.
+    pub fn durability(&self) -> &Arc<Durability> {
+        &self.durability
     }
 
     /// Looks whether the image is still what was opened; says once what is wrong.

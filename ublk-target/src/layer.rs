@@ -8,6 +8,8 @@
 //! layer that holds writes back can take its place.
 
 use crate::request::{Op, Request};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// One operation on the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,27 @@ pub const ZEROES_MAX: u32 = 128 << 10;
 
 const EIO: i32 = -libc::EIO;
 
+/// Whether an image still keeps what was written to it, as far as its queues were told.
+///
+/// The system tells a failed `fdatasync` once, and may have dropped any of the data it was for. No
+/// later success means anything: from the first failure on every flush fails, until the image is
+/// opened anew. Of flushes of several queues at once, one that the system called a success before
+/// the failure was told stays one.
+#[derive(Debug, Default)]
+pub struct Durability(AtomicI32);
+
+impl Durability {
+    /// Notes the negative errno of an operation that should have made writes durable.
+    fn failed(&self, result: i32) {
+        let _ = self.0.compare_exchange(0, result, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// The first failure, a negative errno, if there was one.
+    fn failure(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::Acquire)).filter(|result| *result != 0)
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
     #[default]
@@ -103,15 +126,16 @@ pub struct Plain {
     align: u64,
     punch: bool,
     zero_range: bool,
+    durability: Arc<Durability>,
 }
 
 impl Plain {
     /// A layer for `depth` requests at once. `align`: a transfer is cut only at its multiples.
-    /// `punch`: whether the image can give blocks back.
+    /// `punch`: whether the image can give blocks back. `durability`: the image's.
     #[must_use]
-    pub fn new(depth: u16, align: u64, punch: bool) -> Self {
+    pub fn new(depth: u16, align: u64, punch: bool, durability: Arc<Durability>) -> Self {
         let slots = vec![Slot::default(); usize::from(depth)].into();
-        Self { slots, align, punch, zero_range: true }
+        Self { slots, align, punch, zero_range: true, durability }
     }
 
     fn enter(&mut self, tag: u16, stage: Stage) -> Step {
@@ -155,6 +179,23 @@ impl Plain {
             Op::WriteZeroes { fua: true, .. } => self.enter(tag, Stage::Flush),
             _ => self.finish(tag, 0),
         }
+    }
+
+    /// A request that makes a promise ended with `result`: it holds only if none was broken before.
+    fn promised(&mut self, tag: u16, result: i32) -> Step {
+        let result = self.durability.failure().unwrap_or(result);
+        self.finish(tag, result)
+    }
+
+    /// An operation failed. What was being made durable then may be lost; that a durable write
+    /// finds no room says nothing of what was written before.
+    fn failed(&mut self, tag: u16, request: &Request, stage: Stage, result: i32) -> Step {
+        let no_room = matches!(-result, libc::ENOSPC | libc::EDQUOT);
+        let durable = stage == Stage::Transfer && request.op == Op::Write { fua: true };
+        if stage == Stage::Flush || (durable && !no_room) {
+            self.durability.failed(result);
+        }
+        self.finish(tag, result)
     }
 
     /// Counts what a transfer moved; `None` when nothing is left to move.
@@ -216,8 +257,11 @@ impl Layer for Plain {
                 self.zero_range = false;
                 self.enter(tag, Stage::WriteZeroes)
             }
-            _ if result < 0 => self.finish(tag, result),
+            _ if result < 0 => self.failed(tag, &request, stage, result),
             Stage::Transfer => match self.moved(tag, result) {
+                Ok(true) if request.op == Op::Write { fua: true } => {
+                    self.promised(tag, request.len as i32)
+                }
                 Ok(true) => self.finish(tag, request.len as i32),
                 Ok(false) => self.enter(tag, Stage::Transfer),
                 Err(errno) => self.finish(tag, errno),
@@ -228,7 +272,7 @@ impl Layer for Plain {
                 Err(errno) => self.finish(tag, errno),
             },
             Stage::Punch | Stage::ZeroRange => self.zeroed(tag, &request),
-            Stage::Flush => self.finish(tag, 0),
+            Stage::Flush => self.promised(tag, 0),
             Stage::Idle => self.finish(tag, EIO),
         }
     }

@@ -20,15 +20,26 @@ pub fn run(args: &DelArgs) -> Result<()> {
     if let Some(id) = args.id {
         return delete(&mut control, &run_dir, id, run_dir.load(id)?.as_ref());
     }
-    let mut last = Ok(());
-    for state in run_dir.all()? {
-        // One device in use must not keep the others.
-        let done = delete(&mut control, &run_dir, state.id, Some(&state));
-        if let Err(error) = std::mem::replace(&mut last, done) {
-            eprintln!("vexfs-ublk: {error}");
+    delete_all(&mut control, &run_dir)
+}
+
+/// Deletes all it can: one device in use must not keep the others.
+fn delete_all(control: &mut Control, run_dir: &RunDir) -> Result<()> {
+    let mut states = run_dir.all()?;
+    loop {
+        let before = states.len();
+        let mut errors = Vec::new();
+        states.retain(|state| {
+            let done = delete(control, run_dir, state.id, Some(state));
+            done.map_err(|error| errors.push(error)).is_err()
+        });
+        // A device may be the image of another one, and is free once that is gone.
+        if states.is_empty() || states.len() == before {
+            let last = errors.pop();
+            errors.iter().for_each(|error| eprintln!("vexfs-ublk: {error}"));
+            return last.map_or(Ok(()), Err);
         }
     }
-    last
 }
 
 fn delete(

@@ -181,6 +181,7 @@ fn layer(info: &Info, image: &Image, lab: Option<&Arc<Lab>>) -> Box<dyn Layer> {
             info.depth,
             1 << image.logical_shift().max(SECTOR_SHIFT),
             image.punch_hole(),
+            image.durability().clone(),
         )),
     }
 }

@@ -84,7 +84,7 @@ const ZERO_KEEP: Op = Op::WriteZeroes { keep_allocated: true, fua: false };
 #[test]
 fn short_transfers_are_continued_to_the_end() {
     for most in [usize::MAX, 4096, 5000, 512, 700] {
-        let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true));
+        let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true, Arc::default()));
         medium.most = most;
         let mut data = pattern(65536);
         let write = request(Op::Write { fua: false }, 8192, 65536);
@@ -105,7 +105,7 @@ fn short_transfers_are_continued_to_the_end() {
 
 #[test]
 fn a_transfer_that_stands_still_fails_instead_of_spinning() {
-    let (mut medium, mut layer) = (Medium::new(4096), Plain::new(4, 512, true));
+    let (mut medium, mut layer) = (Medium::new(4096), Plain::new(4, 512, true, Arc::default()));
     let mut buffer = vec![0; 8192];
     // Past the end of a file that shrank.
     assert_eq!(medium.run(&mut layer, request(Op::Read, 0, 8192), &mut buffer), -libc::EIO);
@@ -115,7 +115,7 @@ fn a_transfer_that_stands_still_fails_instead_of_spinning() {
 
 #[test]
 fn errors_reach_the_submitter_as_they_are_and_are_not_retried() {
-    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true));
+    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true, Arc::default()));
     for op in [Op::Read, Op::Write { fua: true }, Op::Flush, ZERO, ZERO_KEEP, Op::Discard] {
         for errno in [libc::ENOSPC, libc::EIO, libc::EDQUOT] {
             medium.refuse = vec![-errno];
@@ -124,13 +124,14 @@ fn errors_reach_the_submitter_as_they_are_and_are_not_retried() {
             assert_eq!((result, medium.seen.len()), (-errno, 1), "{op:?}");
         }
     }
+    let mut layer = Plain::new(4, 512, true, Arc::default());
     medium.refuse = vec![-libc::EINTR, -libc::EINTR];
     assert_eq!(medium.run(&mut layer, request(Op::Flush, 0, 0), &mut []), 0);
 }
 
 #[test]
 fn fua_and_flush_reach_the_image() {
-    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true));
+    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true, Arc::default()));
     medium.run(&mut layer, request(Op::Write { fua: true }, 0, 512), &mut [1; 512]);
     medium.run(&mut layer, request(Op::Flush, 0, 0), &mut []);
     let zero = Op::WriteZeroes { keep_allocated: false, fua: true };
@@ -149,7 +150,8 @@ fn fua_and_flush_reach_the_image() {
 #[test]
 fn range_operations_complete_with_zero_and_leave_zeroes() {
     for op in [ZERO, ZERO_KEEP, Op::Discard] {
-        let (mut medium, mut layer) = (Medium::new(4 * MIB), Plain::new(4, 512, true));
+        let (mut medium, mut layer) =
+            (Medium::new(4 * MIB), Plain::new(4, 512, true, Arc::default()));
         medium.file.write_all_at(&pattern(4 << 20), 0).unwrap();
         let before = medium.file.metadata().unwrap().blocks();
         assert_eq!(medium.run(&mut layer, request(op, MIB, 2 * MIB), &mut []), 0, "{op:?}");
@@ -169,7 +171,7 @@ fn range_operations_complete_with_zero_and_leave_zeroes() {
 
 #[test]
 fn what_the_image_cannot_do_is_done_by_writing() {
-    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true));
+    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true, Arc::default()));
     medium.file.write_all_at(&pattern(1 << 20), 0).unwrap();
     medium.refuse = vec![-libc::EOPNOTSUPP, -libc::EOPNOTSUPP];
     assert_eq!(medium.run(&mut layer, request(ZERO, 4096, 300 << 10), &mut []), 0);
@@ -197,7 +199,49 @@ fn what_the_image_cannot_do_is_done_by_writing() {
 
 #[test]
 fn an_unknown_tag_or_a_stray_completion_fails() {
-    let mut layer = Plain::new(1, 512, true);
+    let mut layer = Plain::new(1, 512, true, Arc::default());
     assert_eq!(layer.begin(1, &request(Op::Flush, 0, 0), &mut []), Step::Done(-libc::EIO));
     assert_eq!(layer.advance(0, 0, &mut []), Step::Done(-libc::EIO));
+}
+
+/// The system tells a lost write once: whoever asked first heard it, and everybody after that was
+/// promised what was gone.
+#[test]
+fn after_a_flush_that_failed_nothing_is_promised_any_more() {
+    const FLUSH: Request = Request { op: Op::Flush, offset: 0, len: 0 };
+    for asked in [FLUSH, request(Op::Write { fua: true }, 0, 512)] {
+        let durability = Arc::<Durability>::default();
+        let mut medium = Medium::new(MIB);
+        let mut layer = Plain::new(4, 512, true, durability.clone());
+        let mut data = pattern(512);
+        medium.refuse = vec![-libc::EIO];
+        assert_eq!(medium.run(&mut layer, asked, &mut data), -libc::EIO);
+        // On every queue, and for every request that promises.
+        let mut other = Plain::new(4, 512, true, durability);
+        for layer in [&mut layer, &mut other] {
+            assert_eq!(medium.run(layer, FLUSH, &mut []), -libc::EIO);
+            let fua = request(Op::Write { fua: true }, 512, 512);
+            assert_eq!(medium.run(layer, fua, &mut data), -libc::EIO);
+            let zeroes = Op::WriteZeroes { keep_allocated: true, fua: true };
+            assert_eq!(medium.run(layer, request(zeroes, 0, 512), &mut []), -libc::EIO);
+            // The rest goes on.
+            let plain = request(Op::Write { fua: false }, 1024, 512);
+            assert_eq!(medium.run(layer, plain, &mut data), 512);
+            assert_eq!(medium.run(layer, request(Op::Read, 1024, 512), &mut data), 512);
+        }
+        let mut anew = Plain::new(4, 512, true, Arc::default());
+        assert_eq!(medium.run(&mut anew, FLUSH, &mut []), 0, "an image that was opened anew");
+    }
+}
+
+/// It was not written at all, which its sender knows; what was written before is as safe as it was.
+#[test]
+fn a_durable_write_without_room_breaks_no_promise() {
+    let (mut medium, mut layer) = (Medium::new(MIB), Plain::new(4, 512, true, Arc::default()));
+    for errno in [libc::ENOSPC, libc::EDQUOT] {
+        medium.refuse = vec![-errno];
+        let fua = request(Op::Write { fua: true }, 0, 512);
+        assert_eq!(medium.run(&mut layer, fua, &mut pattern(512)), -errno);
+        assert_eq!(medium.run(&mut layer, request(Op::Flush, 0, 0), &mut []), 0);
+    }
 }
