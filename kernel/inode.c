@@ -239,16 +239,18 @@ void vexfs_evict_inode(struct inode *inode)
 	clear_inode(inode);
 }
 
-/* How many blocks the inode holds since a change. Under the engine's lock, in the same hold as that. */
+/* How many blocks the inode holds since a change, and its size. Under the engine's lock, in the same hold as that. */
 int vexfs_follow_blocks(struct inode *inode, struct vexfs_op *op)
 {
 	struct vexfs_attr attr;
 	int err;
 
 	err = vexfs_rust_init_inode(op->fs->volume, inode->i_ino, &attr, &op->report);
-	if (!err)
-		inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
-	return err;
+	if (err)
+		return err;
+	inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
+	WRITE_ONCE(VEXFS_I(inode)->disk_size, attr.size);
+	return 0;
 }
 
 static int vexfs_change_size(struct inode *inode, loff_t size)
@@ -269,7 +271,6 @@ static int vexfs_change_size(struct inode *inode, loff_t size)
 			return err;
 		cond_resched();
 	} while (more);
-	VEXFS_I(inode)->disk_size = size;
 	return 0;
 }
 
@@ -294,6 +295,9 @@ int vexfs_setsize(struct inode *inode, loff_t size)
 	if (!err) {
 		truncate_setsize(inode, size);
 		err = vexfs_change_size(inode, size);
+		/* It failed: the engine's size is the file's, and what was written behind that one stays. */
+		if (err)
+			i_size_write(inode, max(VEXFS_I(inode)->disk_size, min(old, size)));
 	}
 	filemap_invalidate_unlock(mapping);
 	return err;

@@ -333,6 +333,41 @@ def device_goes_away():
     assert open(mnt + "/kept", "rb").read()[:5000] == b"k" * 5000
     umount()
 
+def truncation_that_fails():
+    # The size in memory was the new one, the file's still the old one: the next remount brought it back.
+    lab = "/dev/shm/rules.img"
+    run("mkfs.vexfs", "--force", lab, "128M")
+    device = subprocess.run(["vexfs-ublk", "add", "--image", lab, "--crash-model", "--id", "7"], check=True,
+                            capture_output=True, text=True).stdout.strip()
+    mount(device=device)
+    for name in ("shrunk", "grown"):
+        fd = make(name)
+        for n in range(3000):
+            os.pwrite(fd, b"%04d" % n * 256, n * 8192)
+        os.close(fd)
+    size = os.stat(mnt + "/shrunk").st_size
+    umount()
+    mount(device=device)
+    fds = {name: os.open(f"{mnt}/{name}", os.O_RDWR) for name in ("shrunk", "grown")}
+    sizes = {"shrunk": 4096, "grown": 2 * size}
+    run("vexfs-ublk", "fault", "--id", "7", "--set", "eio", "--on", "read")
+    for name, fd in fds.items():
+        try:
+            os.ftruncate(fd, sizes[name])
+            raise SystemExit(f"{name}: nothing failed: that tests nothing")
+        except OSError as e:
+            assert e.errno == errno.EIO, e
+        assert os.fstat(fd).st_size == size, (name, os.fstat(fd).st_size, size)
+    run("vexfs-ublk", "fault", "--id", "7", "--clear", "all")
+    for name, fd in fds.items():
+        assert os.pread(fd, 1024, 2999 * 8192) == b"2999" * 256, f"{name} lost its end"
+        os.ftruncate(fd, sizes[name])
+        assert os.fstat(fd).st_size == sizes[name]
+        os.close(fd)
+    umount()
+    run("fsck.vexfs", "-n", device)
+    run("vexfs-ublk", "del", "--id", "7")
+
 globals()[sys.argv[1]]()
 PY
 
@@ -353,6 +388,7 @@ rule "a reconfiguration that says nothing of ro leaves it" reconfigure_leaves_ro
 rule "read-only after damage, through a map too" read_only_after_damage
 rule "read-only by force, and back" emergency_remount
 rule "times and their writeback" times_meet_writeback
+rule "a truncation that fails" truncation_that_fails
 rule "a device that goes away" device_goes_away
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"
