@@ -237,10 +237,10 @@ fn an_index_needs_a_scratch_directory_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = Options { scratch: dir.path().join("not there"), ..options(OWNER) };
     assert!(matches!(Index::open(None, nowhere), Err(IndexError::Storage { .. })));
-    // Names that a process which was killed has left behind are passed over.
+    // Names that a process of the same number has left behind are passed over.
     for nonce in 0..5000 {
         let name = format!("vexfs-index-{}-{nonce}", std::process::id());
-        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name), "").unwrap();
     }
     let scratch = Options { scratch: dir.path().into(), ..options(OWNER) };
     assert!(Index::open(None, scratch).is_ok());

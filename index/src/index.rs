@@ -8,10 +8,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
     ops::Range,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +25,7 @@ use crate::{
     file::{Batch, File, Limits},
     graph::GRAPH_ROWS_MAX,
     lock, read,
+    scratch::Scratch,
     segment::{EF_MAX, Part, Request},
     store::{Blob, Store},
     topk::TopK,
@@ -129,33 +128,6 @@ pub struct FileStats {
     pub bytes: u64,
 }
 
-/// A directory for graph dumps that nobody else can write into.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn create(parent: &Path) -> Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        loop {
-            let nonce = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = parent.join(format!("vexfs-index-{}-{nonce}", std::process::id()));
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                // Left by a process that was killed and had this number: take the next name.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(IndexError::storage(format!("creating {}", path.display()))(error));
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The store, and what the newest checkpoint in it names.
 struct Checkpoints {
     store: Option<Box<dyn Store>>,
@@ -193,7 +165,7 @@ impl Index {
         let mut recovered = Recovered { covered: None, problems: Vec::new() };
         let mut files = HashMap::new();
         if let Some(store) = checkpoints.store.as_deref_mut() {
-            match checkpoint::load(store, &scratch.0, options.owner) {
+            match checkpoint::load(store, scratch.path(), options.owner) {
                 Ok(Some(loaded)) => {
                     // Whatever a crash left beside it goes.
                     if let Err(error) = store.retain(&loaded.live) {
@@ -479,7 +451,7 @@ impl Index {
         };
         // Only while it is needed: a process that is killed leaves nothing behind otherwise.
         let scratch = Scratch::create(&self.options.scratch)?;
-        let written = checkpoint::save(store, &scratch.0, live, &source)?;
+        let written = checkpoint::save(store, scratch.path(), live, &source)?;
         self.generation.store(generation, Ordering::Relaxed);
         Ok(written)
     }

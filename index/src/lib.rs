@@ -22,6 +22,7 @@ pub mod mutants;
 pub mod npy;
 mod ranges;
 mod rows;
+mod scratch;
 mod segment;
 mod store;
 mod tail;

@@ -236,10 +236,15 @@ pub fn fvecs(bytes: &[u8]) -> Option<Fvecs> {
 /// refused with what and where.
 pub fn read_matrix(path: &Path) -> Result<Matrix> {
     let refuse = |why: String| IndexError::Npy(format!("{}: {why}", path.display()));
+    let io = |error: std::io::Error| refuse(error.to_string());
+    let file = File::open(path).map_err(io)?;
+    // What has no header, or more than it says, is not read to its end: a device has none.
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .map_err(|error| refuse(error.to_string()))?;
+    let read_up_to = |bytes: &mut Vec<u8>, end: u64| {
+        let more = end.saturating_sub(bytes.len() as u64);
+        (&file).take(more).read_to_end(bytes).map_err(io)
+    };
+    read_up_to(&mut bytes, HEADER_MAX as u64 + 12)?;
     let raw = parse_raw(&bytes).ok_or_else(|| {
         refuse("no .npy header of a one- or two-dimensional array; save it with numpy.save".into())
     })?;
@@ -258,12 +263,15 @@ pub fn read_matrix(path: &Path) -> Result<Matrix> {
             )));
         }
     };
-    let body = &bytes[raw.header_len..];
+    let (header_len, descr) = (raw.header_len, raw.descr.to_owned());
     let wanted = rows.checked_mul(columns).and_then(|count| count.checked_mul(element as u64));
+    let end = wanted.and_then(|wanted| wanted.checked_add(header_len as u64 + 1));
+    read_up_to(&mut bytes, end.unwrap_or(0))?;
+    let body = &bytes[header_len..];
     if wanted != Some(body.len() as u64) || columns == 0 {
+        let more = if end == Some(bytes.len() as u64) { " or more" } else { "" };
         return Err(refuse(format!(
-            "{rows} rows of {columns} {} elements do not make the {} bytes after its header",
-            raw.descr,
+            "{rows} rows of {columns} {descr} elements do not make the {} bytes{more} after its header",
             body.len()
         )));
     }

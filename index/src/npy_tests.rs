@@ -142,4 +142,8 @@ fn matrices_survive_and_bad_ones_say_why() {
     }
     std::fs::write(&path, &double).unwrap();
     assert_eq!(read_matrix(&path).unwrap().data, [1.5, -2.0]);
+    double.extend_from_slice(&[0; 100]);
+    assert!(refused(&double).contains("do not make the 116 bytes after"));
+    // Without an end.
+    assert!(read_matrix(Path::new("/dev/zero")).unwrap_err().to_string().contains("numpy.save"));
 }

@@ -47,7 +47,15 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
         }
     }
     let query = query_vector(index, search)?;
-    let files = of_one_space(index, files, query.len())?;
+    let (files, others) = of_one_space(index, files, query.len())?;
+    notes.extend(others.iter().take(OTHERS_MAX).map(|(file, dim)| {
+        let dims = query.len();
+        (file.0, format!("left out: its vectors have {dim} dimensions, the query {dims}"))
+    }));
+    if let Some((file, _)) = others.get(OTHERS_MAX) {
+        let more = others.len() - OTHERS_MAX;
+        notes.push((file.0, format!("left out with {} more of other dimensions", more - 1)));
+    }
     let ef = search.ef.map(|ef| ef as usize);
     let hits = index
         .search(&files, &query, search.k as usize, ef, search.exact)
@@ -81,9 +89,16 @@ fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
     }
 }
 
-/// The files that the query can be compared with. A directory may hold files of several spaces;
+/// Files of other dimensions that are named one by one.
+const OTHERS_MAX: usize = 8;
+
+/// The files that the query can be compared with, and the others with their dimensions. A directory may hold files of several spaces;
 /// distances of different metrics cannot be ranked together.
-fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<Vec<FileId>, String> {
+fn of_one_space(
+    index: &Index,
+    files: Vec<FileId>,
+    dim: usize,
+) -> Result<(Vec<FileId>, Vec<(FileId, u32)>), String> {
     let spaces: BTreeMap<FileId, Space> =
         files.iter().filter_map(|file| Some((*file, index.space(*file)?))).collect();
     if files.is_empty() {
@@ -112,7 +127,8 @@ fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<Vec<Fil
             metrics.join(", ")
         ));
     }
-    Ok(same)
+    let others = other.into_iter().filter_map(|file| Some((file, spaces.get(&file)?.dim)));
+    Ok((same, others.collect()))
 }
 
 #[cfg(test)]
@@ -159,6 +175,36 @@ mod tests {
         );
         let like = ask(&[10], true, Query::Like(4)).unwrap();
         assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
+    }
+
+    // Files of another dimension were left out without a word.
+    #[test]
+    fn files_of_another_dimension_are_named() {
+        let found = ask(&[10, 12], false, Query::Vector(vec![12.4, 12.4])).unwrap();
+        assert_eq!(found.hits.iter().map(|hit| hit.file).collect::<Vec<_>>(), [10, 10, 10]);
+        let note = "left out: its vectors have 3 dimensions, the query 2".to_owned();
+        assert_eq!(found.notes, [(12, note)]);
+
+        let snapshot = snapshot();
+        let index = snapshot.index.as_ref().unwrap();
+        let space = Space { element: Element::F32, metric: Metric::L2, dim: 5 };
+        let many: Vec<_> = (100..120).map(FileId).collect();
+        for file in &many {
+            index.declare(*file, space, Params::default()).unwrap();
+        }
+        let files = many.into_iter().chain([FileId(10)]).collect();
+        let (same, others) = of_one_space(index, files, 2).unwrap();
+        assert_eq!((same.len(), others.len()), (1, 20));
+        let mut all = snapshot;
+        let listed = (100..120).map(|ino| (ino, None));
+        all.files =
+            Arc::new(all.files.iter().map(|(i, t)| (*i, t.clone())).chain(listed).collect());
+        let files = (100..120).chain([10]).collect();
+        let query = Query::Vector(vec![0.0; 2]);
+        let search = Search { files, single: false, query, k: 1, ef: None, exact: true };
+        let notes = search_in(&all, &search).unwrap().notes;
+        assert_eq!(notes.len(), OTHERS_MAX + 1);
+        assert_eq!(notes[OTHERS_MAX].1, "left out with 11 more of other dimensions");
     }
 
     // The message named inodes, which nobody knows.

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A directory for graph dumps: the graph library writes and reads files by name.
+//!
+//! Invariant: it is locked while it is used, so one that nobody has locked was left by a process
+//! that was killed; the next one of the same user removes it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::{IndexError, Result};
+
+const PREFIX: &str = "vexfs-index-";
+
+/// A directory that nobody else can write into. It goes with its owner.
+pub(crate) struct Scratch {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Scratch {
+    /// Makes one in `parent`, and removes those there that were left behind.
+    pub(crate) fn create(parent: &Path) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let nonce = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{PREFIX}{}-{nonce}", std::process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                // Left by a process that was killed and had this number: take the next name.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => {
+                    return Err(IndexError::storage(format!("creating {}", path.display()))(error));
+                }
+            }
+            // Somebody who swept in between may have taken it for one that was left behind.
+            if let Some(lock) = locked(&path) {
+                sweep(parent);
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The lock of a directory that is ours and that nobody has locked.
+fn locked(path: &Path) -> Option<File> {
+    let directory = File::open(path).ok()?;
+    let opened = directory.metadata().ok()?;
+    if !opened.is_dir() || opened.uid() != rustix::process::geteuid().as_raw() {
+        return None;
+    }
+    flock(&directory, FlockOperation::NonBlockingLockExclusive).ok()?;
+    let named = fs::symlink_metadata(path).ok()?;
+    (named.ino() == opened.ino() && named.dev() == opened.dev()).then_some(directory)
+}
+
+/// Removes what was left behind. What cannot be removed stays; it is only in the way.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && let Some(_lock) = locked(&entry.path())
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dumps of a daemon that was killed stayed for good.
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_used_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let used = Scratch::create(parent.path()).unwrap();
+        fs::write(used.path().join("dump"), "x").unwrap();
+        let left = parent.path().join(format!("{PREFIX}1-0"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("dump"), "x").unwrap();
+        let other = parent.path().join("another-thing");
+        fs::create_dir(&other).unwrap();
+
+        let second = Scratch::create(parent.path()).unwrap();
+        assert!(!left.exists() && other.exists());
+        assert!(used.path().join("dump").exists() && used.path() != second.path());
+        drop((used, second));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+}
