@@ -51,7 +51,7 @@ pub const SET: &[Covered] = &[
     whole("index/src/store/dir.rs", "the same in a directory"),
     Covered {
         file: "index/src/index.rs",
-        functions: &["open", "create"],
+        functions: &["open"],
         why: "an index from a checkpoint, or without one",
     },
     whole("ublk-target/src/follow/mod.rs", "which filesystem is followed, and until when"),
