@@ -15,6 +15,11 @@ use vexfs_format::node::Pointer;
 use vexfs_format::{BlockNr, FIRST_FREE, Generation};
 
 const WORD: usize = 64;
+/// Longest run of blocks that is looked for to write a commit's nodes and bitmaps in a row.
+const META_RUN_MAX: u64 = 64;
+/// One commit of so many takes whatever is free at the front: it fills the holes that are too short
+/// for the others, so that metadata stay together.
+const META_FILL_EVERY: u32 = 8;
 /// Clean groups kept in memory beyond those in use.
 const GROUPS_KEPT: usize = 512;
 
@@ -139,6 +144,14 @@ pub(crate) struct Space {
     deferred: Vec<Run>,
     /// Where the next node is looked for.
     meta_cursor: BlockNr,
+    /// A commit freed blocks since: the cursor has to find a place for the next one.
+    meta_rewound: bool,
+    /// How often it had to.
+    meta_rewinds: u32,
+    /// Blocks of metadata that the last transaction took: about what the next one will.
+    meta_run: u64,
+    /// Blocks of metadata that the running transaction took so far.
+    meta_taken: u64,
     /// Where the next file data is looked for.
     data_cursor: BlockNr,
 }
@@ -153,6 +166,10 @@ impl Space {
             pinned: 0,
             deferred: Vec::new(),
             meta_cursor: BlockNr(FIRST_FREE),
+            meta_rewound: true,
+            meta_rewinds: 0,
+            meta_run: 1,
+            meta_taken: 0,
             // Nodes stay together at the front, data behind them.
             data_cursor: BlockNr(FIRST_FREE.max(geometry.blocks / 16)),
         }
@@ -357,12 +374,25 @@ impl Space {
         self.data_cursor = if block.0 < self.blocks { block } else { BlockNr(FIRST_FREE) };
     }
 
-    /// Takes one block for metadata, near the cursor, or in `home` if that group has one.
+    /// Takes one block for metadata, at the cursor or behind it, or in `home` if that group has one.
+    /// What a commit writes lies in a row where there is room for that, so that it is one request.
     pub(crate) fn take_meta(&mut self, home: Option<u64>) -> Result<BlockNr> {
+        if self.meta_rewound {
+            self.meta_rewound = false;
+            self.meta_rewinds = self.meta_rewinds.wrapping_add(1);
+            if !self.meta_rewinds.is_multiple_of(META_FILL_EVERY) {
+                let front = self.meta_cursor;
+                let run = self.find(self.group_of(front), front, self.meta_run, 1);
+                self.meta_cursor = run.map_or(front, |(start, _)| start);
+            }
+        }
         let cursor = self.meta_cursor;
         let at_cursor = self.group_of(cursor);
         let found = home
-            .and_then(|index| self.find_one(index, BlockNr(0)))
+            .and_then(|index| {
+                let here = (index == at_cursor).then(|| self.find_one(index, cursor)).flatten();
+                here.or_else(|| self.find_one(index, BlockNr(0)))
+            })
             .or_else(|| self.find_one(at_cursor, cursor))
             .or_else(|| {
                 let after = self.groups.iter().filter(|g| g.index > at_cursor);
@@ -371,7 +401,8 @@ impl Space {
             });
         let Some(block) = found else { return Err(Error::NoSpace) };
         self.take(block, 1)?;
-        if home.is_none() {
+        self.meta_taken = self.meta_taken.saturating_add(1);
+        if home.is_none() || (self.group_of(block) == at_cursor && block.0 >= cursor.0) {
             self.meta_cursor = BlockNr(block.0.saturating_add(1));
         }
         Ok(block)
@@ -380,6 +411,7 @@ impl Space {
     /// Looks for nodes from the front of the filesystem again (after a commit freed old ones).
     pub(crate) const fn rewind_meta(&mut self) {
         self.meta_cursor = BlockNr(FIRST_FREE);
+        self.meta_rewound = true;
     }
 
     /// Gives blocks back; they stay pinned until the commit that does so is durable.
@@ -446,6 +478,7 @@ impl Space {
 
     /// Hands the pins of the running transaction over to the commit in flight.
     pub(crate) fn freeze(&mut self) {
+        self.meta_run = core::mem::take(&mut self.meta_taken).clamp(1, META_RUN_MAX);
         for group in &mut self.groups {
             group.dirty = false;
             core::mem::swap(&mut group.pinned_running, &mut group.pinned_commit);

@@ -4,8 +4,8 @@
 use crate::abi::{Answer, Refusal, plain};
 use alloc::vec::Vec;
 use vexfs::{
-    Device, DeviceError, Ino, MkfsOptions, NewInode, OpenOptions, Time, VectorLayout, Volume,
-    XattrMode,
+    Device, DeviceError, Generation, Ino, MkfsOptions, NewInode, OpenOptions, Time, VectorLayout,
+    Volume, XattrMode,
 };
 
 /// Bytes of the memory the test filesystem lives in: the smallest there can be.
@@ -98,16 +98,21 @@ pub extern "C" fn vexfs_rust_test_basic() -> i32 {
         volume.run(NOW, |v| v.xattr_set(kept.ino, b"user.k", b"v", XattrMode::Create, NOW))?;
         volume.commit(NOW)?;
         volume.run(NOW, |v| v.create(Ino::ROOT, b"lost", &file(0o100_644)))?;
-
-        let mut again = Volume::open(&device, &OpenOptions::default())?;
-        check(again.generation() == volume.generation())?;
-        let (ino, _) = again.resolve(|v| v.lookup(Ino::ROOT, b"kept"))?;
-        let mut buf = [1u8; 32];
-        check(again.read_at(ino, 4990, &mut buf)? == 26)?;
-        check(buf.get(..10) == Some(&[0; 10]) && buf.get(10..26) == Some(data))?;
-        check(again.resolve(|v| v.xattr_get(ino, b"user.k"))? == b"v")?;
-        check(again.resolve(|v| v.lookup(Ino::ROOT, b"lost")).is_err())
+        compare(&device, volume.generation(), data)
     })
+}
+
+/// The filesystem of [`vexfs_rust_test_basic`], opened anew; a function of its own for the stack's sake.
+#[inline(never)]
+fn compare(device: &Memory, generation: Generation, data: &[u8]) -> Answer {
+    let mut again = Volume::open(device, &OpenOptions::default())?;
+    check(again.generation() == generation)?;
+    let (ino, _) = again.resolve(|v| v.lookup(Ino::ROOT, b"kept"))?;
+    let mut buf = [1u8; 32];
+    check(again.read_at(ino, 4990, &mut buf)? == 26)?;
+    check(buf.get(..10) == Some(&[0; 10]) && buf.get(10..26) == Some(data))?;
+    check(again.resolve(|v| v.xattr_get(ino, b"user.k"))? == b"v")?;
+    check(again.resolve(|v| v.lookup(Ino::ROOT, b"lost")).is_err())
 }
 
 /// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
