@@ -19,6 +19,7 @@ const SSE_4_2: u32 = 1 << 20;
 #[derive(Clone, Copy)]
 pub(crate) struct Crc32(());
 
+#[allow(clippy::unused_self, reason = "it is the proof")]
 impl Crc32 {
     pub(crate) fn detect() -> Option<Self> {
         let mut support = SUPPORT.load(Ordering::Relaxed);

@@ -36,7 +36,9 @@ fn delete_all(control: &mut Control, run_dir: &RunDir) -> Result<()> {
         // A device may be the image of another one, and is free once that is gone.
         if states.is_empty() || states.len() == before {
             let last = errors.pop();
-            errors.iter().for_each(|error| eprintln!("vexfs-ublk: {error}"));
+            for error in &errors {
+                eprintln!("vexfs-ublk: {error}");
+            }
             return last.map_or(Ok(()), Err);
         }
     }

@@ -92,13 +92,12 @@ fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
 /// Files of other dimensions that are named one by one.
 const OTHERS_MAX: usize = 8;
 
-/// The files that the query can be compared with, and the others with their dimensions. A directory may hold files of several spaces;
+/// Files that a query can be compared with, and the others with their dimensions.
+type OneSpace = (Vec<FileId>, Vec<(FileId, u32)>);
+
+/// Sorts files by whether the query can be compared with them. A directory may hold files of several spaces;
 /// distances of different metrics cannot be ranked together.
-fn of_one_space(
-    index: &Index,
-    files: Vec<FileId>,
-    dim: usize,
-) -> Result<(Vec<FileId>, Vec<(FileId, u32)>), String> {
+fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<OneSpace, String> {
     let spaces: BTreeMap<FileId, Space> =
         files.iter().filter_map(|file| Some((*file, index.space(*file)?))).collect();
     if files.is_empty() {
