@@ -9,6 +9,7 @@
 #![no_std]
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::indexing_slicing))]
 
 #[cfg(target_arch = "x86_64")]
 mod instruction;
