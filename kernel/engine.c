@@ -216,6 +216,21 @@ static void vexfs_note(struct vexfs_op *op, bool changed)
 		queue_delayed_work(fs->wq, &fs->commit_work, VEXFS_COMMIT_DELAY);
 }
 
+/*
+ * The room of what was removed before a crash comes back a little after the
+ * mount. Without the lock. True: it is worth another try.
+ */
+static bool vexfs_wait_for_room(struct vexfs_op *op)
+{
+	if (!READ_ONCE(op->fs->orphans_end) || op->waited ||
+	    (op->mode & (VEXFS_NOKILL | VEXFS_NOWAIT | VEXFS_NOCOMMIT)))
+		return false;
+	vexfs_orphans_wait(op->fs);
+	op->waited = true;
+	op->commits = 0;
+	return true;
+}
+
 /* Ends a round of a call. True: another one is needed. */
 bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 {
@@ -246,8 +261,10 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 		if (op->mode & VEXFS_NOWAIT)
 			return false;
 		*err = -ENOSPC;
-		if ((op->mode & VEXFS_NOCOMMIT) || !known || ++op->commits > VEXFS_COMMITS_MAX)
+		if ((op->mode & VEXFS_NOCOMMIT) || !known)
 			return false;
+		if (++op->commits > VEXFS_COMMITS_MAX)
+			return vexfs_wait_for_room(op);
 		*err = vexfs_commit(fs, state.running, op->mode & VEXFS_NOKILL);
 		return !*err;
 	} else if (op->held == HELD_EXCLUSIVE) {
@@ -255,13 +272,8 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 	}
 	if (op->held != HELD_NOT)
 		vexfs_release(op);
-	/* The room of what was removed before a crash comes back a little after the mount. */
-	if (*err == -ENOSPC && READ_ONCE(fs->orphans_end) && !op->waited &&
-	    !(op->mode & (VEXFS_NOKILL | VEXFS_NOWAIT | VEXFS_NOCOMMIT))) {
-		op->waited = true;
-		vexfs_orphans_wait(fs);
+	if (*err == -ENOSPC && vexfs_wait_for_room(op))
 		return true;
-	}
 	if (*err == -EUCLEAN)
 		vexfs_error(fs, op->report.message_len ? (char *)op->report.message : "damaged");
 	else if (*err && *err != -EINTR && op->report.message_len && !(op->mode & VEXFS_NOCOMMIT))
