@@ -3,7 +3,8 @@
  * Operations at random while any allocation may fail. One that fails was not done, and the volume goes on:
  * what an operation needs it takes before it changes anything, so memory never stops a volume.
  * A leaf whose items were moved together took a buffer for that halfway through a change: without it the
- * volume stopped, which a kernel that lets allocations fail showed.
+ * volume stopped, which a kernel that lets allocations fail showed; so did the box in which a frozen
+ * transaction is handed over.
  */
 #include "host.h"
 
@@ -88,8 +89,20 @@ static int step(struct vexfs_volume *v, uint64_t *inos)
 		return err;
 	case 6:
 		return vexfs_rust_write_file(v, inos[i], at, data, 3 * size, NOW, &report);
-	case 7:
-		return below(10) ? 0 : vexfs_rust_sync_fs(v, NOW, NULL, &report);
+	case 7: {
+		struct vexfs_commit *commit = NULL;
+
+		if (below(10))
+			return 0;
+		if (below(2))
+			return vexfs_rust_sync_fs(v, NOW, NULL, &report);
+		/* As the kernel does it. */
+		err = RUN(v, vexfs_rust_commit_begin(v, NOW, &commit, &report));
+		if (err || !commit)
+			return err;
+		vexfs_rust_commit_write(commit, &report);
+		return vexfs_rust_commit_finish(v, commit, &report);
+	}
 	default:
 		return RUN(v, vexfs_rust_init_inode(v, inos[i], &attr, &report));
 	}

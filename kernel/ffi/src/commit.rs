@@ -3,7 +3,7 @@
 //! begin (exclusive), write (no lock), finish (exclusive). One commit may be under way at a time.
 
 use crate::abi::{Answer, FAULT, Report, Timestamp, answer};
-use crate::handle::{CommitHandle, VolumeHandle, exclusive, give, take};
+use crate::handle::{CommitHandle, Room, VolumeHandle, exclusive, take};
 use crate::pointer::Place;
 use core::ptr;
 use vexfs::{Device, Error, Ino};
@@ -22,18 +22,12 @@ pub unsafe extern "C" fn vexfs_rust_commit_begin(
         // SAFETY: the crate's contract.
         let (volume, out) = unsafe { (exclusive(volume)?, Place::new(out)?) };
         let device = *volume.device();
-        let handle = match volume.freeze(now.into())? {
-            None => ptr::null_mut(),
-            Some(commit) => match give(CommitHandle { commit, device, result: None }) {
-                Ok(handle) => handle,
-                Err(refusal) => {
-                    // Frozen, but there is no memory to hand it over: nothing can be committed after this.
-                    volume.kill();
-                    return Err(refusal);
-                }
-            },
-        };
-        out.set(handle);
+        // Before the freeze: one that cannot be handed over is lost, and the volume with it.
+        let room = Room::new()?;
+        let frozen = volume.freeze(now.into())?;
+        out.set(frozen.map_or(ptr::null_mut(), |commit| {
+            room.give(CommitHandle { commit, device, result: None })
+        }));
         Ok(())
     })
 }

@@ -8,6 +8,7 @@ use crate::device::KernelDevice;
 use crate::pointer::{Place, bytes_mut};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 use core::ptr;
 use vexfs::{Commit, Error, LoadedNode, Progress, Volume};
 
@@ -33,13 +34,30 @@ pub struct NodeHandle {
 const fn assert_shareable<T: Send + Sync>() {}
 const _: () = assert_shareable::<VolumeHandle>();
 
+/// Room on the heap for one value, taken before there is something that must not be lost for want of it.
+pub(crate) struct Room<T>(Box<[MaybeUninit<T>]>);
+
+impl<T> Room<T> {
+    pub(crate) fn new() -> Answer<Self> {
+        // `Box::new` ends in an abort without memory; a vector of one can be asked first.
+        let mut one = Vec::new();
+        one.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
+        one.push(MaybeUninit::uninit());
+        Ok(Self(one.into_boxed_slice()))
+    }
+
+    /// Moves `value` there and hands it to C.
+    pub(crate) fn give(self, value: T) -> *mut T {
+        let place = Box::into_raw(self.0).cast::<T>();
+        // SAFETY: room for one value, which nobody else knows; nothing is in it that would have to be dropped.
+        unsafe { place.write(value) };
+        place
+    }
+}
+
 /// Moves `value` to the heap and hands it to C.
 pub(crate) fn give<T>(value: T) -> Answer<*mut T> {
-    // `Box::new` ends in an abort without memory; a vector of one can be asked first.
-    let mut one = Vec::new();
-    one.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
-    one.push(value);
-    Ok(Box::into_raw(one.into_boxed_slice()).cast())
+    Ok(Room::new()?.give(value))
 }
 
 /// Takes back what [`give`] handed out.
