@@ -109,9 +109,9 @@ static int vexfs_dress(struct inode *inode, struct inode *dir, const struct qstr
 	int err = 0;
 
 	if (default_acl)
-		err = vexfs_store_acl(inode, default_acl, ACL_TYPE_DEFAULT);
+		err = vexfs_store_acl(inode, default_acl, ACL_TYPE_DEFAULT, 0);
 	if (!err && acl)
-		err = vexfs_store_acl(inode, acl, ACL_TYPE_ACCESS);
+		err = vexfs_store_acl(inode, acl, ACL_TYPE_ACCESS, 0);
 	if (!err)
 		err = vexfs_init_security(inode, dir, name);
 	return err;

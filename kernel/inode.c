@@ -168,16 +168,22 @@ static void vexfs_read_times(struct inode *inode, struct vexfs_set_attrs *attrs)
 	attrs->ctime = vexfs_time(inode_get_ctime(inode));
 }
 
-/* Writes the kernel's attributes to the engine: times, and what else @valid names. */
-int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
+/* The kernel's attributes for the engine, but for the times: those that @valid names. */
+static struct vexfs_set_attrs vexfs_attrs_of(const struct inode *inode, unsigned int valid)
 {
-	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_set_attrs attrs = {
+	return (struct vexfs_set_attrs){
 		.valid = valid | VEXFS_ATTR_ATIME | VEXFS_ATTR_MTIME,
 		.mode = inode->i_mode,
 		.uid = i_uid_read(inode),
 		.gid = i_gid_read(inode),
 	};
+}
+
+/* Writes the kernel's attributes to the engine: times, and what else @valid names. */
+int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	struct vexfs_set_attrs attrs = vexfs_attrs_of(inode, valid);
 	struct vexfs_op op;
 
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | mode);
@@ -185,6 +191,21 @@ int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
 	return vexfs_run(&op, (vexfs_read_times(inode, &attrs),
 			       vexfs_rust_write_inode(fs->volume, inode->i_ino, &attrs, NULL,
 						      &op.report)));
+}
+
+/* The same, together with an ACL by its attribute's name; without a value it goes. */
+int vexfs_push_acl(struct inode *inode, unsigned int valid, const char *name, const void *value,
+		   size_t size)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	struct vexfs_set_attrs attrs = vexfs_attrs_of(inode, valid);
+	struct vexfs_op op;
+
+	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
+	op.inode[0] = inode;
+	return vexfs_run(&op, (vexfs_read_times(inode, &attrs),
+			       vexfs_rust_set_acl(fs->volume, inode->i_ino, (const u8 *)name,
+						  strlen(name), value, size, &attrs, &op.report)));
 }
 
 int vexfs_write_inode(struct inode *inode, struct writeback_control *wbc)
@@ -306,6 +327,7 @@ int vexfs_setsize(struct inode *inode, loff_t size)
 int vexfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct inode *inode = d_inode(dentry);
+	struct posix_acl *acl = NULL;
 	unsigned int valid = 0;
 	umode_t mode;
 	kuid_t uid;
@@ -315,13 +337,25 @@ int vexfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *
 	err = setattr_prepare(idmap, dentry, attr);
 	if (err)
 		return err;
+	if (attr->ia_valid & ATTR_MODE) {
+		acl = get_inode_acl(inode, ACL_TYPE_ACCESS);
+		if (acl == ERR_PTR(-EOPNOTSUPP))
+			acl = NULL;
+		if (IS_ERR(acl))
+			return PTR_ERR(acl);
+		/* Gives the old one back, whatever comes of it. */
+		if (acl)
+			err = __posix_acl_chmod(&acl, GFP_KERNEL, attr->ia_mode);
+		if (err)
+			return err;
+	}
 	if ((attr->ia_valid & ATTR_SIZE) && attr->ia_size != i_size_read(inode)) {
 		struct timespec64 now = inode_set_ctime_current(inode);
 
 		inode_set_mtime_to_ts(inode, now);
 		err = vexfs_setsize(inode, attr->ia_size);
 		if (err)
-			return err;
+			goto out;
 	}
 
 	mode = inode->i_mode;
@@ -335,15 +369,16 @@ int vexfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *
 		valid |= VEXFS_ATTR_UID;
 	if (!gid_eq(inode->i_gid, gid))
 		valid |= VEXFS_ATTR_GID;
-	err = vexfs_push_attrs(inode, valid, 0);
+	/* The mode and the ACL's idea of it change together. */
+	err = acl ? vexfs_store_acl(inode, acl, ACL_TYPE_ACCESS, valid) :
+		    vexfs_push_attrs(inode, valid, 0);
 	if (err) {
 		inode->i_mode = mode;
 		inode->i_uid = uid;
 		inode->i_gid = gid;
-		return err;
 	}
-	if (attr->ia_valid & ATTR_MODE)
-		err = posix_acl_chmod(idmap, dentry, inode->i_mode);
+out:
+	posix_acl_release(acl);
 	return err;
 }
 

@@ -230,6 +230,8 @@ int vexfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat
 int vexfs_write_inode(struct inode *inode, struct writeback_control *wbc);
 void vexfs_evict_inode(struct inode *inode);
 int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode);
+int vexfs_push_acl(struct inode *inode, unsigned int valid, const char *name, const void *value,
+		   size_t size);
 void vexfs_touch(struct inode *inode, struct vexfs_timestamp now);
 void vexfs_touch_dir(struct inode *dir, const struct vexfs_attr *attr, struct vexfs_timestamp now);
 int vexfs_follow_blocks(struct inode *inode, struct vexfs_op *op);
@@ -259,7 +261,7 @@ extern const struct xattr_handler *const vexfs_xattr_handlers[];
 ssize_t vexfs_listxattr(struct dentry *dentry, char *buffer, size_t size);
 struct posix_acl *vexfs_get_acl(struct inode *inode, int type, bool rcu);
 int vexfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl *acl, int type);
-int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type);
+int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type, unsigned int valid);
 int vexfs_init_security(struct inode *inode, struct inode *dir, const struct qstr *name);
 
 /* export.c */

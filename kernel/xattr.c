@@ -4,6 +4,7 @@
  * which the kernel interprets; and vexfs.vector, which is the engine's own.
  */
 #include <linux/fs.h>
+#include <linux/iversion.h>
 #include <linux/posix_acl_xattr.h>
 #include <linux/security.h>
 #include <linux/slab.h>
@@ -238,7 +239,8 @@ struct posix_acl *vexfs_get_acl(struct inode *inode, int type, bool rcu)
 	return acl;
 }
 
-int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type)
+/* Stores an ACL, or takes it away, with the attributes of the inode that @valid names. */
+int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type, unsigned int valid)
 {
 	const char *name = posix_acl_xattr_name(type);
 	void *value = NULL;
@@ -255,9 +257,7 @@ int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type)
 			return size;
 		}
 	}
-	err = vexfs_xattr_write(inode, name, value, size, 0);
-	if (!acl && err == -ENODATA)
-		err = 0;
+	err = vexfs_push_acl(inode, valid, name, value, size);
 	if (!err)
 		set_cached_acl(inode, type, acl);
 	kfree(value);
@@ -277,12 +277,10 @@ int vexfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_a
 	} else if (type == ACL_TYPE_DEFAULT && !S_ISDIR(inode->i_mode)) {
 		return acl ? -EACCES : 0;
 	}
-	err = vexfs_store_acl(inode, acl, type);
-	if (err || mode == old)
-		return err;
 	inode->i_mode = mode;
 	inode_set_ctime_current(inode);
-	err = vexfs_push_attrs(inode, VEXFS_ATTR_MODE, 0);
+	inode_inc_iversion(inode);
+	err = vexfs_store_acl(inode, acl, type, mode == old ? 0 : VEXFS_ATTR_MODE);
 	if (err)
 		inode->i_mode = old;
 	return err;

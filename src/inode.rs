@@ -176,6 +176,24 @@ pub struct SetAttr {
     pub ctime: Time,
 }
 
+impl SetAttr {
+    /// Only the time of the last change.
+    pub(crate) fn at(now: Time) -> Self {
+        Self { ctime: now, ..Self::default() }
+    }
+
+    pub(crate) fn apply(&self, inode: &mut Inode) {
+        if let Some(mode) = self.mode {
+            inode.mode = (inode.mode & S_IFMT) | (mode & !S_IFMT & 0o7777);
+        }
+        inode.uid = self.uid.unwrap_or(inode.uid);
+        inode.gid = self.gid.unwrap_or(inode.gid);
+        inode.atime = self.atime.unwrap_or(inode.atime);
+        inode.mtime = self.mtime.unwrap_or(inode.mtime);
+        inode.changed(self.ctime);
+    }
+}
+
 impl<D: Device> Volume<D> {
     /// The inode.
     ///
@@ -202,14 +220,7 @@ impl<D: Device> Volume<D> {
     pub fn set_attr(&mut self, ino: Ino, attr: &SetAttr) -> Result<Inode> {
         self.begin(0, false)?;
         let mut inode = self.inode(ino)?;
-        if let Some(mode) = attr.mode {
-            inode.mode = (inode.mode & S_IFMT) | (mode & !S_IFMT & 0o7777);
-        }
-        inode.uid = attr.uid.unwrap_or(inode.uid);
-        inode.gid = attr.gid.unwrap_or(inode.gid);
-        inode.atime = attr.atime.unwrap_or(inode.atime);
-        inode.mtime = attr.mtime.unwrap_or(inode.mtime);
-        inode.changed(attr.ctime);
+        attr.apply(&mut inode);
         self.change(|volume| volume.put_inode(&inode))?;
         Ok(inode)
     }

@@ -7,6 +7,7 @@
 use crate::buffer::push;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::inode::SetAttr;
 use crate::types::{Time, XattrMode};
 use crate::volume::Volume;
 use alloc::vec::Vec;
@@ -123,6 +124,39 @@ impl<D: Device> Volume<D> {
         mode: XattrMode,
         now: Time,
     ) -> Result<()> {
+        self.xattr_put(ino, name, value, mode, &SetAttr::at(now))
+    }
+
+    /// Sets attribute `name` to `value`, or removes it if that is `None`, and changes the inode's own
+    /// attributes, all in one change: an ACL and the mode that goes with it are never apart. One that is
+    /// to be removed need not be there.
+    ///
+    /// # Errors
+    /// Those of [`xattr_set`](Self::xattr_set).
+    pub fn acl_set(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: Option<&[u8]>,
+        attr: &SetAttr,
+    ) -> Result<()> {
+        match value {
+            Some(value) => self.xattr_put(ino, name, value, XattrMode::Set, attr),
+            None => match self.xattr_take(ino, name, attr) {
+                Err(Error::NoAttr) => self.set_attr(ino, attr).map(|_| ()),
+                other => other,
+            },
+        }
+    }
+
+    fn xattr_put(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        attr: &SetAttr,
+    ) -> Result<()> {
         if name.is_empty() || name.len() > NAME_MAX {
             return Err(Error::RangeTooSmall);
         }
@@ -171,7 +205,7 @@ impl<D: Device> Volume<D> {
             for (key, chunk) in keys(chunks as u64).skip(1).zip(rest.chunks(CHUNK_BYTES)) {
                 volume.put(key, chunk)?;
             }
-            inode.changed(now);
+            attr.apply(&mut inode);
             volume.put_inode(&inode)
         })
     }
@@ -192,6 +226,10 @@ impl<D: Device> Volume<D> {
     /// # Errors
     /// [`Error::NoAttr`], and those of every change.
     pub fn xattr_remove(&mut self, ino: Ino, name: &[u8], now: Time) -> Result<()> {
+        self.xattr_take(ino, name, &SetAttr::at(now))
+    }
+
+    fn xattr_take(&mut self, ino: Ino, name: &[u8], attr: &SetAttr) -> Result<()> {
         self.begin(24, false)?;
         let mut inode = self.inode(ino)?;
         let found = self.find_xattr(ino, name)?.ok_or(Error::NoAttr)?;
@@ -205,7 +243,7 @@ impl<D: Device> Volume<D> {
             for key in &keys {
                 volume.remove(*key)?;
             }
-            inode.changed(now);
+            attr.apply(&mut inode);
             volume.put_inode(&inode)
         })
     }

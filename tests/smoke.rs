@@ -376,3 +376,27 @@ fn what_a_small_commit_writes_lies_in_a_row() {
     let requests = v.device().1.get();
     assert!(requests <= 300, "{requests} requests for 200 commits");
 }
+
+/// A mode and the ACL that goes with it were two changes, which a crash or a lack of memory could part.
+#[test]
+fn an_acl_and_its_mode_are_one_change() {
+    const NAME: &[u8] = b"system.posix_acl_access";
+    let mut v = volume(4 << 20);
+    let ino = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap().ino;
+    let mode = |mode| SetAttr { mode: Some(mode), ctime: now(), ..SetAttr::default() };
+    v.run(now(), |v| v.acl_set(ino, NAME, Some(b"rules"), &mode(0o750))).unwrap();
+    assert_eq!(v.xattr_get(ino, NAME).unwrap(), b"rules");
+    assert_eq!(v.inode(ino).unwrap().mode, 0o100_750);
+    // Nothing of it where one half cannot be.
+    let long = vec![0; 70_000];
+    let refused = v.run(now(), |v| v.acl_set(ino, NAME, Some(&long), &mode(0o700)));
+    assert_eq!(refused, Err(Error::AttrTooBig));
+    assert_eq!(v.inode(ino).unwrap().mode, 0o100_750);
+    for bits in [0o600, 0o640] {
+        v.run(now(), |v| v.acl_set(ino, NAME, None, &mode(bits))).unwrap();
+        assert_eq!(v.xattr_get(ino, NAME), Err(Error::NoAttr));
+        assert_eq!(v.inode(ino).unwrap().mode, 0o100_000 | bits);
+    }
+    v.commit(now()).unwrap();
+    reopen(&v);
+}

@@ -281,6 +281,33 @@ static void test_xattrs(struct vexfs_volume *v)
 	CHECK("xattr_list without room", RUN(v, vexfs_rust_xattr_list(v, ROOT, back, 17, &used,
 	      &report)) == -ERANGE);
 	CHECK("xattr_list without a place", vexfs_rust_xattr_list(v, ROOT, back, 17, NULL, &report) == -EFAULT);
+	{
+		struct vexfs_set_attrs set = { .valid = VEXFS_ATTR_MODE, .mode = 0750, .ctime = NOW };
+		struct vexfs_attr attr;
+
+		CHECK("set_acl", RUN(v, vexfs_rust_set_acl(v, ROOT, NAME("system.acl"), NAME("rules"), &set,
+		      &report)) == 0 &&
+		      RUN(v, vexfs_rust_init_inode(v, ROOT, &attr, &report)) == 0 &&
+		      (attr.mode & 07777) == 0750 &&
+		      RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("system.acl"), NULL, 0, &used, &report)) == 0 &&
+		      used == 5);
+		set.mode = 0700;
+		CHECK("set_acl that takes it away", RUN(v, vexfs_rust_set_acl(v, ROOT, NAME("system.acl"), NULL, 0,
+		      &set, &report)) == 0 &&
+		      RUN(v, vexfs_rust_xattr_get(v, ROOT, NAME("system.acl"), NULL, 0, &used, &report)) == -ENODATA);
+		set.mode = 0755;
+		CHECK("set_acl that takes away what is not there", RUN(v, vexfs_rust_set_acl(v, ROOT,
+		      NAME("system.acl"), NULL, 0, &set, &report)) == 0 &&
+		      RUN(v, vexfs_rust_init_inode(v, ROOT, &attr, &report)) == 0 &&
+		      (attr.mode & 07777) == 0755);
+		set.valid = 0x8000;
+		CHECK("set_acl with unknown bits", vexfs_rust_set_acl(v, ROOT, NAME("system.acl"), NAME("x"), &set,
+		      &report) == -EINVAL);
+		CHECK("set_acl without attributes", vexfs_rust_set_acl(v, ROOT, NAME("system.acl"), NAME("x"), NULL,
+		      &report) == -EFAULT);
+		CHECK("set_acl without a value of that length", vexfs_rust_set_acl(v, ROOT, NAME("system.acl"), NULL,
+		      4, &set, &report) < 0);
+	}
 	CHECK("xattr_remove", RUN(v, vexfs_rust_xattr_remove(v, ROOT, NAME("user.large"), NOW, &report)) == 0);
 	CHECK("xattr_remove of nothing", RUN(v, vexfs_rust_xattr_remove(v, ROOT, NAME("user.large"), NOW,
 	      &report)) == -ENODATA);

@@ -20,7 +20,7 @@
 
 
 // Version of this interface; `vexfs_rust_init` refuses another one.
-#define VEXFS_ABI_VERSION 3
+#define VEXFS_ABI_VERSION 4
 
 // The call is through.
 #define VEXFS_WANT_NOTHING 0
@@ -759,6 +759,19 @@ int32_t vexfs_rust_xattr_remove(struct vexfs_volume *volume,
 				uint32_t name_len,
 				struct vexfs_timestamp now,
 				struct vexfs_report *report);
+
+// Sets an attribute, or removes it if `value` is null, and changes attributes of the inode in the same change: an ACL
+// and its mode. One that is to be removed need not be there.
+//
+// 0, `-EINVAL` for an unknown bit in `valid`, and as `vexfs_rust_xattr_set`.
+int32_t vexfs_rust_set_acl(struct vexfs_volume *volume,
+			   uint64_t ino,
+			   const uint8_t *name,
+			   uint32_t name_len,
+			   const uint8_t *value,
+			   size_t len,
+			   const struct vexfs_set_attrs *attrs,
+			   struct vexfs_report *report);
 
 // Sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
 //

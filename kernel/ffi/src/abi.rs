@@ -7,7 +7,7 @@ use core::mem::{align_of, size_of};
 use vexfs::{Error, Inode, Mapping, MappingKind, Missing, Time};
 
 /// Version of this interface; [`crate::volume::vexfs_rust_init`] refuses another one.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The call is through.
 pub const WANT_NOTHING: u32 = 0;

@@ -2,7 +2,7 @@
 //! Inodes by number: read, change attributes, make one without a name, destroy.
 
 use crate::abi::{
-    ATTR_ATIME, ATTR_GID, ATTR_MODE, ATTR_MTIME, ATTR_UID, Attr, INVALID, NewAttrs, Report,
+    ATTR_ATIME, ATTR_GID, ATTR_MODE, ATTR_MTIME, ATTR_UID, Answer, Attr, INVALID, NewAttrs, Report,
     SetAttrs, answer,
 };
 use crate::handle::{VolumeHandle, exclusive, shared, step};
@@ -40,22 +40,7 @@ pub unsafe extern "C" fn vexfs_rust_write_inode(
         // SAFETY: the crate's contract.
         let (volume, attrs, out) =
             unsafe { (exclusive(volume)?, input(attrs)?, Place::optional(out)) };
-        let known = ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_ATIME | ATTR_MTIME;
-        if attrs.valid & !known != 0 {
-            return Err(INVALID);
-        }
-        let has = |bit| attrs.valid & bit != 0;
-        let inode = volume.set_attr(
-            Ino(ino),
-            &SetAttr {
-                mode: has(ATTR_MODE).then_some(attrs.mode),
-                uid: has(ATTR_UID).then_some(attrs.uid),
-                gid: has(ATTR_GID).then_some(attrs.gid),
-                atime: has(ATTR_ATIME).then(|| attrs.atime.into()),
-                mtime: has(ATTR_MTIME).then(|| attrs.mtime.into()),
-                ctime: attrs.ctime.into(),
-            },
-        )?;
+        let inode = volume.set_attr(Ino(ino), &changed(attrs)?)?;
         if let Some(out) = out {
             out.set(Attr::from(&inode));
         }
@@ -78,6 +63,23 @@ pub unsafe extern "C" fn vexfs_rust_new_inode(
         let (volume, attrs, out) = unsafe { (exclusive(volume)?, input(attrs)?, Place::new(out)?) };
         out.set(Attr::from(&volume.create_unnamed(&new_inode(attrs, &[]))?));
         Ok(())
+    })
+}
+
+/// What is to be changed; refuses unknown bits.
+pub(crate) fn changed(attrs: &SetAttrs) -> Answer<SetAttr> {
+    let known = ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_ATIME | ATTR_MTIME;
+    if attrs.valid & !known != 0 {
+        return Err(INVALID);
+    }
+    let has = |bit| attrs.valid & bit != 0;
+    Ok(SetAttr {
+        mode: has(ATTR_MODE).then_some(attrs.mode),
+        uid: has(ATTR_UID).then_some(attrs.uid),
+        gid: has(ATTR_GID).then_some(attrs.gid),
+        atime: has(ATTR_ATIME).then(|| attrs.atime.into()),
+        mtime: has(ATTR_MTIME).then(|| attrs.mtime.into()),
+        ctime: attrs.ctime.into(),
     })
 }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Extended attributes, by their full names ("user.x"). `vexfs.vector` is not among them: see [`crate::vector`].
 
-use crate::abi::{Answer, INVALID, RANGE, Report, Timestamp, XATTR_CREATE, XATTR_REPLACE, answer};
+use crate::abi::{
+    Answer, INVALID, RANGE, Report, SetAttrs, Timestamp, XATTR_CREATE, XATTR_REPLACE, answer,
+};
 use crate::device::KernelDevice;
 use crate::handle::{VolumeHandle, exclusive, fill};
-use crate::pointer::bytes;
+use crate::inode::changed;
+use crate::pointer::{bytes, input};
 use vexfs::{Ino, Volume, XattrMode};
 
 unsafe fn attribute<'a>(name: *const u8, len: u32) -> Answer<&'a [u8]> {
@@ -122,6 +125,35 @@ pub unsafe extern "C" fn vexfs_rust_xattr_remove(
         // SAFETY: the crate's contract.
         let (volume, name) = unsafe { (exclusive(volume)?, attribute(name, name_len)?) };
         volume.xattr_remove(Ino(ino), name, now.into())?;
+        Ok(())
+    })
+}
+
+/// Sets an attribute, or removes it if `value` is null, and changes attributes of the inode in the same change: an ACL
+/// and its mode. One that is to be removed need not be there.
+///
+/// 0, `-EINVAL` for an unknown bit in `valid`, and as `vexfs_rust_xattr_set`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_set_acl(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    name: *const u8,
+    name_len: u32,
+    value: *const u8,
+    len: usize,
+    attrs: *const SetAttrs,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, name, attrs) =
+            unsafe { (exclusive(volume)?, attribute(name, name_len)?, input(attrs)?) };
+        let value = match (value.is_null(), len) {
+            (true, 0) => None,
+            // SAFETY: the crate's contract.
+            _ => Some(unsafe { bytes(value, len)? }),
+        };
+        volume.acl_set(Ino(ino), name, value, &changed(attrs)?)?;
         Ok(())
     })
 }
