@@ -17,6 +17,9 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::{IndexError, Result};
 
 const PREFIX: &str = "vexfs-index-";
+/// So often a new directory may be taken for one that was left behind before that is an error: a
+/// filesystem without locks, or with owners of its own, would never give one that can be locked.
+const LOCKS_MAX: usize = 16;
 
 /// A directory that nobody else can write into. It goes with its owner.
 pub(crate) struct Scratch {
@@ -28,6 +31,7 @@ impl Scratch {
     /// Makes one in `parent`, and removes those there that were left behind.
     pub(crate) fn create(parent: &Path) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut refused = 0;
         loop {
             let nonce = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = parent.join(format!("{PREFIX}{}-{nonce}", std::process::id()));
@@ -43,6 +47,12 @@ impl Scratch {
             if let Some(lock) = locked(&path) {
                 sweep(parent);
                 return Ok(Self { path, _lock: lock });
+            }
+            let _ = fs::remove_dir(&path);
+            refused += 1;
+            if refused == LOCKS_MAX {
+                let error = io::Error::from(io::ErrorKind::ResourceBusy);
+                return Err(IndexError::storage(format!("locking {}", path.display()))(error));
             }
         }
     }
