@@ -21,8 +21,7 @@ pub fn run(workspace: &Workspace, kernel: &Kernel) -> Result<bool> {
     println!("A guest on Linux {}, the machine's own root under a layer of memory", kernel.release);
     let colour = std::io::stdout().is_terminal();
     let script = workspace.root.join("tests/e2e/demo.sh");
-    let (tally, seconds) =
-        e2e::one(workspace, &script, kernel.which, &mut |line| show(line, colour))?;
+    let (tally, seconds) = e2e::one(workspace, &script, kernel, &mut |line| show(line, colour))?;
     println!("\n{tally} in {seconds:.0} s");
     for failure in &tally.failures {
         println!("  {}", failure.lines().next().unwrap_or_default());

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::shell::{Cmd, describe};
-use crate::test::Tally;
+use crate::tally::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 

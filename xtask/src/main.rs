@@ -14,6 +14,7 @@ mod setup;
 mod shell;
 mod soak;
 mod sources;
+mod tally;
 mod test;
 mod truth;
 mod ui;
@@ -62,7 +63,7 @@ enum Command {
     Soak(soak::SoakArgs),
     /// The guest's side of bench
     #[command(hide = true)]
-    BenchGuest(bench::guest::GuestArgs),
+    BenchGuest(bench::plan::Plan),
 }
 
 fn main() -> ExitCode {
@@ -79,30 +80,27 @@ fn run(cli: Cli) -> Result<u8> {
     let workspace = Workspace::find()?;
     match cli.command {
         Command::Setup => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             println!("ready; the guest kernel is {}", kernel.release);
             Ok(0)
         }
         Command::Build(args) => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             build::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
         Command::Demo => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             Ok(u8::from(!demo::run(&workspace, &kernel)?))
         }
         Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
-        Command::Coverage(args) => {
-            setup::run(&workspace, Which::Stock)?;
-            Ok(u8::from(!coverage::run(&workspace, &args)?))
-        }
+        Command::Coverage(args) => Ok(u8::from(!coverage::run(&workspace, &args)?)),
         Command::Vm(args) => {
-            setup::run(&workspace, args.kernel)?;
-            vm::args::run(&workspace, args)
+            let kernel = setup::guests(&workspace, args.kernel)?;
+            vm::args::run(&workspace, &kernel, args)
         }
         Command::Bench(args) => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             bench::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
@@ -110,11 +108,11 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Simulate(args) => lab::run(&workspace, "simulate", &args),
         Command::Mutants(args) => lab::run(&workspace, "mutants", &args),
         Command::Soak(args) => {
-            let kernel = setup::run(&workspace, args.kernel)?;
+            let kernel = setup::guests(&workspace, args.kernel)?;
             Ok(u8::from(!soak::run(&workspace, &kernel, &args)?))
         }
-        Command::BenchGuest(args) => {
-            bench::guest::run(&args)?;
+        Command::BenchGuest(plan) => {
+            bench::guest::run(&plan)?;
             Ok(0)
         }
     }

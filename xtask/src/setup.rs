@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask setup`: packages, and the guest's kernel. Does nothing when nothing is missing.
+//! What the commands need of the machine: Debian packages, and the guest's kernel.
 //!
-//! Only missing packages are installed and none is upgraded on purpose; the guest's kernel
-//! is unpacked under the target directory, never installed.
+//! `cargo xtask setup` makes everything ready; other commands ask for their own part of it. Only
+//! missing packages are installed, none is upgraded on purpose, and nothing happens where nothing
+//! is missing. The guest's kernel is unpacked below the target directory, never installed.
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::kernel::{Kernel, Which, debug};
+use crate::kernel::{Kernel, Which, debug, stock};
 use crate::shell::Cmd;
 use crate::sources;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// What building, the guest and the tests use beyond Rust itself.
-const PACKAGES: &[&str] = &[
+/// What compiling the whole workspace takes beyond Rust: libublk's bindings are made by bindgen,
+/// which loads libclang.
+const LIBCLANG: &[&str] = &["libc6-dev", "libclang-14-dev", "clang-14"];
+
+/// What the module, the guests and the tests in them use.
+const GUESTS: &[&str] = &[
     // The machine in the machine.
     "qemu-system-x86",
     "qemu-system-common",
@@ -38,10 +44,6 @@ const PACKAGES: &[&str] = &[
     "sparse",
     "rustc-web",
     "rust-web-src",
-    // The daemon: libublk's bindings are made by bindgen.
-    "libc6-dev",
-    "libclang-14-dev",
-    "clang-14",
     "pkg-config",
     // The tests and the bench.
     "fio",
@@ -56,16 +58,45 @@ const PACKAGES: &[&str] = &[
     "strace",
 ];
 
-/// Makes everything ready and says what it does; the debug kernel only if that is wanted.
-pub fn run(workspace: &Workspace, which: Which) -> Result<Kernel> {
-    let stock = stock(workspace, which == Which::Debug && debug::find(workspace).is_none())?;
-    match which {
-        Which::Stock => Ok(stock),
-        Which::Debug => match debug::find(workspace) {
-            Some(kernel) => Ok(kernel),
-            None => debug::build(workspace, Ui::new()),
-        },
+/// Makes the machine ready for guests, and for all else; builds the debug kernel if that is asked for.
+pub fn guests(workspace: &Workspace, which: Which) -> Result<Kernel> {
+    let debug = debug::find(workspace);
+    let stock = stock(workspace, which == Which::Debug && debug.is_none())?;
+    match (which, debug) {
+        (Which::Stock, _) => Ok(stock),
+        (Which::Debug, Some(kernel)) => Ok(kernel),
+        (Which::Debug, None) => debug::build(workspace, Ui::new()),
     }
+}
+
+/// Makes the machine ready to compile the workspace natively.
+pub fn compiling() -> Result<()> {
+    if has_libclang() {
+        return Ok(());
+    }
+    add(LIBCLANG).context(
+        "compiling vexfs-ublk needs libclang, for the bindings of libublk. Without it the rest \
+         can be tested: cargo test --workspace --exclude vexfs-ublk",
+    )
+}
+
+/// Whether bindgen finds a libclang, from whatever package it is.
+fn has_libclang() -> bool {
+    if std::env::var_os("LIBCLANG_PATH").is_some() {
+        return true;
+    }
+    let library = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("libclang.so") || name.starts_with("libclang-")
+        })
+    };
+    let holds = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut entries| entries.any(library));
+    let llvm = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut versions = llvm.filter(|dir| dir.file_name().to_string_lossy().starts_with("llvm-"));
+    let mut system = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"].into_iter();
+    system.any(|dir| holds(Path::new(dir))) || versions.any(|dir| holds(&dir.path().join("lib")))
 }
 
 /// Packages and the stock kernel; `lists`: apt's lists are needed for something else too.
@@ -73,8 +104,8 @@ fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     let ui = Ui::new();
     fs::create_dir_all(&workspace.vm)
         .with_context(|| format!("cannot create {}", workspace.vm.display()))?;
-    let missing = missing_packages(PACKAGES)?;
-    let kernel = Kernel::find(workspace);
+    let missing = missing_packages(&[GUESTS, LIBCLANG].concat())?;
+    let kernel = stock::find(workspace);
     if let (true, Some(kernel)) = (missing.is_empty() && !lists, kernel.clone()) {
         return Ok(kernel);
     }
@@ -92,11 +123,11 @@ fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     }
     match kernel {
         Some(kernel) => Ok(kernel),
-        None => Kernel::install(workspace, ui),
+        None => stock::install(workspace, ui),
     }
 }
 
-/// Installs what only one command uses, if it is missing. To be called after [`run`].
+/// Installs those of the packages that are missing.
 pub fn add(packages: &[&str]) -> Result<()> {
     let ui = Ui::new();
     let missing = missing_packages(packages)?;

@@ -14,7 +14,6 @@ use crate::build::{self, module};
 use crate::kernel::{Kernel, Which};
 use crate::shell::quote;
 use crate::ui::Ui;
-use crate::vm::args::print;
 use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
 
@@ -54,11 +53,10 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
     }
     fs::create_dir_all(&keep).with_context(|| format!("cannot create {}", keep.display()))?;
     let script = workspace.root.join("tests/e2e/soak.sh");
-    let mut vm = Vm::new(workspace, "soak", quote(&script.display().to_string()));
-    vm.kernel = args.kernel;
-    vm.memory = 2048 * args.kernel.appetite();
+    let mut vm = Vm::new(workspace, kernel, "soak", quote(&script.display().to_string()));
+    vm.memory = 2048 * kernel.which.memory_factor();
     let timeout = Duration::from_secs(300 + 20 * u64::from(args.cuts));
-    vm.timeout = Some(timeout * args.kernel.patience());
+    vm.timeout = Some(timeout * kernel.which.time_factor());
     vm.share = Some(keep.clone());
     vm.env = vec![
         ("VEXFS_SOAK_CUTS".to_owned(), args.cuts.to_string()),
@@ -98,7 +96,7 @@ struct Listener {
 
 impl Listener {
     fn hear(&mut self, said: Said<'_>) {
-        let Said::Output(bytes) = said else { return print(said) };
+        let Said::Output(bytes) = said else { return said.print() };
         for &byte in bytes {
             self.line.push(byte);
             if byte != b'\n' {
@@ -109,7 +107,7 @@ impl Listener {
             match text.strip_prefix(RESULT) {
                 Some(figures) => self.figures = serde_json::from_str(figures).ok(),
                 None if self.json => eprint!("{text}"),
-                None => print(Said::Output(&line)),
+                None => Said::Output(&line).print(),
             }
         }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::fio::{self, Job, Length};
-use super::guest::Guest;
+use super::plan::Plan;
 use super::sample::{self, DEVICE};
 use crate::shell::Cmd;
 
@@ -77,43 +77,43 @@ enum Device {
 }
 
 /// One round: every subject once, in an order that differs by round.
-pub fn round(guest: &Guest, round: u32) -> Result<()> {
-    let mut plan: Vec<(&str, &str)> = vec![("null_blk", ""), ("ublk null", "")];
+pub fn round(plan: &Plan, round: u32) -> Result<()> {
+    let mut order: Vec<(&str, &str)> = vec![("null_blk", ""), ("ublk null", "")];
     for mode in MODES {
         for subject in ["kernel loop", REFERENCE, OURS] {
-            plan.push((subject, mode));
+            order.push((subject, mode));
         }
     }
-    let turn = round as usize % plan.len();
-    plan.rotate_left(turn);
-    for (subject, mode) in plan {
-        settle(guest, mode)?;
-        let device = Device::make(guest, subject, mode)
+    let turn = round as usize % order.len();
+    order.rotate_left(turn);
+    for (subject, mode) in order {
+        prepare_page_cache(mode)?;
+        let device = Device::make(plan, subject, mode)
             .with_context(|| format!("cannot set up {subject} {mode}"))?;
-        let measured = measure(guest, &device, subject, mode, round);
-        let removed = device.remove(guest);
+        let measured = measure(plan, &device, subject, mode, round);
+        let removed = device.remove(plan);
         measured.with_context(|| format!("{subject} {mode}"))?;
         removed.with_context(|| format!("cannot remove {subject} {mode}"))?;
     }
     Ok(())
 }
 
-/// The page cache as every subject finds it: without the image for direct ones, which would have
-/// to put it out of the way, and with all of it for buffered ones.
-fn settle(guest: &Guest, mode: &str) -> Result<()> {
+/// The same page cache for every subject: without the image before direct I/O, which would have to
+/// invalidate it, and with all of the image before buffered I/O.
+fn prepare_page_cache(mode: &str) -> Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "1").context("cannot drop the page cache")?;
     if mode == "buffered" {
-        let mut image = File::open(guest.image()).context("cannot open the image")?;
+        let mut image = File::open(Plan::image()).context("cannot open the image")?;
         std::io::copy(&mut image, &mut std::io::sink()).context("cannot read the image")?;
     }
     Ok(())
 }
 
-fn measure(guest: &Guest, device: &Device, subject: &str, mode: &str, round: u32) -> Result<()> {
+fn measure(plan: &Plan, device: &Device, subject: &str, mode: &str, round: u32) -> Result<()> {
     let path = device.path();
     no_scheduler(path)?;
-    let figures = fio::run(path, Some(guest.image_bytes()), Length::Millis(guest.millis), &JOBS)?;
+    let figures = fio::run(path, Some(plan.image_bytes()), Length::Millis(plan.millis), &JOBS)?;
     for (job, figure) in JOBS.iter().zip(figures) {
         // Without an image there is no mode: the figure stands beside both.
         for shown in MODES.iter().filter(|name| mode.is_empty() || **name == mode) {
@@ -125,8 +125,8 @@ fn measure(guest: &Guest, device: &Device, subject: &str, mode: &str, round: u32
 }
 
 impl Device {
-    fn make(guest: &Guest, subject: &str, mode: &str) -> Result<Self> {
-        let image = guest.image();
+    fn make(plan: &Plan, subject: &str, mode: &str) -> Result<Self> {
+        let image = Plan::image();
         match subject {
             "null_blk" => Ok(Self::Null(null_blk("benchnull", 4096, false)?)),
             "kernel loop" => {
@@ -137,7 +137,7 @@ impl Device {
                     .output()?;
                 Ok(Self::Loop(PathBuf::from(path.trim())))
             }
-            "ublk null" => Self::rublk(guest, &["null"]),
+            "ublk null" => Self::rublk(plan, &["null"]),
             OURS => {
                 let mut add = Cmd::new("vexfs-ublk").args(["add", "--raw", "--image"]).arg(&image);
                 add = add.args(["--queues", QUEUES, "--depth", DEPTH]);
@@ -152,16 +152,16 @@ impl Device {
                 if mode == "buffered" {
                     words.push("--buffered-io");
                 }
-                Self::rublk(guest, &words)
+                Self::rublk(plan, &words)
             }
         }
     }
 
-    fn rublk(guest: &Guest, words: &[&str]) -> Result<Self> {
+    fn rublk(plan: &Plan, words: &[&str]) -> Result<Self> {
         // A session of its own, as every daemon has: the scheduler groups by session, and one
         // that shared ours would be woken more cheaply.
         let child = Command::new("setsid")
-            .arg(&guest.rublk)
+            .arg(&plan.rublk)
             .arg("add")
             .args(words)
             .args(["--foreground", "--quiet", "--queue", QUEUES, "--depth", DEPTH])
@@ -170,7 +170,7 @@ impl Device {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {}", guest.rublk.display()))?;
+            .with_context(|| format!("cannot start {}", plan.rublk.display()))?;
         let path = PathBuf::from(format!("/dev/ublkb{RUBLK_ID}"));
         wait_for(&path)?;
         Ok(Self::Rublk { path, child })
@@ -185,7 +185,7 @@ impl Device {
         }
     }
 
-    fn remove(self, guest: &Guest) -> Result<()> {
+    fn remove(self, plan: &Plan) -> Result<()> {
         match self {
             Self::Null(_) => remove_null_blk("benchnull"),
             Self::Loop(path) => Cmd::new("losetup").arg("--detach").arg(path).output().map(drop),
@@ -194,7 +194,7 @@ impl Device {
                 // over by then.
                 let remove = || {
                     let words = ["del", "--number", &RUBLK_ID.to_string()];
-                    Cmd::new(&guest.rublk).args(words).output()
+                    Cmd::new(&plan.rublk).args(words).output()
                 };
                 if remove().is_err() && path.exists() {
                     remove()?;

@@ -10,8 +10,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 
 use super::device::remove_vexfs;
-use super::guest::Guest;
 use super::meta::Files;
+use super::plan::Plan;
 use super::sample::{self, FACTS};
 use crate::shell::Cmd;
 
@@ -27,7 +27,7 @@ pub const LIMITS: [(&str, f64, &str); 6] = [
 const SIZES: [&str; 3] = ["64M", "1G", "100G"];
 
 /// One round of the times.
-pub fn round(guest: &Guest, round: u32) -> Result<()> {
+pub fn round(plan: &Plan, round: u32) -> Result<()> {
     let dir = PathBuf::from("/dev/shm/bench-facts");
     fs::create_dir_all(&dir).context("cannot create a directory for images")?;
     let give = |index: usize, value: f64| {
@@ -39,7 +39,7 @@ pub fn round(guest: &Guest, round: u32) -> Result<()> {
         Cmd::new("mkfs.vexfs").arg(&image).arg(size).output()?;
         give(index, mount_time(&image, None)?);
         if size == "1G" {
-            let files = guest.files;
+            let files = plan.files;
             mount_time(&image, Some(files))?;
             give(3, mount_time(&image, None)?);
         }

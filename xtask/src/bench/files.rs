@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 
 use super::device::{null_blk, remove_vexfs};
 use super::fio::{self, Job, Length};
-use super::guest::Guest;
 use super::meta::{self, Files, Rate};
+use super::plan::Plan;
 use super::sample::{self, FILES};
 use crate::shell::Cmd;
 
@@ -103,17 +103,17 @@ impl Stage {
     }
 
     /// One round: every filesystem once, in an order that differs by round.
-    pub fn round(&self, guest: &Guest, round: u32) -> Result<()> {
-        let mut plan = SUBJECTS;
-        plan.rotate_left(round as usize % SUBJECTS.len());
-        for subject in plan {
+    pub fn round(&self, plan: &Plan, round: u32) -> Result<()> {
+        let mut order = SUBJECTS;
+        order.rotate_left(round as usize % SUBJECTS.len());
+        for subject in order {
             self.make(subject).with_context(|| format!("cannot make {subject}"))?;
             Cmd::new("mount")
                 .args(["-t", subject])
                 .args([&self.device, &self.mount])
                 .output()
                 .with_context(|| format!("cannot mount {subject}"))?;
-            let measured = self.measure(guest, subject, round);
+            let measured = self.measure(plan, subject, round);
             let unmounted = Cmd::new("umount").arg(&self.mount).output();
             measured.with_context(|| format!("on {subject}"))?;
             unmounted.with_context(|| format!("cannot unmount {subject}"))?;
@@ -134,19 +134,19 @@ impl Stage {
         Cmd::new(program).args(options).arg(&self.device).output().map(drop)
     }
 
-    fn measure(&self, guest: &Guest, subject: &str, round: u32) -> Result<()> {
+    fn measure(&self, plan: &Plan, subject: &str, round: u32) -> Result<()> {
         let give = |cell: &str, value: f64, unit: &str| {
             sample::give(FILES, cell, subject, round, value, unit);
         };
         let mut metadata = Vec::new();
-        self.metadata(guest, &mut |cell, rate| metadata.push((cell, rate)))?;
+        self.metadata(plan, &mut |cell, rate| metadata.push((cell, rate)))?;
         for (cell, rate) in metadata {
             give(cell, rate, "ops/s");
         }
 
         let file = self.mount.join("data");
-        let size = guest.file_bytes();
-        let timed = Length::Millis(guest.millis);
+        let size = plan.file_bytes();
+        let timed = Length::Millis(plan.millis);
         let jobs = |length, jobs: &[Job]| -> Result<()> {
             let figures = fio::run(&file, Some(size), length, jobs)?;
             for (job, figure) in jobs.iter().zip(figures) {
@@ -163,8 +163,8 @@ impl Stage {
         jobs(timed, &WARM)
     }
 
-    fn metadata(&self, guest: &Guest, give: &mut dyn FnMut(&'static str, Rate)) -> Result<()> {
-        let count = guest.files;
+    fn metadata(&self, plan: &Plan, give: &mut dyn FnMut(&'static str, Rate)) -> Result<()> {
+        let count = plan.files;
         let files = Files::new(&self.mount.join("empty"), count)?;
         give("create", files.create()?);
         rustix::fs::sync();

@@ -119,9 +119,14 @@ fn look_up(root: &Path, functions: &[Function], covered: &'static Covered) -> Re
     if conditions.is_empty() && !functions.iter().any(|function| here(&function)) {
         bail!("{} is in no test program", covered.file);
     }
+    Ok(count(covered, &source, conditions))
+}
+
+/// Counts branches; `conditions`: how often each was true and false.
+fn count(covered: &'static Covered, source: &str, conditions: BTreeMap<Span, (u64, u64)>) -> Found {
     let mut found = Found { covered, branches: 0, switches: 0, missed: Vec::new() };
     for (span, (yes, no)) in conditions {
-        let text = text(&source, span);
+        let text = text(source, span);
         let chosen = switch(&text);
         for (outcome, count) in [(true, yes), (false, no)] {
             if chosen == Some(outcome) {
@@ -135,7 +140,7 @@ fn look_up(root: &Path, functions: &[Function], covered: &'static Covered) -> Re
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Whether a mangled name, of either scheme, has this part in its path.

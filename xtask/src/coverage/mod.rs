@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::build::object::RUSTC;
 use crate::setup;
 use crate::shell::{Cmd, describe};
-use crate::test::Tally;
+use crate::tally::Tally;
 use crate::ui::{Step, Ui};
 use crate::workspace::Workspace;
 use branches::Found;
@@ -89,6 +89,8 @@ struct Tools {
 
 impl Tools {
     fn ready() -> Result<Self> {
+        setup::compiling()?;
+        setup::add(&["rustc-web"])?;
         let version = Cmd::new(RUSTC).arg("-vV").output()?;
         let major = version
             .lines()

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::Tally;
 use crate::build::module;
 use crate::kernel::Kernel;
 use crate::shell::{Cmd, describe};
+use crate::tally::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
@@ -21,6 +21,12 @@ pub fn fmt(workspace: &Workspace) -> Result<Tally> {
 pub fn clippy(workspace: &Workspace) -> Result<Tally> {
     let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     one(cargo(workspace, &args), "clippy has warnings")
+}
+
+/// rustdoc has nothing to say: every link leads somewhere.
+pub fn doc(workspace: &Workspace) -> Result<Tally> {
+    let doc = cargo(workspace, &["doc", "--workspace", "--no-deps"]);
+    one(doc.env("RUSTDOCFLAGS", "-D warnings"), "cargo doc has warnings")
 }
 
 /// Native tests: nextest where it is installed, for its speed, and the examples in the documentation.

@@ -21,14 +21,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::Tally;
 use crate::build::{self, module};
 use crate::kernel::{Kernel, Which};
 use crate::lab;
 use crate::shell::quote;
+use crate::tally::Tally;
 use crate::truth;
 use crate::ui::Ui;
-use crate::vm::args::{parse_size, prepare_disk};
+use crate::vm::disk::{self, parse_size};
 use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
 
@@ -61,7 +61,7 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
             println!("  {name}: not run: it needs the debug kernel ('--kernel debug')");
             continue;
         }
-        match one(workspace, &script, kernel.which, &mut lines) {
+        match one(workspace, &script, kernel, &mut lines) {
             Ok((checks, seconds)) => {
                 println!("  {name}: {checks} in {seconds:.1} s");
                 tally = tally.with(&checks);
@@ -76,26 +76,25 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
 pub fn one(
     workspace: &Workspace,
     script: &Path,
-    kernel: Which,
+    kernel: &Kernel,
     show: &mut dyn FnMut(&str),
 ) -> Result<(Tally, f64)> {
     let name = stem(script);
     let header = read_header(script)?;
     let command = quote(script.to_str().context("a test whose path is not UTF-8")?);
-    let mut vm = Vm::new(workspace, &name, command);
+    let mut vm = Vm::new(workspace, kernel, &name, command);
     let scratch = tempfile::Builder::new()
         .prefix("disks-")
         .tempdir_in(&workspace.vm)
         .context("cannot create a directory for the test's disks")?;
     for (number, size) in header.disks.iter().enumerate() {
         let path = scratch.path().join(format!("disk{number}.raw"));
-        vm.disks.push(prepare_disk(&format!("{}={size}", path.display()))?);
+        vm.disks.push(disk::prepare(&format!("{}={size}", path.display()))?);
     }
-    vm.kernel = kernel;
-    vm.memory = header.memory.unwrap_or(vm.memory) * kernel.appetite();
+    vm.memory = header.memory.unwrap_or(vm.memory) * kernel.which.memory_factor();
     vm.cpus = header.cpus.unwrap_or(vm.cpus);
     let timeout = header.timeout.map(Duration::from_secs).or(vm.timeout);
-    vm.timeout = timeout.map(|limit| limit * kernel.patience());
+    vm.timeout = timeout.map(|limit| limit * kernel.which.time_factor());
     vm.cut_after.clone_from(&header.cut);
 
     let truth = truth::write(workspace)?;

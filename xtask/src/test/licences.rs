@@ -10,8 +10,8 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::Tally;
 use crate::shell::Cmd;
+use crate::tally::Tally;
 use crate::workspace::Workspace;
 
 /// Checks every package of the lock file.

@@ -7,8 +7,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Tally;
 use crate::shell::Cmd;
+use crate::tally::Tally;
 use crate::workspace::Workspace;
 
 /// A file that grows beyond this many lines wants to be two.

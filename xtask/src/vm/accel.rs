@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::QEMU;
 use crate::kernel::Kernel;
 use crate::workspace::Workspace;
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// How a guest's instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `cargo xtask vm`: a shell or one command in a throw-away guest.
 
-use std::io::Write;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::machine::on_terminal;
+use super::disk::prepare;
 use super::{End, Said, Vm};
-use crate::kernel::Which;
+use crate::kernel::{Kernel, Which};
 use crate::shell::quote;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
@@ -62,36 +62,14 @@ pub struct VmArgs {
 }
 
 /// Runs it; returns the exit status.
-pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
+pub fn run(workspace: &Workspace, kernel: &Kernel, args: VmArgs) -> Result<u8> {
     let interactive = args.command.is_empty();
     ensure!(
         !interactive || on_terminal(),
         "a shell needs a terminal: give a command after '--' or run this on a terminal"
     );
-    let command = match args.command.as_slice() {
-        [line] => line.clone(),
-        words => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
-    };
-    let mut vm = Vm::new(workspace, &args.name, command);
-    if interactive {
-        vm.command = None;
-    }
-    vm.kernel = args.kernel;
-    vm.cwd = std::env::current_dir().context("the current directory is gone")?;
-    vm.memory = args.mem * args.kernel.appetite();
-    vm.cpus = args.cpus;
-    vm.timeout = (args.timeout > 0 && !interactive).then(|| Duration::from_secs(args.timeout));
-    vm.disks = args.disk.iter().map(|disk| prepare_disk(disk)).collect::<Result<_>>()?;
-    vm.share = args.share;
-    vm.cut_after = args.cut_after;
-    vm.kernel_lines = args.kernel_log;
-    for variable in &args.env {
-        let (key, value) = variable
-            .split_once('=')
-            .with_context(|| format!("--env {variable}: it is NAME=VALUE"))?;
-        vm.env.push((key.to_owned(), value.to_owned()));
-    }
-    // Nothing is to be seen until the shell is there, which takes a while under emulation.
+    let vm = machine(workspace, kernel, args)?;
+    // A boot takes a while under emulation, and prints nothing.
     let mut booting =
         interactive.then(|| Ui::new().step("a shell in the guest; 'exit' or ctrl-d powers it off"));
     let outcome = vm.run(workspace, &mut |said| {
@@ -100,7 +78,7 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
         {
             step.done();
         }
-        print(said);
+        said.print();
     })?;
     if let Some(trouble) = outcome.trouble() {
         if !matches!(outcome.end, End::Status(_)) {
@@ -122,66 +100,33 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
     })
 }
 
-/// Shows what a guest says: its output on standard output, its kernel on standard error.
-pub fn print(said: Said<'_>) {
-    match said {
-        Said::Started => {}
-        Said::Output(bytes) => {
-            // A closed pipe on our side must not end the guest halfway.
-            let _ = std::io::stdout().write_all(bytes);
-            let _ = std::io::stdout().flush();
-        }
-        Said::Kernel(line) => eprintln!("kernel: {line}"),
-    }
-}
-
-/// `FILE` must be there; `FILE=SIZE` is created sparse when it is not.
-pub fn prepare_disk(text: &str) -> Result<PathBuf> {
-    let (path, size) = match text.rsplit_once('=') {
-        Some((path, size)) => (PathBuf::from(path), Some(parse_size(size)?)),
-        None => (PathBuf::from(text), None),
+/// The guest that the arguments describe.
+fn machine(workspace: &Workspace, kernel: &Kernel, args: VmArgs) -> Result<Vm> {
+    let command = match args.command.as_slice() {
+        [] => None,
+        [line] => Some(line.clone()),
+        words => Some(words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")),
     };
-    if !path.exists() {
-        let size = size.with_context(|| {
-            format!("the disk {} is not there: --disk FILE=SIZE creates it", path.display())
-        })?;
-        let file = std::fs::File::create(&path)
-            .with_context(|| format!("cannot create the disk {}", path.display()))?;
-        file.set_len(size).with_context(|| format!("cannot size {}", path.display()))?;
+    let mut vm = Vm::new(workspace, kernel, &args.name, command.clone().unwrap_or_default());
+    vm.timeout = (args.timeout > 0 && command.is_some()).then(|| Duration::from_secs(args.timeout));
+    vm.command = command;
+    vm.cwd = std::env::current_dir().context("the current directory is gone")?;
+    vm.memory = args.mem * args.kernel.memory_factor();
+    vm.cpus = args.cpus;
+    vm.disks = args.disk.iter().map(|disk| prepare(disk)).collect::<Result<_>>()?;
+    vm.share = args.share;
+    vm.cut_after = args.cut_after;
+    vm.kernel_lines = args.kernel_log;
+    for variable in &args.env {
+        let (key, value) = variable
+            .split_once('=')
+            .with_context(|| format!("--env {variable}: it is NAME=VALUE"))?;
+        vm.env.push((key.to_owned(), value.to_owned()));
     }
-    path.canonicalize().with_context(|| format!("cannot resolve {}", path.display()))
+    Ok(vm)
 }
 
-/// `512M`, `2G`, `4096` in bytes.
-pub fn parse_size(text: &str) -> Result<u64> {
-    let (digits, shift) = match text.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 10),
-        None => match text.strip_suffix(['m', 'M']) {
-            Some(digits) => (digits, 20),
-            None => match text.strip_suffix(['g', 'G']) {
-                Some(digits) => (digits, 30),
-                None => (text, 0),
-            },
-        },
-    };
-    let number: u64 =
-        digits.parse().with_context(|| format!("'{text}' is no size: 4096, 64K, 512M, 2G"))?;
-    number
-        .checked_shl(shift)
-        .filter(|bytes| bytes >> shift == number)
-        .with_context(|| format!("{text} is too large"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("4096").ok(), Some(4096));
-        assert_eq!(parse_size("64K").ok(), Some(65536));
-        assert_eq!(parse_size("2G").ok(), Some(2 << 30));
-        assert!(parse_size("12 parsecs").is_err());
-        assert!(parse_size("99999999999999G").is_err());
-    }
+/// Whether an interactive shell makes sense.
+fn on_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }

@@ -5,20 +5,19 @@
 //! ended by a record separator, the run's token and the status.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::accel::Accel;
+use super::accel::{Accel, QEMU};
 use super::log::KernelLog;
-use super::{End, QEMU, Said, Vm};
-use crate::kernel::Kernel;
+use super::{End, Said, Vm};
 use crate::shell::{describe, which};
 
 /// Comes before the end token in the command's output.
@@ -33,7 +32,6 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 /// All one boot needs.
 pub struct Machine<'a> {
     pub vm: &'a Vm,
-    pub kernel: &'a Kernel,
     pub accel: Accel,
     pub run: &'a Path,
     pub token: &'a str,
@@ -152,38 +150,43 @@ impl Listener<'_> {
                 return Ok(End::Status(status));
             }
             if let Some(status) = qemu.0.try_wait().context("cannot wait for QEMU")? {
-                while let Ok(event) = events.recv_timeout(Duration::from_millis(300)) {
-                    self.take(event);
-                }
-                if self.output.cut {
-                    return Ok(End::Cut);
-                }
-                if let Some(status) = self.output.status {
-                    return Ok(End::Status(status));
-                }
-                let said = self.qemu_said();
-                if self.log.lines.is_empty() && !status.success() {
-                    bail!("QEMU did not start:\n{said}");
-                }
-                // A guest that stops by itself is QEMU's orderly end.
-                if !status.success() {
-                    let ended = format!("QEMU: {}", describe(status));
-                    for line in std::iter::once(ended.as_str()).chain(said.lines()) {
-                        self.take(Event::Kernel(line.to_owned()));
-                    }
-                }
-                return Ok(End::Stopped);
+                return self.ended(status, events);
             }
             if !connected {
                 thread::sleep(Duration::from_millis(50));
             }
-            let limit = BOOT_LIMIT * self.machine.kernel.which.patience();
+            let limit = BOOT_LIMIT * self.machine.vm.kernel.which.time_factor();
             let late = !self.log.started && began.elapsed() > limit;
             if late || self.machine.vm.timeout.is_some_and(|limit| began.elapsed() > limit) {
                 self.ask_what_hangs(events);
                 return Ok(End::TimedOut);
             }
         }
+    }
+
+    /// QEMU is gone: hears what was still on its way, and says what that means.
+    fn ended(&mut self, status: ExitStatus, events: &Receiver<Event>) -> Result<End> {
+        while let Ok(event) = events.recv_timeout(Duration::from_millis(300)) {
+            self.take(event);
+        }
+        if self.output.cut {
+            return Ok(End::Cut);
+        }
+        if let Some(status) = self.output.status {
+            return Ok(End::Status(status));
+        }
+        let said = self.qemu_said();
+        if self.log.lines.is_empty() && !status.success() {
+            bail!("QEMU did not start:\n{said}");
+        }
+        // A guest that stops by itself ends QEMU with success.
+        if !status.success() {
+            let ended = format!("QEMU: {}", describe(status));
+            for line in std::iter::once(ended.as_str()).chain(said.lines()) {
+                self.take(Event::Kernel(line.to_owned()));
+            }
+        }
+        Ok(End::Stopped)
     }
 
     fn take(&mut self, event: Event) {
@@ -371,7 +374,7 @@ fn share(
     Ok(child)
 }
 
-/// A command the kernel ends should we die first.
+/// A command that the kernel kills if we die first.
 fn bound_to_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -418,6 +421,14 @@ fn start_qemu(machine: &Machine<'_>, sockets: &Path) -> Result<Child> {
             &format!("file={path},if=virtio,format=raw,cache=writeback,discard=unmap"),
         ]);
     }
+    add_kernel(&mut command, machine);
+    command
+        .stderr(File::create(machine.run.join("qemu.log"))?)
+        .spawn()
+        .with_context(|| format!("cannot start {QEMU}: run 'cargo xtask setup' to install it"))
+}
+
+fn add_kernel(command: &mut Command, machine: &Machine<'_>) {
     let append = format!(
         "console=ttyS0 panic=-1 oops=panic loglevel=5 maxcpus=1 lpj={} vexfs.run={}",
         loops_per_jiffy(),
@@ -425,14 +436,10 @@ fn start_qemu(machine: &Machine<'_>, sockets: &Path) -> Result<Child> {
     );
     command
         .arg("-kernel")
-        .arg(&machine.kernel.image)
+        .arg(&machine.vm.kernel.image)
         .arg("-initrd")
         .arg(machine.run.join("initramfs"))
-        .args(["-append", &append])
-        .stderr(File::create(machine.run.join("qemu.log"))?);
-    command
-        .spawn()
-        .with_context(|| format!("cannot start {QEMU}: run 'cargo xtask setup' to install it"))
+        .args(["-append", &append]);
 }
 
 /// Spares the guest a second of calibrating its delay loop per processor; need not be exact.
@@ -459,11 +466,6 @@ fn end_orderly(qemu: &mut Child) -> Result<()> {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-/// Whether an interactive shell makes sense.
-pub fn on_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 #[cfg(test)]
