@@ -7,6 +7,7 @@
 mod checks;
 pub mod e2e;
 mod licences;
+mod pages;
 mod style;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! House rules no other tool knows: licence lines, lengths, unfinished work, the kernel's C style.
+//! House rules no other tool knows: licence lines, lengths, unfinished work, the kernel's C style,
+//! and that what the documentation names is there.
 //!
 //! Only what git tracks is read. What rustfmt and sparse check is not checked again.
 
@@ -7,6 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
+use super::pages;
 use crate::shell::Cmd;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
@@ -16,30 +18,32 @@ const LINES: usize = 700;
 /// Columns of C, a tab counting as eight; a message is not broken, so that it can be searched for.
 const COLUMNS: usize = 120;
 
-/// Looks at every tracked source file.
+/// Looks at every tracked source file and page.
 pub fn check(workspace: &Workspace) -> Result<Tally> {
     let files = Cmd::new("git").arg("ls-files").dir(&workspace.root).output()?;
     let mut tally = Tally::default();
     let mut looked = 0;
     for name in files.lines() {
         let Some((_, kind)) = name.rsplit_once('.') else { continue };
-        if !["rs", "c", "h", "sh"].contains(&kind) {
-            continue;
-        }
-        // Tracked, but removed in this working tree.
         let path = workspace.root.join(name);
-        if !path.exists() {
+        // What is tracked may be removed in this working tree.
+        if !["rs", "c", "h", "sh", "md"].contains(&kind) || !path.exists() {
             continue;
         }
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
         looked += 1;
-        for complaint in complaints(kind, &text) {
+        let found = if kind == "md" {
+            pages::complaints(&workspace.root, name)?
+        } else {
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
+            complaints(kind, &text)
+        };
+        for complaint in found {
             tally.fail(&format!("{name}:{complaint}"));
         }
     }
     ensure!(looked > 0, "git tracks no source file");
     if tally.failures.is_empty() {
-        println!("{looked} source files follow the house's rules");
+        println!("{looked} files follow the house's rules");
         tally.pass();
     }
     Ok(tally)
