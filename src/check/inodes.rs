@@ -7,14 +7,14 @@
 use super::Checker;
 use crate::buffer::push;
 use crate::device::Device;
-use crate::dir::{hash_base, parse_entry};
 use crate::error::{Error, Result};
-use crate::file::Extent;
-use crate::inode::Inode;
+use crate::fs::directory::{hash_base, parse_entry};
+use crate::fs::extents::Extent;
+use crate::fs::xattr::{is_first, parse_first};
+use crate::fs::{Inode, VectorLayout};
 use crate::superblock::Geometry;
+use crate::tree::parse_item;
 use crate::types::FileType;
-use crate::vector::VectorLayout;
-use crate::xattr::{is_first, parse_first};
 use alloc::vec::Vec;
 use core::hash::Hasher;
 use siphasher::sip::SipHasher24;
@@ -117,7 +117,7 @@ impl Inodes {
         }
         match key.kind() {
             Some(Kind::Vector) => {
-                let item = crate::inode::parse::<VectorItem>(payload, "");
+                let item = parse_item::<VectorItem>(payload, "");
                 if item.and_then(|item| VectorLayout::from_item(&item)).is_err() {
                     checker.at_inode(ino, "the vector attribute is malformed");
                 }
