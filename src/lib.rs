@@ -7,6 +7,23 @@
 //! `&mut self` operations alone.
 //!
 //! Nothing here panics, recurses or loops without a bound, and every allocation can fail cleanly.
+//!
+//! # Where to start
+//!
+//! | to | look at |
+//! |---|---|
+//! | make a filesystem, open it, write a file | the example of [`Volume`] |
+//! | run it on another medium | [`Device`], which has an example, and its assumptions in [`device`] |
+//! | understand a failure | [`Error`]: a variant per cause, and what to do about it |
+//! | check an image | [`check()`] |
+//! | read what somebody else writes | [`Follower`] |
+//! | cut the power | `examples/power_cut.rs`, and the crate `vexfs-crash` |
+//!
+//! # Rooms
+//!
+//! `superblock` (what a mount believes) and `tree`, `space` (the parts) know nothing of files;
+//! `volume` holds the parts and hands out changes; `fs` gives the items their meaning; [`check()`],
+//! [`follow`] and [`mkfs()`] stand on these. Each imports only from those before it.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -14,8 +14,8 @@ use crate::types::{FileType, Time};
 use crate::volume::{Need, Volume};
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
 use vexfs_format::{
-    BACKUP_FIRST, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN, BlockNr, FIRST_FREE,
-    Ino, ROOT_RING_START, ROOT_SLOTS, Superblock, features,
+    BACKUP_FIRST, BLOCK_BYTES_DEFAULT, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN,
+    BlockNr, FIRST_FREE, Ino, ROOT_RING_START, ROOT_SLOTS, Superblock, features,
 };
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -39,6 +39,16 @@ pub struct MkfsOptions<'a> {
     pub root_uid: u32,
     /// Group of the root directory.
     pub root_gid: u32,
+}
+
+impl MkfsOptions<'_> {
+    /// A filesystem of `bytes` with blocks of 4096 bytes, without a label, whose root directory
+    /// belongs to user and group 0.
+    #[must_use]
+    pub const fn new(bytes: u64, uuid: [u8; 16], hash_key: [u8; 16], now: Time) -> Self {
+        let block_bytes = BLOCK_BYTES_DEFAULT;
+        Self { bytes, block_bytes, label: b"", uuid, hash_key, now, root_uid: 0, root_gid: 0 }
+    }
 }
 
 /// Makes a filesystem on `device` and returns its superblock.

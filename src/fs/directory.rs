@@ -7,6 +7,7 @@
 use super::inode::Inode;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::superblock::Geometry;
 use crate::types::{Dirent, FileType};
 use crate::volume::{Change, Volume};
 use core::hash::Hasher;
@@ -17,7 +18,7 @@ use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Cookies below this one belong to the host (`.` and `..`).
-const FIRST_COOKIE: u64 = 3;
+pub(crate) const FIRST_COOKIE: u64 = 3;
 
 /// An entry that was found: where it stands and what it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,19 +56,19 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The hash of a name: SipHash-2-4 with the filesystem's own key, so that nobody can make names collide.
+pub(crate) fn name_hash(geometry: &Geometry, name: &[u8]) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(&geometry.hash_key);
+    hasher.write(name);
+    hasher.finish()
+}
+
 /// The largest hash leaves room for 256 names of it below 2^63.
 pub(crate) fn hash_base(hash: u64) -> u64 {
     (hash >> 9) << 8
 }
 
 impl<D: Device> Volume<D> {
-    /// The hash of names, with the filesystem's key.
-    pub(super) fn sip(&self, bytes: &[u8]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(&self.geometry().hash_key);
-        hasher.write(bytes);
-        hasher.finish()
-    }
-
     /// The inode, which must be a directory.
     pub(super) fn directory(&self, ino: Ino) -> Result<Inode> {
         let inode = self.inode(ino)?;
@@ -76,7 +77,7 @@ impl<D: Device> Volume<D> {
 
     /// First and last key an entry `name` of `dir` may have.
     fn entry_range(&self, dir: Ino, name: &[u8]) -> (Key, Key) {
-        let base = hash_base(self.sip(name));
+        let base = hash_base(name_hash(self.geometry(), name));
         (
             Key::new(dir, Kind::Dirent, base.max(FIRST_COOKIE)),
             Key::new(dir, Kind::Dirent, base | 0xff),

@@ -4,6 +4,7 @@
 //! A chunk's offset is `hash48 << 16 | index << 8 | chunk`; names of the same hash get different
 //! indices. The first chunk has head, name and the value's start. The host checks permissions.
 
+use super::directory::name_hash;
 use super::inode::SetAttr;
 use crate::buffer::push;
 use crate::device::Device;
@@ -44,7 +45,7 @@ pub(crate) fn parse_first(payload: &[u8]) -> Result<(XattrHead, &[u8], &[u8])> {
 
 impl<D: Device> Volume<D> {
     fn xattr_base(&self, ino: Ino, name: &[u8]) -> Key {
-        Key::new(ino, Kind::Xattr, self.sip(name) << 16)
+        Key::new(ino, Kind::Xattr, name_hash(self.geometry(), name) << 16)
     }
 
     fn find_xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Found>> {

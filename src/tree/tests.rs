@@ -24,6 +24,8 @@ struct Fixture {
 }
 
 impl Fixture {
+    // Named without a closure, `plant` is not general enough over the lifetime.
+    #[allow(clippy::redundant_closure_for_method_calls)]
     fn new() -> Self {
         let geometry = geometry();
         let mut space = Space::new(&geometry);
@@ -32,7 +34,7 @@ impl Fixture {
         let tree = Tree::new(geometry, 1 << 16).unwrap();
         let mut fixture = Self { tree, space, running: Generation(1) };
         fixture.tree.reserve(1, 1).unwrap();
-        fixture.change(|tree| tree.plant()).unwrap();
+        fixture.change(|tree: &mut TreeMut<'_>| tree.plant()).unwrap();
         fixture
     }
 

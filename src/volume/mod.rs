@@ -47,6 +47,33 @@ impl Default for OpenOptions {
 /// An open filesystem on device `D`.
 ///
 /// `&self` operations may run side by side, `&mut self` operations alone; the host owns the lock.
+///
+/// An operation whose blocks are not in memory fails with [`Error::Miss`], and one that finds no room
+/// until something is committed with [`Error::NeedCommit`]; neither changed anything.
+/// [`resolve`](Self::resolve) reads and calls again, [`run`](Self::run) commits as well. What
+/// was changed is durable after a [`commit`](Self::commit).
+///
+/// ```
+/// use vexfs::{Ino, MkfsOptions, NewInode, OpenOptions, Time, Volume, check, mkfs};
+/// use vexfs_crash::{CacheDevice, Image};
+///
+/// let now = Time { seconds: 1_700_000_000, nanos: 0 };
+/// let device = CacheDevice::new(Image::new(16 << 20));
+/// mkfs(&device, &MkfsOptions::new(16 << 20, [1; 16], [2; 16], now))?;
+/// let mut volume = Volume::open(device, &OpenOptions::default())?;
+///
+/// let new = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, target: b"", now };
+/// let file = volume.run(now, |volume| volume.create(Ino::ROOT, b"greeting", &new))?;
+/// volume.write_at(file.ino, 0, b"hello", now)?;
+/// volume.commit(now)?;
+///
+/// let (ino, _) = volume.resolve(|volume| volume.lookup(Ino::ROOT, b"greeting"))?;
+/// let mut text = [0; 16];
+/// assert_eq!(volume.read_at(ino, 0, &mut text)?, 5);
+/// assert_eq!(&text[..5], b"hello");
+/// assert_eq!(check(volume.device(), &mut |_| {})?.findings, 0);
+/// # Ok::<(), vexfs::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Volume<D> {
     device: D,

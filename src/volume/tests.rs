@@ -38,16 +38,7 @@ const NOW: Time = Time { seconds: 1_700_000_000, nanos: 0 };
 
 fn volume() -> Volume<Memory> {
     let device = Memory(RefCell::new(vec![0; 4 << 20]));
-    let options = MkfsOptions {
-        bytes: 4 << 20,
-        block_bytes: 4096,
-        label: b"",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: NOW,
-        root_uid: 0,
-        root_gid: 0,
-    };
+    let options = MkfsOptions::new(4 << 20, [1; 16], [2; 16], NOW);
     mkfs(&device, &options).unwrap();
     let mut volume = Volume::open(device, &OpenOptions::default()).unwrap();
     volume.resolve(|volume| volume.begin(Need::growth()).map(drop)).unwrap();
@@ -62,7 +53,7 @@ fn item() -> Key {
 #[test]
 fn a_plan_that_is_given_up_changes_nothing() {
     let mut volume = volume();
-    drop(volume.begin(Need::growth()).unwrap());
+    let _ = volume.begin(Need::growth()).unwrap();
     assert!(!volume.is_dirty() && !volume.is_dead());
 }
 
