@@ -23,7 +23,7 @@ const LIBCLANG: &[&str] = &["libc6-dev", "libclang-14-dev", "clang-14"];
 
 /// What the module, the guests and the tests in them use.
 const GUESTS: &[&str] = &[
-    // The machine in the machine.
+    // The guest.
     "qemu-system-x86",
     "qemu-system-common",
     "busybox-static",
@@ -99,7 +99,7 @@ fn has_libclang() -> bool {
     system.any(|dir| holds(Path::new(dir))) || versions.any(|dir| holds(&dir.path().join("lib")))
 }
 
-/// Packages and the stock kernel; `lists`: apt's lists are needed for something else too.
+/// Installs the packages and the stock kernel. `lists`: apt's lists are also needed for something else.
 fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     let ui = Ui::new();
     fs::create_dir_all(&workspace.vm)
@@ -109,7 +109,10 @@ fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     if let (true, Some(kernel)) = (missing.is_empty() && !lists, kernel.clone()) {
         return Ok(kernel);
     }
-    ensure!(cfg!(target_arch = "x86_64"), "VexFS is developed on x86-64; this is another machine");
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        "guests and the kernel module need x86-64; this is another architecture"
+    );
     if is_root() {
         if (kernel.is_none() || lists)
             && let Some(file) = sources::add_security()?
@@ -142,9 +145,9 @@ pub fn add(packages: &[&str]) -> Result<()> {
 
 fn update(ui: Ui) -> Result<()> {
     let step = ui.step("package lists (apt-get update)");
-    apt(["update"]).run(&step).context(
-        "apt-get update failed: the machine needs its Debian mirrors for the first set-up",
-    )?;
+    apt(["update"])
+        .run(&step)
+        .context("apt-get update failed: the first set-up needs the machine's Debian mirrors")?;
     step.done();
     Ok(())
 }
@@ -176,7 +179,7 @@ fn install(ui: Ui, missing: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// apt without questions, waiting its turn if another apt is at work.
+/// apt-get that asks nothing, and waits if another apt is running.
 fn apt<const N: usize>(args: [&str; N]) -> Cmd {
     Cmd::new("apt-get")
         .args(["-q", "-o", "DPkg::Lock::Timeout=600", "-o", "APT::Color=0"])
@@ -185,11 +188,11 @@ fn apt<const N: usize>(args: [&str; N]) -> Cmd {
         .env("LC_ALL", "C.UTF-8")
 }
 
-/// Those that are not installed.
+/// Those of the packages that are not installed.
 fn missing_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let status = fs::read_to_string("/var/lib/dpkg/status").context(
-        "this is no Debian machine (no dpkg status): install by hand what 'setup' would, \
-         as listed in xtask/src/setup.rs",
+        "this is not a Debian machine (it has no dpkg status): install by hand the packages \
+         listed in xtask/src/setup.rs",
     )?;
     let mut installed = HashSet::new();
     let mut name = "";
@@ -203,7 +206,7 @@ fn missing_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
-/// Those that apt cannot install because no source has them.
+/// Those of the packages that no apt source has.
 fn unknown_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let known = Cmd::new("apt-cache").args(["policy"]).args(packages).output()?;
     let mut has = HashSet::new();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask soak`: power cuts under the kernel module, by the hundred, in a guest.
+//! `cargo xtask soak`: hundreds of power cuts under the kernel module, in a guest.
 //!
-//! The work is tests/e2e/soak.sh, which the tests run with a few cuts; this only says how many.
+//! The work is done by tests/e2e/soak.sh, which the tests run with a few cuts.
 
 use std::fs;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::ui::Ui;
 use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
 
-/// Comes before the run's figures in the guest's output.
+/// Begins the line of the guest's output that holds the figures.
 const RESULT: &str = "soak-result ";
 
 /// How long to soak.
@@ -40,8 +40,8 @@ pub struct SoakArgs {
     no_build: bool,
 }
 
-/// Runs it; false if anything was lost, or the kernel complained. What a failure leaves to look
-/// into is in target/vm/soak.
+/// Runs it; false if anything was lost or the kernel log holds a warning. After a failure the evidence is
+/// in target/vm/soak.
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bool> {
     if !args.no_build {
         build::tools(workspace, Ui::new())?;
@@ -72,7 +72,7 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
         }
         eprintln!("soak: {trouble}");
         if fs::read_dir(&keep).is_ok_and(|mut dir| dir.next().is_some()) {
-            eprintln!("soak: what there is to look into: {}", keep.display());
+            eprintln!("soak: the evidence is in {}", keep.display());
         }
     }
     let well = outcome.end == End::Status(0) && outcome.findings.is_empty();
@@ -82,12 +82,12 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
         figures["trouble"] = trouble.into();
         println!("{figures:#}");
     } else if well && listener.figures.is_none() {
-        bail!("the guest ended well without a result: tests/e2e/soak.py does not say what it did");
+        bail!("the guest succeeded but printed no result: look at tests/e2e/soak.py");
     }
     Ok(well)
 }
 
-/// Hears the guest: shows what it says, and takes its figures out of it.
+/// Shows the guest's output and takes the figures out of it.
 struct Listener {
     json: bool,
     line: Vec<u8>,

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Block devices side by side: the same jobs on each, the image the same file for all that
-//! have one.
+//! Measures block devices: the same jobs on each, and the same image file for all that serve one.
 //!
-//! The image is written once, in full, on ext4 on a disk of memory, so that neither a real
+//! The image is written in full beforehand, on ext4 on a disk of memory, so that neither a real
 //! disk nor allocation is part of the figures. Every device exists only while it is measured.
 
 use std::fs::{self, File};
@@ -19,14 +18,14 @@ use super::plan::Plan;
 use super::sample::{self, DEVICE};
 use crate::shell::Cmd;
 
-/// The one that is ours.
+/// The device of this project.
 pub const OURS: &str = "vexfs-ublk";
-/// The one ours is compared with.
+/// What it is compared with.
 pub const REFERENCE: &str = "rublk loop";
-/// In the order in which tables show them.
+/// All devices, in the order of the tables.
 pub const SUBJECTS: [&str; 5] = ["null_blk", "ublk null", "kernel loop", REFERENCE, OURS];
 
-/// How the image is opened by whoever serves it.
+/// How a device opens its image: with `O_DIRECT`, or through the page cache.
 pub const MODES: [&str; 2] = ["direct", "buffered"];
 
 const JOBS: [Job; 6] = [
@@ -62,10 +61,10 @@ const JOBS: [Job; 6] = [
     },
 ];
 
-/// Queues and requests at once of every ublk device, so that none has more than another.
+/// Queues, and requests per queue, of every ublk device: the same for all.
 const QUEUES: &str = "1";
 const DEPTH: &str = "64";
-/// Out of the way of the numbers that are given out by themselves.
+/// Device number for rublk, above those that vexfs-ublk chooses.
 const RUBLK_ID: u32 = 40;
 
 /// A device that exists; [`Device::remove`] ends it.
@@ -76,7 +75,7 @@ enum Device {
     Vexfs { path: PathBuf },
 }
 
-/// One round: every subject once, in an order that differs by round.
+/// One round: measures every subject once, in an order that rotates from round to round.
 pub fn round(plan: &Plan, round: u32) -> Result<()> {
     let mut order: Vec<(&str, &str)> = vec![("null_blk", ""), ("ublk null", "")];
     for mode in MODES {
@@ -115,7 +114,7 @@ fn measure(plan: &Plan, device: &Device, subject: &str, mode: &str, round: u32) 
     no_scheduler(path)?;
     let figures = fio::run(path, Some(plan.image_bytes()), Length::Millis(plan.millis), &JOBS)?;
     for (job, figure) in JOBS.iter().zip(figures) {
-        // Without an image there is no mode: the figure stands beside both.
+        // A device without an image has no mode: its figure is shown in the cells of both.
         for shown in MODES.iter().filter(|name| mode.is_empty() || **name == mode) {
             let cell = format!("{}, {shown} image", job.cell);
             sample::give(DEVICE, &cell, subject, round, figure.value, figure.unit);
@@ -158,8 +157,8 @@ impl Device {
     }
 
     fn rublk(plan: &Plan, words: &[&str]) -> Result<Self> {
-        // A session of its own, as every daemon has: the scheduler groups by session, and one
-        // that shared ours would be woken more cheaply.
+        // A session of its own, as every daemon has. The scheduler groups processes by session, so
+        // a process that shared ours would be woken faster.
         let child = Command::new("setsid")
             .arg(&plan.rublk)
             .arg("add")
@@ -190,8 +189,8 @@ impl Device {
             Self::Null(_) => remove_null_blk("benchnull"),
             Self::Loop(path) => Cmd::new("losetup").arg("--detach").arg(path).output().map(drop),
             Self::Rublk { mut child, path } => {
-                // Once in a while rublk's own removal dies in its control ring; what is measured is
-                // over by then.
+                // rublk's removal sometimes fails in its control ring. The measurement is over by
+                // then, so it is simply removed again.
                 let remove = || {
                     let words = ["del", "--number", &RUBLK_ID.to_string()];
                     Cmd::new(&plan.rublk).args(words).output()
@@ -215,7 +214,7 @@ pub fn remove_vexfs(path: &Path) -> Result<()> {
     Cmd::new("vexfs-ublk").args(["del", "--id", id]).output().map(drop)
 }
 
-/// One hardware queue gets a scheduler by default, other kinds of devices do not.
+/// Turns off the I/O scheduler, which the kernel sets by default for devices with one hardware queue.
 fn no_scheduler(device: &Path) -> Result<()> {
     let name = device.file_name().context("a device without a name")?;
     let file = Path::new("/sys/block").join(name).join("queue/scheduler");
@@ -234,7 +233,7 @@ fn wait_for(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a disk that `null_blk` serves: of memory, or one that forgets everything.
+/// Makes a disk with `null_blk`: one of memory, or one that stores nothing.
 pub fn null_blk(name: &str, mib: u64, memory: bool) -> Result<PathBuf> {
     let dir = Path::new("/sys/kernel/config/nullb").join(name);
     fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -257,7 +256,7 @@ fn remove_null_blk(name: &str) -> Result<()> {
     fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
-/// The image all of them serve.
+/// Writes the image file.
 pub fn make_image(path: &Path, bytes: u64) -> Result<()> {
     let mut file =
         File::create(path).with_context(|| format!("cannot create {}", path.display()))?;

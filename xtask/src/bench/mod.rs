@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `cargo xtask bench`: VexFS beside its neighbours, in one boot of a throw-away guest.
 //!
-//! Emulation is noisy and its absolute figures mean little: everything is measured in rounds,
-//! side by side, and what counts is the ratio within a round. The guest's side is this same
+//! Absolute figures of an emulated machine mean little. So everything is measured in rounds, side by
+//! side, and what counts is the ratio within a round. The guest's side is this same
 //! program; the results are a table, JSON and a picture in target/bench. A slow result is a
 //! result: only a run that could not be measured fails.
 
@@ -35,13 +35,13 @@ use plan::{Part, Plan};
 use report::Report;
 use sample::Sample;
 
-/// What the devices are compared with, at the version that the figures name.
+/// The program that the devices are compared with, and its version.
 const RUBLK: (&str, &str) = ("rublk", "0.2.15");
 
 /// What to measure and how long.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Two short rounds: a look, not a result
+    /// Two short rounds: for a quick look, not for results
     #[arg(long)]
     quick: bool,
     /// How often each thing is measured [default: 5, quick: 2]
@@ -139,7 +139,7 @@ fn in_guest(
 #[derive(Default)]
 struct Heard {
     samples: Vec<Sample>,
-    /// Lines that are no figures.
+    /// Lines that are not figures.
     lines: Vec<String>,
     /// A figure that cannot be read.
     wrong: Option<anyhow::Error>,
@@ -168,7 +168,7 @@ impl Heard {
     }
 }
 
-/// The program to compare with, built once.
+/// Installs the program to compare with, once.
 fn rublk(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     let (name, version) = RUBLK;
     let root = workspace.target.join("tools");
@@ -188,7 +188,7 @@ fn rublk(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// What a reader of the figures has to know.
+/// What a reader has to know about how the figures were measured.
 fn setting(kernel: &Kernel, accel: Accel, rounds: u32) -> Result<Vec<(&'static str, String)>> {
     let cpus = std::thread::available_parallelism().context("cannot count the processors")?;
     let machine = match accel {

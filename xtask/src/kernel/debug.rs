@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The debug kernel: Debian's source of the same series, configured to find mistakes, built here.
+//! The debug kernel: built here from Debian's source of the same series, configured to find mistakes.
 //!
 //! Invariant: the stamp holds the fragment of the configuration that the kernel was built
 //! with, and every line of it took effect. A changed fragment means another build. Only asking for
@@ -16,9 +16,9 @@ use crate::shell::Cmd;
 use crate::ui::{Step, Ui};
 use crate::workspace::Workspace;
 
-/// What is set beyond the kernel's own defaults for a guest.
+/// Options that are set in addition to the kernel's own configuration for guests.
 const CONFIG: &str = include_str!("../../debug.config");
-/// Its name among the kernel's own fragments.
+/// Its file name beside the kernel's own fragments.
 const FRAGMENT: &str = "vexfs-debug.config";
 
 /// The kernel, if it is built with the configuration that this source has.
@@ -116,11 +116,11 @@ fn compile(tree: &Path, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Lines of a fragment that do not hold in a configuration.
+/// Lines of a fragment that did not take effect in a configuration.
 fn ineffective<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
     let set: Vec<&str> = config.lines().collect();
     let holds = |line: &str| match line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
-        // What is not set may also be out of reach.
+        // An option that is not set may also be missing, because what it depends on is not set.
         Some((name, "is not set")) => {
             let assigned = format!("{name}=");
             !set.iter().any(|other| other.starts_with(&assigned))

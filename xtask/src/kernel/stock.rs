@@ -67,7 +67,8 @@ pub fn install(workspace: &Workspace, ui: Ui) -> Result<Kernel> {
     at(&place).context("the unpacked kernel is incomplete")
 }
 
-/// The headers' top Makefile includes the common one by its installed path.
+/// Makes the headers' top Makefile include the common one where it is unpacked, not where it would be
+/// installed.
 fn relocate_headers(tree: &Path, place: &Path, release: &str, base: &str) -> Result<()> {
     let makefile = tree.join(format!("usr/src/linux-headers-{release}/Makefile"));
     let common = format!("usr/src/linux-headers-{base}-common/Makefile");
@@ -95,7 +96,7 @@ fn newest() -> Result<String> {
     }
 }
 
-/// Every number in a release, for comparing: 6.12.107 comes after 6.12.99.
+/// All numbers in a release, to compare: 6.12.107 is newer than 6.12.99.
 fn version(release: &str) -> Vec<u64> {
     release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }

@@ -3,15 +3,15 @@
 //!
 //! A script says what it needs in its first lines, `# vm: disk=1G mem=2048 timeout=300`:
 //! - `disk=SIZE` a fresh raw disk per size given (`disk=1G,512M` makes two): `/dev/vda`, `/dev/vdb`;
-//! - `kernel=debug` it is made for the debug kernel: on another it is not run, which a line says;
+//! - `kernel=debug` it runs on the debug kernel only; on another it is skipped with a line that says so;
 //! - `mem=MIB`, `cpus=N`, `timeout=SECONDS` (per boot; of the stock kernel, the debug kernel gets more);
 //! - `cut=MARKER` the power is cut when the script prints a line with MARKER, and the script is run a
 //!   second time with the same disks and `VEXFS_BOOT=2` (the first time it is 1).
 //!
 //! `VEXFS_TRUTH` is a file with the true neighbours of the sample queries, a line each.
 //!
-//! It prints `ok NAME` and `not ok NAME`, exits with 0 when all is well, and is counted as one
-//! check more itself: it ended well and its kernel log is clean.
+//! It prints `ok NAME` and `not ok NAME` and exits with 0 if all is well. That it does, and that the
+//! kernel log is clean, counts as one more check.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -149,7 +149,7 @@ fn boot_once(
     let outcome = vm.run(workspace, &mut hear)?;
     match outcome.trouble() {
         None => tally.pass(),
-        // The failed checks are named already, unless the kernel has something to say too.
+        // The failed checks are counted already; only findings in the kernel log are not.
         Some(_) if tally.failures.len() > failed && outcome.findings.is_empty() => {}
         Some(trouble) => {
             if matches!(outcome.end, End::Stopped | End::TimedOut) {

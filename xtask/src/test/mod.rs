@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask test`: every check there is, part by part, timed.
+//! `cargo xtask test`: runs all checks, or one part of them, and times each part.
 //!
-//! A part that fails does not stop the next one. Nothing is tried twice. The last line
-//! is always `N passed, N failed`.
+//! A part that fails does not stop the next one. Nothing is tried twice. The last line is always
+//! `N passed, N failed`.
 
 mod checks;
 pub mod e2e;
@@ -40,7 +40,7 @@ pub struct TestArgs {
 pub enum Part {
     /// Formatting
     Fmt,
-    /// House rules no other tool knows
+    /// House rules that no other tool knows
     Style,
     /// Licences of all dependencies
     Licences,
@@ -50,7 +50,7 @@ pub enum Part {
     Doc,
     /// Unit, property and model tests, natively
     Unit,
-    /// Every branch that recovery depends on is taken by the tests
+    /// The tests take every branch that recovery depends on
     Coverage,
     /// The crash lab: a million states, the simulator, every mutant
     Lab,
@@ -71,7 +71,7 @@ struct Line {
 /// Runs the parts; true when nothing failed.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
     if args.part.is_none() {
-        // What is missing for any part is told, or installed, before the first one begins.
+        // Before hours of tests it is better to hear at once what is missing for the last of them.
         setup::guests(workspace, args.kernel)?;
     }
     let mut lines = Vec::new();
@@ -93,7 +93,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
     Ok(summary(&lines))
 }
 
-/// Makes ready what this part needs, and no more, and runs it.
+/// Sets up what this part needs, and no more, and runs it.
 fn check(workspace: &Workspace, part: Part, args: &TestArgs) -> Result<Tally> {
     let name = args.name.as_deref();
     match part {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the documentation names is there: files, folders, and the symbols said to be in them.
+//! Checks that files, folders and symbols exist that the documentation names.
 //!
 //! Three forms are looked up in every tracked `.md` file: the target of a link, `` `a/path` ``, and
-//! `` `a/path.rs: symbol` `` (a name, or `Type::name`, or the beginning of one with a `*`). A path is
-//! meant from the page's own folder or from the repository's root. Words with a slash whose first
-//! part is not a folder of either, and links to other hosts, are passed over.
+//! `` `a/path.rs: symbol` ``. A symbol is a name, `Type::name`, or the beginning of a name with a `*`. A
+//! path starts in the page's own folder or in the repository's root. Links to other hosts are skipped, and
+//! words with a slash whose first part is not a folder of either.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// What `page`, a path below `root`, names wrongly, each as `LINE: what`.
+/// What is wrong with `page`, a path below `root`, each as `LINE: what`.
 pub fn complaints(root: &Path, page: &str) -> Result<Vec<String>> {
     let path = root.join(page);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {page}"))?;
@@ -60,9 +60,9 @@ fn wrong_path(places: &[&Path], word: &str) -> Option<String> {
     if !path.chars().all(plain) || !places.iter().any(|place| place.join(first).is_dir()) {
         return None;
     }
-    // `tests/e2e/*.sh` means files of this folder.
+    // Of `tests/e2e/*.sh` the folder is looked up.
     let named = if path.contains('*') { path.rsplit_once('/')?.0 } else { path };
-    // What is built is not there until somebody builds it.
+    // What is built need not exist yet.
     if named == "target" || named.starts_with("target/") {
         return None;
     }

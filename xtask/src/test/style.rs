@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! House rules no other tool knows: licence lines, lengths, unfinished work, the kernel's C style,
-//! and that what the documentation names is there.
+//! House rules that no other tool knows: licence lines, lengths, unfinished work, the kernel's C style,
+//! and that the documentation names only what exists.
 //!
-//! Only what git tracks is read. What rustfmt and sparse check is not checked again.
+//! Only files that git tracks are read. What rustfmt and sparse check is not checked again.
 
 use std::fs;
 
@@ -13,11 +13,12 @@ use crate::shell::Cmd;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 
-/// A file that grows beyond this many lines wants to be two.
+/// Longest source file, in lines.
 const LINES: usize = 700;
-/// A function of the engine that grows beyond this many lines does not fit a screen.
+/// Longest function of the engine, in lines.
 const FUNCTION_LINES: usize = 80;
-/// Columns of C, a tab counting as eight; a message is not broken, so that it can be searched for.
+/// Columns of C, where a tab counts as up to eight. Lines with messages may be longer, so that a message
+/// can be searched for.
 const COLUMNS: usize = 120;
 
 /// Looks at every tracked source file and page.
@@ -28,7 +29,7 @@ pub fn check(workspace: &Workspace) -> Result<Tally> {
     for name in files.lines() {
         let Some((_, kind)) = name.rsplit_once('.') else { continue };
         let path = workspace.root.join(name);
-        // What is tracked may be removed in this working tree.
+        // A tracked file may be missing in this working tree.
         if !["rs", "c", "h", "sh", "md"].contains(&kind) || !path.exists() {
             continue;
         }

@@ -17,25 +17,25 @@ use crate::workspace::Workspace;
 
 /// A shell, or one command, in a throw-away guest.
 ///
-/// The guest's root is this machine's own under a layer of memory: everything installed here
-/// is there, nothing it writes stays. /tmp, /run and /dev/shm are its own; /host/tmp is this
-/// machine's /tmp. `$VEXFS_ROOT` is the repository, `$VEXFS_DIST` what `build` made (its bin/ is in
-/// PATH), `$VEXFS_MODULE` the module for its kernel: `insmod $VEXFS_MODULE`.
+/// The guest's root is this machine's own, read-only, under an overlay in memory: everything that is
+/// installed here is there, and nothing the guest writes is kept. /tmp, /run and /dev/shm are its own;
+/// /host/tmp is this machine's /tmp. `$VEXFS_ROOT` is the repository, `$VEXFS_DIST` what `build` made (its
+/// bin/ is in PATH), `$VEXFS_MODULE` the module for its kernel: `insmod $VEXFS_MODULE`.
 ///
-/// The exit status is the command's; 124 when the time was up; 1 when the guest died or its
-/// kernel log holds a warning.
+/// The exit status is the command's, 124 after a timeout, or 1 if the guest died or its kernel log
+/// holds a warning.
 #[derive(Debug, Args)]
 pub struct VmArgs {
     /// The guest's kernel
     #[arg(long, value_enum, default_value_t)]
     pub kernel: Which,
-    /// Seconds until the guest is stopped; 0 is never
+    /// Seconds until the guest is stopped; 0 means never
     #[arg(long, default_value_t = 300)]
     timeout: u64,
     /// Raw image for /dev/vda, /dev/vdb ...; FILE=SIZE (1G, 512M) creates it when missing
     #[arg(long, value_name = "FILE[=SIZE]")]
     disk: Vec<String>,
-    /// Memory in MiB; of the debug kernel twice as much
+    /// Memory in MiB; the debug kernel gets twice as much
     #[arg(long, default_value_t = 2048)]
     mem: u32,
     /// Emulated processors
@@ -44,7 +44,7 @@ pub struct VmArgs {
     /// Host directory, writable in the guest at /share
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
-    /// Cut the power (SIGKILL) when a line of output contains this; exits 0 then, 1 if it never came
+    /// Cut the power (SIGKILL) when a line of output contains this; exits with 0 then, with 1 if it never comes
     #[arg(long, value_name = "MARKER")]
     cut_after: Option<String>,
     /// Name of the kernel's log in target/vm/logs
@@ -56,7 +56,7 @@ pub struct VmArgs {
     /// Set a variable of the command's environment
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// A shell line if it is one word, a program and its arguments if more; none for a shell
+    /// One word is a line for the shell, more are a program and its arguments, none starts a shell
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Running a guest: once, or twice where the first boot fell to the emulator's own early race.
+//! Runs a guest; a boot that failed because of the emulator's own early race is repeated once.
 
 use std::fs;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::workspace::Workspace;
 const LOG_TAIL: usize = 40;
 
 impl Vm {
-    /// Boots, runs, and reports; `said` hears the guest live.
+    /// Boots, runs the command, and reports; `said` is called with what the guest says while it runs.
     pub fn run(&self, workspace: &Workspace, said: &mut dyn FnMut(Said<'_>)) -> Result<Outcome> {
         ensure!(
             rustix::process::geteuid().is_root(),

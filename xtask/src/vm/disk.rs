@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A guest's disks: sparse files of this machine, as they are named on command lines.
+//! A guest's disks: sparse files on this machine, as command lines name them.
 
 use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// `FILE` must be there; `FILE=SIZE` is created sparse when it is not.
+/// `FILE` must exist; `FILE=SIZE` is created as a sparse file if it does not.
 pub fn prepare(text: &str) -> Result<PathBuf> {
     let (path, size) = match text.rsplit_once('=') {
         Some((path, size)) => (PathBuf::from(path), Some(parse_size(size)?)),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A throw-away guest: the host's own root under a layer of memory.
+//! A throw-away guest: its root is the host's own, read-only, under an overlay in memory.
 //!
 //! Invariant: whatever ends a run (success, panic, timeout, a cut), no process and no mount
 //! of it is left, and a run whose kernel log shows trouble has failed. A boot is tried
@@ -38,17 +38,17 @@ pub struct Vm {
     pub memory: u32,
     /// Emulated processors.
     pub cpus: u32,
-    /// From power on to the end; `None` waits for ever.
+    /// Limit from power on to the end, if there is one.
     pub timeout: Option<Duration>,
     /// Raw images, `/dev/vda` and so on in this order.
     pub disks: Vec<PathBuf>,
     /// A host directory, writable at `/share`.
     pub share: Option<PathBuf>,
-    /// The machine loses power as soon as a line of output contains this.
+    /// The power is cut as soon as a line of output contains this.
     pub cut_after: Option<String>,
-    /// More environment for the command.
+    /// More variables for the command's environment.
     pub env: Vec<(String, String)>,
-    /// Hands over the kernel's log lines too while the command runs.
+    /// While the command runs, lines of the kernel's log are passed on too.
     pub kernel_lines: bool,
     /// How its instructions are run; `None` is the fastest way that works here.
     pub accel: Option<Accel>,
@@ -67,7 +67,7 @@ pub enum End {
     Stopped,
 }
 
-/// What came of a run.
+/// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// Why it stopped.
@@ -82,7 +82,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// One piece of what a guest says while it runs.
+/// Something a guest says while it runs.
 #[derive(Debug, Clone, Copy)]
 pub enum Said<'a> {
     /// It is up, and its command or shell starts.
@@ -125,7 +125,7 @@ impl Said<'_> {
         match self {
             Self::Started => {}
             Self::Output(bytes) => {
-                // A closed pipe on our side must not end the guest halfway.
+                // Errors are ignored: a closed pipe on our side must not stop the guest.
                 let _ = std::io::stdout().write_all(bytes);
                 let _ = std::io::stdout().flush();
             }

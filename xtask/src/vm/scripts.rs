@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The scripts of one run: what the guest's init reads from the run directory.
+//! The scripts of one run, which the guest reads from the run directory.
 //!
-//! `env.sh` tells `init.sh` what to set up; `command.sh`, or `shell.sh` for a person, is what it
-//! runs then.
+//! `init.sh` sets up what `env.sh` says, then runs `command.sh`, or `shell.sh` on a terminal.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +13,7 @@ use crate::shell::quote;
 use crate::workspace::Workspace;
 
 const INIT: &str = include_str!("init.sh");
-/// Directories that the guest hides under its own.
+/// Directories of the host that the guest covers with its own.
 const HIDDEN: [&str; 3] = ["/tmp", "/run", "/dev/shm"];
 
 /// Writes them to the directory `run`; `token` tells the command's end from its output.
@@ -71,13 +70,13 @@ fn exports(vm: &Vm, workspace: &Workspace) -> Result<String> {
     Ok(lines)
 }
 
-/// Directories that the guest needs and its own /tmp, /run or /dev/shm would hide; with blanks between.
+/// Directories that the guest needs although they are inside hidden ones, separated by blanks.
 fn kept(vm: &Vm, workspace: &Workspace) -> Result<String> {
     let mut keep: Vec<&str> = Vec::new();
     for path in [&workspace.root, &workspace.target, &workspace.dist, &vm.cwd] {
         let path = text(path)?;
         if HIDDEN.contains(&path) {
-            bail!("{path} is hidden by the guest's own: use a directory inside it");
+            bail!("the guest has its own {path}, which hides this one: use a directory inside it");
         }
         let inside = |dir: &&str| path.starts_with(&format!("{dir}/"));
         if HIDDEN.iter().any(inside) && !keep.contains(&path) {
@@ -88,7 +87,7 @@ fn kept(vm: &Vm, workspace: &Workspace) -> Result<String> {
     Ok(keep.join(" "))
 }
 
-/// The end of the script that becomes the shell: one with line editing, that knows the terminal.
+/// The end of `shell.sh`: starts a shell that knows the terminal's type and size.
 fn shell() -> String {
     let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
