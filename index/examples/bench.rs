@@ -100,10 +100,10 @@ fn main() -> Result<()> {
     println!(
         "resident   {:8.1} MiB more ({} segments, {} graphs, {} pending; estimate {:.1} MiB)",
         resident_mib() - base,
-        stats.segments,
-        stats.graphs,
-        stats.pending,
-        stats.bytes as f64 / f64::from(1 << 20)
+        stats.counts.segments,
+        stats.counts.graphs,
+        stats.counts.pending,
+        stats.counts.bytes as f64 / f64::from(1 << 20)
     );
     let (qps, exact) = search(&index, &queries, None, true)?;
     println!("exact               {qps:8.0} queries/s  recall 1");
@@ -124,7 +124,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let (index, recovered) =
         Index::open(Some(Box::new(DirStore::open(&dir)?)), Options::default())?;
-    let graphs = index.stats().graphs;
+    let graphs = index.stats().counts.graphs;
     println!(
         "reopen     {:8.2} s  generation {:?}, {graphs} graphs, problems: {:?}",
         start.elapsed().as_secs_f64(),

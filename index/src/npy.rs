@@ -15,7 +15,8 @@ use vexfs_npy::{Header, MAGIC, PREFIX_BYTES, TEXT_BYTES_MAX};
 
 use crate::{
     error::{IndexError, Result},
-    vector::{DIM_MAX, Element, decode_numbers},
+    types::Element,
+    vector::{DIM_MAX, decode_numbers},
 };
 
 /// What an `.npy` header says, in the terms of a vector file.
@@ -211,7 +212,10 @@ impl Number {
 /// `write(path, dim, data)` - rows of `dim` numbers as a version 1.0 `.npy` file of `<f4`.
 pub fn write(path: &Path, dim: usize, data: &[f32]) -> Result<()> {
     if dim == 0 || !data.len().is_multiple_of(dim) {
-        return Err(IndexError::Npy(format!("{} numbers cannot be divided into rows of {dim}", data.len())));
+        return Err(IndexError::Npy(format!(
+            "{} numbers cannot be divided into rows of {dim}",
+            data.len()
+        )));
     }
     let put = || -> std::io::Result<()> {
         let mut out = BufWriter::new(File::create(path)?);

@@ -183,7 +183,7 @@ fn run(metric: Metric, ops: Vec<Op>) -> Result<(), TestCaseError> {
             }
         }
         let total: usize = model.values().map(BTreeMap::len).sum();
-        prop_assert_eq!(index.stats().vectors as usize, total);
+        prop_assert_eq!(index.stats().counts.vectors as usize, total);
     }
     index.settle();
     prop_assert_eq!(index.stats().problem, None);

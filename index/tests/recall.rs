@@ -69,7 +69,7 @@ fn input_sorted_by_topic_does_not_ruin_the_graph() {
     index.declare(FILE, Space::new(Element::F32, Metric::L2, 16), Params::default()).unwrap();
     feed(&index, FILE, 0, &rows);
     index.settle();
-    assert_eq!(index.stats().graphs, 1);
+    assert_eq!(index.stats().counts.graphs, 1);
     let every = Matrix {
         rows: 400,
         dim: 16,
@@ -111,7 +111,7 @@ fn searches_answer_while_a_graph_is_built_and_closing_does_not_wait_for_it() {
     let done = AtomicBool::new(false);
     let searcher = &|thread: usize| {
         let mut answered = 0;
-        while answered < 20 && index.stats().graphs == 0 {
+        while answered < 20 && index.stats().counts.graphs == 0 {
             let slot = (answered * 37 + thread) % 1000;
             let hits = index.search(&[FILE], rows.row(slot), 3, None, false).unwrap();
             assert!(hits[0].distance < 1e-5, "{slot}: {hits:?}");
@@ -139,6 +139,6 @@ fn searches_answer_while_a_graph_is_built_and_closing_does_not_wait_for_it() {
         assert_eq!(answered, [20; 3]);
     });
     let stats = index.stats();
-    assert!(stats.building && stats.vectors == 2000, "{stats:?}");
+    assert!(stats.building && stats.counts.vectors == 2000, "{stats:?}");
     drop(index);
 }
