@@ -5,6 +5,7 @@
 //! process that was killed, and the next process of the same user removes it.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -80,10 +81,17 @@ fn try_lock(path: &Path) -> Option<File> {
     (named.ino() == opened.ino() && named.dev() == opened.dev()).then_some(directory)
 }
 
+/// Whether a directory of this name was made here: two numbers after the prefix.
+fn is_ours(name: &OsStr) -> bool {
+    let numbers = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|(process, count)| digits(process) && digits(count))
+}
+
 /// Removes the directories that were left behind. What cannot be removed stays and does no harm.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+        if is_ours(&entry.file_name())
             && let Some(_lock) = try_lock(&entry.path())
         {
             let _ = fs::remove_dir_all(entry.path());
@@ -112,5 +120,16 @@ mod tests {
         assert!(used.path().join("dump").exists() && used.path() != second.path());
         drop((used, second));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    /// A user's directory whose name began like ours was removed with all that was in it.
+    #[test]
+    fn a_directory_that_only_begins_with_our_name_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["backup", "", "1", "1-", "-1", "1-x", "x-1", "1-0-2"] {
+            fs::create_dir(parent.path().join(format!("{PREFIX}{name}"))).unwrap();
+        }
+        drop(DumpDir::create(parent.path()).unwrap());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 8);
     }
 }
