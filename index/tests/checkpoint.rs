@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Checkpoints: what they cost, what survives, and what damage does to them.
+//! Checkpoints: what is written, what is loaded again, and what damage does.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn an_image_carries_its_index_in_its_tail_and_writes_segments_once() {
     // Nothing changed: only a manifest is written.
     let second = index.checkpoint(41, b"root", &state).unwrap();
     assert!(second.blobs == 0 && second.bytes < 1000, "{second:?}");
-    // A row of the tail and a tombstone: the tail is written again, no segment is.
+    // A row of the growing segment and a tombstone: no sealed segment is written again.
     assert!(index.upsert(FILE, Slot(900), &raw(rows.row(3))).unwrap());
     assert_eq!(index.remove(FILE, 5..6), 1);
     let third = index.checkpoint(42, b"root", &state).unwrap();
