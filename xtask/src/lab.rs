@@ -16,7 +16,7 @@ use crate::test::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// The index's mutants and the hunt for them.
+/// The program with the index's mutants, and the simulator that finds them.
 const INDEX_LAB: &str = "vexfs-index-lab";
 
 /// Arguments that `vexfs-lab` understands.

@@ -91,19 +91,11 @@ fn header_bytes(
     ino: Ino,
     layout: &VectorLayout,
 ) -> Result<u64, Error> {
-    let mut head = [0u8; 12];
+    let mut head = [0u8; vexfs_npy::PREFIX_BYTES];
     if !layout.auto_header || volume.read_at(ino, 0, &mut head)? < head.len() {
         return Ok(layout.header);
     }
-    Ok(match head {
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, ..] => {
-            10 + u64::from(u16::from_le_bytes([a, b]))
-        }
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d] => {
-            12 + u64::from(u32::from_le_bytes([a, b, c, d]))
-        }
-        _ => layout.header,
-    })
+    Ok(vexfs_npy::data_start(&head).unwrap_or(layout.header))
 }
 
 fn storage(volume: &mut Volume<KernelDevice>, ino: Ino) -> Answer<(VectorLayout, VectorShape)> {

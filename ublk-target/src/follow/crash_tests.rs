@@ -179,7 +179,7 @@ impl Machine {
     /// What is searchable is what is there: row by row, and by exact searches.
     fn compare(&mut self, rng: &mut Rng, at: &str) {
         let truth = self.truth();
-        assert_eq!(self.index.stats().vectors, truth.len() as u64, "{at}: vectors");
+        assert_eq!(self.index.stats().counts.vectors, truth.len() as u64, "{at}: vectors");
         for (file, slot, row) in &truth {
             let found = self.index.get(FileId(*file), Slot(*slot)).unwrap();
             assert_eq!(found, *row, "{at}: inode {file} slot {slot}");

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! How a file's records are laid out: the attribute, and the header that the file itself begins
-//! with. What does not fit together is said in words and not indexed.
+//! How a vector file's records are laid out, by its attribute and by the `.npy` header that it may
+//! begin with. A file whose header and attribute do not fit is not indexed, and the reason is
+//! reported. The header itself is parsed by [`npy`].
 
 use super::slots::Rows;
 use vexfs::VectorLayout;
 use vexfs_index::{Element, Metric, Params, Space, npy};
 
-/// What a file's vectors are, and where.
+/// What a file's vectors are, and where they are in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Where its rows lie.
+    /// Where its rows are.
     pub rows: Rows,
     /// What they are.
     pub space: Space,
@@ -17,25 +18,25 @@ pub struct Layout {
     pub params: Params,
 }
 
-/// What is said of a vector file that is not searched as one would expect.
+/// Why a search of a vector file does not find all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// It is not indexed.
     Unusable(String),
-    /// It is not indexed, for it holds text: a note beside vectors, most likely.
+    /// It is not indexed because it holds text: most likely notes beside the vectors.
     Text,
     /// It is indexed, but bytes follow its last whole record.
     Partial(String),
-    /// It is indexed, but for rows that the medium does not give back.
+    /// It is indexed, except for rows that cannot be read from the medium.
     Unreadable(String),
 }
 
-/// Said of a file that holds text.
+/// The message about a file that holds text.
 pub const TEXT: &str =
     "it holds text, not vectors; if it does hold vectors, give vexfs.vector a header=0";
 
-/// Combines the attribute with the file's first bytes, which are needed if the header is
-/// automatic.
+/// The layout by the attribute and, if the attribute's header is automatic, by the file's first
+/// bytes.
 pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, Trouble> {
     let space = Space {
         element: element(attribute.element),
@@ -66,10 +67,10 @@ pub fn layout(attribute: &VectorLayout, first: &[u8]) -> Result<Layout, Trouble>
     })
 }
 
-/// Whether these are lines of text: a directory hands its attribute on to every file in it, also
-/// to the names beside the vectors. No block of vectors looks like that but by intent.
+/// Whether these are lines of text. A directory passes its attribute on to every file in it, also
+/// to a list of names beside the vectors. Vectors do not look like text by accident.
 fn is_text(first: &[u8]) -> bool {
-    // The last character may be cut.
+    // The last character may be cut off.
     let text = match std::str::from_utf8(first) {
         Ok(text) => text,
         Err(e) if e.error_len().is_none() => {
@@ -82,7 +83,7 @@ fn is_text(first: &[u8]) -> bool {
 }
 
 fn check_npy(found: &npy::NpyHeader, space: Space, attribute: &VectorLayout) -> Result<(), String> {
-    // A bit array is stored as bytes: its columns are whole ones.
+    // A bit array is stored as whole bytes.
     let dim = if space.element == Element::Bit { space.dim.next_multiple_of(8) } else { space.dim };
     if found.element != space.element || found.dim != dim {
         return Err(format!(
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_said() {
+    fn what_does_not_fit_is_reported() {
         let attribute = VectorLayout::parse("type=f32,dim=8,metric=l2").unwrap();
         let said = |attribute: &VectorLayout| match layout(attribute, &npy(7)) {
             Err(Trouble::Unusable(why)) => why,

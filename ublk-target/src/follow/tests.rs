@@ -54,7 +54,7 @@ fn a_checkpoint_in_the_images_tail_survives_and_is_verified() {
 
     let daemon = Daemon::start(image.path(), false);
     let snapshot = daemon.now();
-    assert_eq!(snapshot.index.unwrap().stats().vectors, 2000);
+    assert_eq!(snapshot.index.unwrap().stats().counts.vectors, 2000);
     daemon.thread.finish();
     assert!(image.as_file().metadata().unwrap().len() > BYTES, "the tail holds the checkpoint");
 
@@ -68,7 +68,7 @@ fn a_checkpoint_in_the_images_tail_survives_and_is_verified() {
     let daemon = Daemon::start(image.path(), false);
     let index = daemon.now().index.unwrap();
     assert!(index.stats().generation.is_some(), "the checkpoint was loaded");
-    assert_eq!(index.stats().vectors, 2100);
+    assert_eq!(index.stats().counts.vectors, 2100);
     assert_eq!(index.get(FileId(file), Slot(100)).unwrap(), [9.0; 4]);
     assert_eq!(index.get(FileId(file), Slot(99)).unwrap(), [396.0, 397.0, 398.0, 399.0]);
     daemon.thread.finish();
@@ -82,14 +82,14 @@ fn a_filesystem_that_is_made_on_a_raw_image_is_recognised_and_one_that_goes_is_f
     let mut mounted = Mounted::format(image.path(), BYTES, daemon.observer.clone());
     fill(&mut mounted, 100);
     let snapshot = daemon.now();
-    assert_eq!(snapshot.index.unwrap().stats().vectors, 100);
+    assert_eq!(snapshot.index.unwrap().stats().counts.vectors, 100);
     assert_eq!((snapshot.generation, snapshot.files.len()), (mounted.volume.generation().0, 1));
     // Formatted again with the same UUID, empty.
     drop(mounted);
     let mounted = Mounted::format(image.path(), BYTES, daemon.observer.clone());
     let snapshot = daemon.now();
     assert_eq!(snapshot.generation, mounted.volume.generation().0);
-    assert_eq!(snapshot.index.unwrap().stats().vectors, 0);
+    assert_eq!(snapshot.index.unwrap().stats().counts.vectors, 0);
     // Overwritten by something else.
     std::os::unix::fs::FileExt::write_all_at(image.as_file(), &vec![0xee; 262_144], 0).unwrap();
     daemon.observer.mark(0, 262_144, false);

@@ -119,7 +119,7 @@ fn an_image_that_may_not_be_written_is_followed_without_checkpoints() {
     w.look(None);
     w.checkpoint(true);
     assert_eq!((length(&image), w.unsaved), (BYTES, false));
-    assert_eq!(w.view.now().index.unwrap().stats().vectors, 100);
+    assert_eq!(w.view.now().index.unwrap().stats().counts.vectors, 100);
 }
 
 /// A superblock without a root is a problem, told once; what is repaired is followed.
@@ -156,7 +156,7 @@ fn a_filesystem_that_cannot_be_read_is_tried_again() {
     image.as_file().write_all_at(&roots, ring).unwrap();
     w.look(None);
     assert_eq!(w.problem, None);
-    assert_eq!(w.view.now().index.unwrap().stats().vectors, 100);
+    assert_eq!(w.view.now().index.unwrap().stats().counts.vectors, 100);
     // Something else's: of an image that is not served raw that is a problem, not a change.
     image.as_file().write_all_at(&[0xee; 4096], 0).unwrap();
     w.look(None);
@@ -178,7 +178,10 @@ fn a_damaged_tree_is_a_problem_until_it_is_repaired() {
     assert!(w.problem.is_some() && w.view.now().problem == w.problem);
     image.as_file().write_all_at(&good, tree).unwrap();
     w.look(None);
-    assert_eq!((w.problem.clone(), w.view.now().index.unwrap().stats().vectors), (None, 100));
+    assert_eq!(
+        (w.problem.clone(), w.view.now().index.unwrap().stats().counts.vectors),
+        (None, 100)
+    );
 }
 
 #[test]
@@ -196,7 +199,7 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_index_as_it_is() {
     w.look(None);
     let shown = w.view.now();
     let stats = shown.index.unwrap().stats();
-    assert_eq!((stats.vectors, stats.generation, shown.problem), (100, None, None));
+    assert_eq!((stats.counts.vectors, stats.generation, shown.problem), (100, None, None));
 }
 
 #[test]
@@ -216,7 +219,10 @@ fn a_damaged_checkpoint_costs_a_rebuild_and_nothing_else() {
     w.look(None);
     let shown = w.view.now();
     let index = shown.index.unwrap();
-    assert_eq!((index.stats().vectors, index.stats().generation, shown.problem), (100, None, None));
+    assert_eq!(
+        (index.stats().counts.vectors, index.stats().generation, shown.problem),
+        (100, None, None)
+    );
     assert_eq!(index.get(file, Slot(99)).unwrap(), [396.0, 397.0, 398.0, 399.0]);
 }
 
@@ -232,7 +238,7 @@ fn a_place_for_checkpoints_that_is_none_is_done_without() {
         worker(image.path(), ImageOptions { raw: true, ..ImageOptions::default() }, observer);
     w.look(None);
     w.checkpoint(true);
-    assert_eq!(w.view.now().index.unwrap().stats().vectors, 100);
+    assert_eq!(w.view.now().index.unwrap().stats().counts.vectors, 100);
     assert_eq!(std::fs::read(&beside).unwrap(), b"somebody's file");
     std::fs::remove_file(&beside).unwrap();
 }

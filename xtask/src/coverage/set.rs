@@ -48,7 +48,7 @@ pub const SET: &[Covered] = &[
     },
     Covered { file: "src/fs/truncate.rs", functions: &["evict"], why: "one step of that" },
     whole("src/follow.rs", "reading a tree that somebody else replaces"),
-    whole("index/src/codec.rs", "whether bytes are a manifest"),
+    whole("index/src/manifest.rs", "whether bytes are a manifest"),
     whole("index/src/checkpoint.rs", "writing and loading a checkpoint"),
     whole("index/src/store/mod.rs", "whether a blob is what the manifest says"),
     whole("index/src/store/tail.rs", "which slot and which manifest an image's tail holds"),

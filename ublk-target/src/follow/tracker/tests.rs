@@ -78,12 +78,12 @@ fn rows_are_found_after_their_commit_and_not_before() {
     w.settle();
     assert!(w.index.files().is_empty());
     w.commit();
-    assert_eq!(w.index.stats().vectors, 1000);
+    assert_eq!(w.index.stats().counts.vectors, 1000);
     assert_eq!((w.row(file, 0), w.row(file, 999)), (row(0, 0.0), row(999, 0.0)));
     // Appended rows, one of them across a block that was written before.
     w.mounted.write(file, 16_000, &rows(500, 0.5));
     w.settle();
-    assert_eq!(w.index.stats().vectors, 1000);
+    assert_eq!(w.index.stats().counts.vectors, 1000);
     w.commit();
     assert_eq!((w.row(file, 1000), w.row(file, 1499)), (row(0, 0.5), row(499, 0.5)));
 }
@@ -101,7 +101,7 @@ fn rows_overwritten_in_place_are_found_without_a_commit() {
     assert_eq!(w.tracker.generation(), generation, "no commit was needed");
     assert_eq!((w.row(file, 299), w.row(file, 300)), (row(299, 0.0), row(0, 7000.0)));
     assert_eq!((w.row(file, 302), w.row(file, 303)), (row(2, 7000.0), row(303, 0.0)));
-    assert_eq!(w.index.stats().vectors, 1000);
+    assert_eq!(w.index.stats().counts.vectors, 1000);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn holes_cuts_and_removed_files_leave_the_index() {
     // A hole of 4 blocks, then a block.
     w.mounted.write(file, 32_768, &rows(256, 1.0));
     w.commit();
-    assert_eq!(w.index.stats().vectors, 1024 + 256);
+    assert_eq!(w.index.stats().counts.vectors, 1024 + 256);
     assert_eq!((w.row(file, 1024), w.row(file, 2048)), (None, row(0, 1.0)));
     // The hole is filled, and a part in use punched.
     w.mounted.write(file, 16_384, &rows(256, 2.0));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The library's graph under every metric, with duplicates, and after a dump.
+//! Graphs under every metric, with duplicates, and after a dump.
 
 use super::*;
-use crate::vector::{Element, Space};
+use crate::{types::Element, vector::Space};
 
-fn rows(space: Space, count: usize, distinct: usize) -> Arc<Rows> {
-    let mut rows = Rows::new(space);
+fn rows(space: Space, count: usize, distinct: usize) -> Arc<VectorArray> {
+    let mut rows = VectorArray::new(space);
     let mut state = 1u64;
     let mut bytes = Vec::new();
     for row in 0..count {
@@ -21,14 +21,14 @@ fn rows(space: Space, count: usize, distinct: usize) -> Arc<Rows> {
     Arc::new(rows)
 }
 
-fn nearest(rows: &Rows, query: &Row, k: usize) -> Vec<f32> {
+fn nearest(rows: &VectorArray, query: &Row, k: usize) -> Vec<f32> {
     let mut ranks: Vec<f32> = (0..rows.len()).map(|row| rows.rank(row, query)).collect();
     ranks.sort_by(f32::total_cmp);
     ranks.truncate(k);
     ranks
 }
 
-fn found(graph: &HnswGraph, rows: &Rows, query: &Row, k: usize) -> Vec<f32> {
+fn found(graph: &HnswGraph, rows: &VectorArray, query: &Row, k: usize) -> Vec<f32> {
     let mut near = graph.search(query, 64);
     near.sort_unstable();
     assert!(near.windows(2).all(|pair| pair[0] < pair[1]), "a row was found twice");
@@ -38,7 +38,7 @@ fn found(graph: &HnswGraph, rows: &Rows, query: &Row, k: usize) -> Vec<f32> {
     ranks
 }
 
-fn recall(graph: &HnswGraph, rows: &Rows) -> f64 {
+fn recall(graph: &HnswGraph, rows: &VectorArray) -> f64 {
     let (mut hits, mut asked) = (0, 0);
     for row in (0..rows.len()).step_by(17) {
         let query = rows.get(row);
@@ -66,9 +66,10 @@ fn every_metric_finds_what_a_scan_finds_also_after_a_dump() {
         assert!(before >= 0.9, "{metric}: recall {before}");
         let dump = graph.dump(scratch.path()).unwrap();
         let mut blob = Vec::new();
-        dump.copy_to(&mut blob).unwrap();
+        dump.write_to(&mut blob).unwrap();
         assert_eq!(blob.len() as u64, dump.bytes());
-        let copy = Dump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
+        let copy =
+            HnswDump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
         let loaded = HnswGraph::load(&copy, &rows).unwrap();
         for row in (0..rows.len()).step_by(31) {
             let query = rows.get(row);
@@ -91,7 +92,9 @@ fn the_level_scale_is_restored_where_the_library_keeps_it() {
         Library::Numbers(library) => library.get_point_indexation().get_level_scale(),
         Library::Bits(_) => unreachable!(),
     };
-    let dump = graph.dump(scratch.path()).unwrap();
+    let mut blob = Vec::new();
+    graph.dump(scratch.path()).unwrap().write_to(&mut blob).unwrap();
+    let dump = HnswDump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
     let HnswGraph { library: Library::Numbers(library), .. } =
         HnswGraph::load(&dump, &rows).unwrap()
     else {
@@ -104,7 +107,7 @@ fn the_level_scale_is_restored_where_the_library_keeps_it() {
 fn crowds_of_equal_rows_do_not_hide_the_others() {
     let rows = rows(Space::new(Element::I8, Metric::L2, 8), 3000, 30);
     let graph = HnswGraph::build(&rows, Params::default(), &AtomicBool::new(false)).unwrap();
-    assert_eq!((graph.points(), graph.twins.len()), (30, 30));
+    assert_eq!((graph.points(), graph.duplicates.len()), (30, 30));
     for row in 0..30 {
         let query = rows.get(row);
         assert_eq!(found(&graph, &rows, &query, 250), nearest(&rows, &query, 250));

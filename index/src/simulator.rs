@@ -1,46 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The index's part of the crash lab: checkpoints under power cuts and flipped bits.
+//! The simulator of checkpoints: random changes, power cuts and flipped bits, against a model.
 //!
-//! The oracle: what is loaded is exactly what the index held when a checkpoint was begun, and at
-//! least the newest one that was finished; after damage it may also be nothing. It knows no
-//! filesystem; the daemon's tests hold index and filesystem against each other on one device.
+//! What must hold: the index that is loaded holds exactly the vectors it held when one of its
+//! checkpoints was begun, and that checkpoint is at least as new as the newest that was finished.
+//! After a bit was flipped the index may also be empty. A seed decides everything but the build
+//! thread's timing, so a failure is found again by its seed.
+//!
+//! The simulator knows no filesystem: tests of the daemon compare an index with a filesystem on
+//! one device.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
-use crate::store::forgetful::Forgetful;
-use crate::{Element, FileId, Index, Metric, Options, Params, Slot, Space, TailStore};
+use crate::{
+    Element, FileId, Index, Metric, Options, Params, Slot, Space, TailStore,
+    store::volatile::VolatileMedium,
+};
 
 const DIM: usize = 4;
 const FILES: u64 = 3;
 const SLOTS: u64 = 90;
-/// Few, so that segments and graphs come into being.
+/// Few, so that segments are sealed and get graphs.
 const GRAPH_ROWS: usize = 32;
 const OWNER: [u8; 16] = [9; 16];
 const ROUNDS: u64 = 12;
 const FLIPS: usize = 30;
 
-/// What happened: by which part of the hunt, and what it was.
+/// A failure: which part of the simulation found it, and what is wrong.
 pub type Finding = (&'static str, String);
 
-/// The rows of one generation, by file and slot.
-type Rows = BTreeMap<(u64, u64), [f32; DIM]>;
+/// The model of the index: its vectors by file and slot.
+type Vectors = BTreeMap<(u64, u64), [f32; DIM]>;
 
-/// What a cut may bring back.
+/// The checkpoints that an index may come back as.
 #[derive(Default)]
 struct History {
-    /// Every checkpoint that was begun, by generation.
-    begun: BTreeMap<u64, Rows>,
-    /// The newest that was finished.
+    /// Every checkpoint that was begun: its vectors, by generation.
+    begun: BTreeMap<u64, Vectors>,
+    /// The generation of the newest that was finished.
     finished: Option<u64>,
 }
 
-fn say(by: &'static str) -> impl Fn(&dyn Display) -> Finding {
-    move |what| (by, what.to_string())
-}
-
-fn open(disk: &Forgetful) -> Result<(Index, crate::Recovered), String> {
+fn open(disk: &VolatileMedium) -> Result<(Index, crate::Recovered), String> {
     let store = TailStore::open(disk.clone(), 0, None).map_err(|e| e.to_string())?;
     let options = Options {
         owner: OWNER,
@@ -52,13 +52,13 @@ fn open(disk: &Forgetful) -> Result<(Index, crate::Recovered), String> {
     Index::open(Some(Box::new(store)), options).map_err(|e| e.to_string())
 }
 
-/// Holds the index against the rows it should have.
-fn compare(index: &Index, rows: &Rows, luck: &mut fastrand::Rng) -> Result<(), String> {
-    let vectors = index.stats().vectors;
-    if vectors != rows.len() as u64 {
-        return Err(format!("{vectors} vectors, and there should be {}", rows.len()));
+/// Compares the index with the model.
+fn compare(index: &Index, model: &Vectors, luck: &mut fastrand::Rng) -> Result<(), String> {
+    let vectors = index.stats().counts.vectors;
+    if vectors != model.len() as u64 {
+        return Err(format!("{vectors} vectors, and there should be {}", model.len()));
     }
-    for ((file, slot), row) in rows {
+    for ((file, slot), row) in model {
         let found = index.get(FileId(*file), Slot(*slot)).map_err(|e| e.to_string())?;
         if found != row {
             return Err(format!("file {file} slot {slot}: another vector"));
@@ -66,12 +66,12 @@ fn compare(index: &Index, rows: &Rows, luck: &mut fastrand::Rng) -> Result<(), S
     }
     let query = vector(luck);
     let far = |row: &[f32; DIM]| row.iter().zip(&query).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
-    let mut true_distances: Vec<f32> = rows.values().map(far).collect();
+    let mut true_distances: Vec<f32> = model.values().map(far).collect();
     true_distances.sort_by(f32::total_cmp);
     let files: Vec<FileId> = (0..FILES).map(FileId).collect();
     let hits = index.search(&files, &query, 5, None, true).map_err(|e| e.to_string())?;
     let found: Vec<f32> =
-        hits.iter().map(|hit| rows.get(&(hit.file.0, hit.slot.0)).map_or(f32::NAN, far)).collect();
+        hits.iter().map(|hit| model.get(&(hit.file.0, hit.slot.0)).map_or(f32::NAN, far)).collect();
     if found != true_distances[..found.len().min(true_distances.len())]
         || found.len() != true_distances.len().min(5)
     {
@@ -85,25 +85,25 @@ fn vector(luck: &mut fastrand::Rng) -> [f32; DIM] {
     std::array::from_fn(|_| luck.i16(-500..500).into())
 }
 
-/// Some changes of the index and of the rows it should have.
-fn change(index: &Index, rows: &mut Rows, luck: &mut fastrand::Rng) -> Result<(), String> {
+/// Changes the index and the model in the same way.
+fn change(index: &Index, model: &mut Vectors, luck: &mut fastrand::Rng) -> Result<(), String> {
     let file = luck.u64(..FILES);
     let space = Space::new(Element::F32, Metric::L2, DIM as u32);
     index.declare(FileId(file), space, Params::default()).map_err(|e| e.to_string())?;
     match luck.u8(..10) {
         0 => {
             index.drop_file(FileId(file));
-            rows.retain(|(at, _), _| *at != file);
+            model.retain(|(at, _), _| *at != file);
         }
         1 => {
             let slots = luck.u64(..SLOTS);
             index.truncate(FileId(file), slots);
-            rows.retain(|(at, slot), _| *at != file || *slot < slots);
+            model.retain(|(at, slot), _| *at != file || *slot < slots);
         }
         2 => {
             let from = luck.u64(..SLOTS);
             index.remove(FileId(file), from..from + 9);
-            rows.retain(|(at, slot), _| *at != file || !(from..from + 9).contains(slot));
+            model.retain(|(at, slot), _| *at != file || !(from..from + 9).contains(slot));
         }
         _ => {
             let from = luck.u64(..SLOTS);
@@ -111,54 +111,55 @@ fn change(index: &Index, rows: &mut Rows, luck: &mut fastrand::Rng) -> Result<()
                 let row = vector(luck);
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
                 index.upsert(FileId(file), Slot(slot), &bytes).map_err(|e| e.to_string())?;
-                rows.insert((file, slot), row);
+                model.insert((file, slot), row);
             }
         }
     }
     Ok(())
 }
 
-/// Opens what the disk holds: which generation it is, and that it is that one exactly.
-fn judge(
-    disk: &Forgetful,
+/// Opens the index on a disk, compares it with the checkpoint it was loaded from, and returns that
+/// checkpoint's generation.
+fn recover(
+    disk: &VolatileMedium,
     history: &History,
     luck: &mut fastrand::Rng,
 ) -> Result<(Index, Option<u64>), String> {
     let (index, recovered) = open(disk)?;
     let Some(covered) = recovered.covered else {
-        compare(&index, &Rows::new(), luck)?;
+        compare(&index, &Vectors::new(), luck)?;
         return Ok((index, None));
     };
-    let rows = history
+    let model = history
         .begun
         .get(&covered.generation)
         .ok_or_else(|| format!("generation {} was never written", covered.generation))?;
-    compare(&index, rows, luck)
+    compare(&index, model, luck)
         .map_err(|what| format!("generation {}: {what}", covered.generation))?;
     Ok((index, Some(covered.generation)))
 }
 
-/// One disk, several lives, a power cut after each.
-fn cuts(luck: &mut fastrand::Rng) -> Result<(Forgetful, History), String> {
-    let disk = Forgetful::default();
+/// Opens, changes and checkpoints an index on one disk, and cuts the power, several times.
+fn cuts(luck: &mut fastrand::Rng) -> Result<(VolatileMedium, History), String> {
+    let disk = VolatileMedium::default();
     let mut history = History::default();
     let mut generation = 0;
     for _ in 0..ROUNDS {
-        let (index, found) = judge(&disk, &history, luck)?;
+        let (index, found) = recover(&disk, &history, luck)?;
         if found < history.finished {
             let promised = history.finished.unwrap_or(0);
             return Err(format!("{found:?} came back, and generation {promised} was promised"));
         }
-        let mut rows = found.and_then(|at| history.begun.get(&at).cloned()).unwrap_or_default();
-        disk.disk().fuse = (luck.u8(..4) > 0).then(|| luck.u64(..20));
+        let mut model = found.and_then(|at| history.begun.get(&at).cloned()).unwrap_or_default();
+        disk.disk().calls_left = (luck.u8(..4) > 0).then(|| luck.u64(..20));
         for _ in 0..luck.u64(1..12) {
             if luck.u8(..3) > 0 {
-                change(&index, &mut rows, luck)?;
+                change(&index, &mut model, luck)?;
                 continue;
             }
             index.settle();
             generation += 1;
-            history.begun.insert(generation, rows.clone());
+            history.begun.insert(generation, model.clone());
             let states: Vec<(FileId, Vec<u8>)> =
                 index.files().into_iter().map(|file| (file, Vec::new())).collect();
             if index.checkpoint(generation, &[], &states).is_err() {
@@ -167,7 +168,7 @@ fn cuts(luck: &mut fastrand::Rng) -> Result<(Forgetful, History), String> {
             history.finished = Some(generation);
         }
         drop(index);
-        // Piece by piece, or write by write.
+        // Either whole writes are lost, or pieces of writes.
         let (whole, seed) = (luck.bool(), luck.u64(..));
         disk.disk().crash(|write| {
             let whole = whole.then(|| fastrand::Rng::with_seed(seed ^ write as u64).bool());
@@ -177,14 +178,14 @@ fn cuts(luck: &mut fastrand::Rng) -> Result<(Forgetful, History), String> {
     Ok((disk, history))
 }
 
-/// Bits of a good checkpoint are flipped, one at a time.
-fn flips(disk: &Forgetful, history: &History, luck: &mut fastrand::Rng) -> Result<(), String> {
+/// Flips single bits of a good disk, and opens the index after each.
+fn flips(disk: &VolatileMedium, history: &History, luck: &mut fastrand::Rng) -> Result<(), String> {
     let good = disk.disk().seen.clone();
     if good.is_empty() {
         return Ok(());
     }
     for flip in 0..FLIPS {
-        // A third each: the slots, which hold the most in the least space, what they name, anywhere.
+        // A third each: in a slot, in the manifest it names, anywhere.
         let slot = 4096 * luck.usize(..2);
         let at = match flip % 3 {
             0 => slot + luck.usize(..48),
@@ -197,13 +198,13 @@ fn flips(disk: &Forgetful, history: &History, luck: &mut fastrand::Rng) -> Resul
         }) else {
             continue;
         };
-        judge(disk, history, luck).map_err(|what| format!("byte {at} is {byte:#x}: {what}"))?;
+        recover(disk, history, luck).map_err(|what| format!("byte {at} is {byte:#x}: {what}"))?;
         disk.disk().seen.clone_from(&good);
     }
     Ok(())
 }
 
-/// Where the manifest lies that the slot at this byte names.
+/// Where the manifest is that the slot at this byte names.
 fn named_by(bytes: &[u8], slot: usize) -> Option<Range<usize>> {
     let word = |at: usize| {
         let word = bytes.get(slot + at..)?.first_chunk::<8>()?;
@@ -213,17 +214,16 @@ fn named_by(bytes: &[u8], slot: usize) -> Option<Range<usize>> {
     (length > 0).then_some(at..at.checked_add(length)?)
 }
 
-/// Lets `seeds` disks live; the first thing that is wrong ends it.
+/// `simulate(seeds)` - simulates a disk for each seed from 1 on, until something is wrong.
 ///
 /// # Errors
-/// What was wrong, and which part of the hunt saw it.
-pub fn hunt(seeds: u64) -> Result<(), Finding> {
+/// What is wrong, and with which seed.
+pub fn simulate(seeds: u64) -> Result<(), Finding> {
     for seed in 1..=seeds {
         let mut luck = fastrand::Rng::with_seed(seed);
-        let (disk, history) = cuts(&mut luck)
-            .map_err(|what| say("cutting checkpoints")(&format!("seed {seed}: {what}")))?;
-        flips(&disk, &history, &mut luck)
-            .map_err(|what| say("damaging checkpoints")(&format!("seed {seed}: {what}")))?;
+        let failed = |by| move |what: String| (by, format!("seed {seed}: {what}"));
+        let (disk, history) = cuts(&mut luck).map_err(failed("cutting checkpoints"))?;
+        flips(&disk, &history, &mut luck).map_err(failed("damaging checkpoints"))?;
     }
     Ok(())
 }
@@ -232,6 +232,6 @@ pub fn hunt(seeds: u64) -> Result<(), Finding> {
 mod tests {
     #[test]
     fn checkpoints_survive_cuts_and_flips() {
-        assert_eq!(super::hunt(12), Ok(()));
+        assert_eq!(super::simulate(12), Ok(()));
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A directory for graph dumps: the graph library writes and reads files by name.
+//! A private temporary directory, for graphs that are dumped or loaded as files.
 //!
-//! Invariant: it is locked while it is used, so one that nobody has locked was left by a process
-//! that was killed; the next one of the same user removes it.
+//! Invariant: the directory is locked while it is used. One that is not locked was left by a
+//! process that was killed, and the next process of the same user removes it.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -17,18 +18,18 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::{IndexError, Result};
 
 const PREFIX: &str = "vexfs-index-";
-/// So often a new directory may be taken for one that was left behind before that is an error: a
-/// filesystem without locks, or with owners of its own, would never give one that can be locked.
+/// How often a new directory may be gone or locked before that is an error. A filesystem without
+/// locks, or one that decides who owns a file, never gives a directory that can be locked.
 const LOCKS_MAX: usize = 16;
 
-/// A directory that nobody else can write into. It goes with its owner.
-pub(crate) struct Scratch {
+/// A directory that only this user can open. It is removed with this value.
+pub(crate) struct DumpDir {
     path: PathBuf,
     _lock: File,
 }
 
-impl Scratch {
-    /// Makes one in `parent`, and removes those there that were left behind.
+impl DumpDir {
+    /// Makes a directory in `parent`, and removes those that were left behind there.
     pub(crate) fn create(parent: &Path) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut refused = 0;
@@ -37,14 +38,14 @@ impl Scratch {
             let path = parent.join(format!("{PREFIX}{}-{nonce}", std::process::id()));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {}
-                // Left by a process that was killed and had this number: take the next name.
+                // Left by a killed process with the same process number: take the next name.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => {
                     return Err(IndexError::storage(format!("creating {}", path.display()))(error));
                 }
             }
-            // Somebody who swept in between may have taken it for one that was left behind.
-            if let Some(lock) = locked(&path) {
+            // Before it is locked, another process may take it for one that was left behind.
+            if let Some(lock) = try_lock(&path) {
                 sweep(parent);
                 return Ok(Self { path, _lock: lock });
             }
@@ -62,14 +63,14 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for DumpDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// The lock of a directory that is ours and that nobody has locked.
-fn locked(path: &Path) -> Option<File> {
+/// Locks a directory of this user; `None` if it is locked, somebody else's, or gone.
+fn try_lock(path: &Path) -> Option<File> {
     let directory = File::open(path).ok()?;
     let opened = directory.metadata().ok()?;
     if !opened.is_dir() || opened.uid() != rustix::process::geteuid().as_raw() {
@@ -80,11 +81,18 @@ fn locked(path: &Path) -> Option<File> {
     (named.ino() == opened.ino() && named.dev() == opened.dev()).then_some(directory)
 }
 
-/// Removes what was left behind. What cannot be removed stays; it is only in the way.
+/// Whether a directory of this name was made here: two numbers after the prefix.
+fn is_ours(name: &OsStr) -> bool {
+    let numbers = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|(process, count)| digits(process) && digits(count))
+}
+
+/// Removes the directories that were left behind. What cannot be removed stays and does no harm.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX)
-            && let Some(_lock) = locked(&entry.path())
+        if is_ours(&entry.file_name())
+            && let Some(_lock) = try_lock(&entry.path())
         {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -95,11 +103,11 @@ fn sweep(parent: &Path) {
 mod tests {
     use super::*;
 
-    /// Dumps of a daemon that was killed stayed for good.
+    /// Dumps of a daemon that was killed were never removed.
     #[test]
     fn what_a_killed_process_left_is_removed_and_what_is_used_is_not() {
         let parent = tempfile::tempdir().unwrap();
-        let used = Scratch::create(parent.path()).unwrap();
+        let used = DumpDir::create(parent.path()).unwrap();
         fs::write(used.path().join("dump"), "x").unwrap();
         let left = parent.path().join(format!("{PREFIX}1-0"));
         fs::create_dir(&left).unwrap();
@@ -107,10 +115,21 @@ mod tests {
         let other = parent.path().join("another-thing");
         fs::create_dir(&other).unwrap();
 
-        let second = Scratch::create(parent.path()).unwrap();
+        let second = DumpDir::create(parent.path()).unwrap();
         assert!(!left.exists() && other.exists());
         assert!(used.path().join("dump").exists() && used.path() != second.path());
         drop((used, second));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    /// A user's directory whose name began like ours was removed with all that was in it.
+    #[test]
+    fn a_directory_that_only_begins_with_our_name_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["backup", "", "1", "1-", "-1", "1-x", "x-1", "1-0-2"] {
+            fs::create_dir(parent.path().join(format!("{PREFIX}{name}"))).unwrap();
+        }
+        drop(DumpDir::create(parent.path()).unwrap());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 8);
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The manifest of a checkpoint as bytes, and back; the only user of `bincode`.
+//! The manifest of a checkpoint: what it says, and how it is encoded. The only user of `bincode`.
 //!
-//! A manifest is magic, length, CRC32C, then the encoded structure. Nothing is decoded before
-//! length and checksum agree, nothing may ask for more memory than the limit, and no byte may
-//! be left over. What the decoded numbers mean is checked by whoever uses them.
+//! An encoded manifest is a magic number, the length and CRC32C of the body, and the body. Nothing
+//! of the body is decoded before length and checksum agree, decoding may not ask for more memory
+//! than the limit, and no byte may be left over. What the numbers mean is checked by the caller.
 
 use bincode::{
     Decode, Encode,
@@ -13,17 +13,15 @@ use bincode::{
 use crate::{
     error::{IndexError, Result},
     mutants::{self, Mutant},
-    store::Blob,
+    store::{Blob, MANIFEST_MAX},
     vector::{Params, Space},
 };
 
 const MAGIC: [u8; 8] = *b"VXINDEX1";
+/// Bytes before the body: magic number, length, checksum.
 const HEADER: usize = 8 + 8 + 4;
-/// A million files with their state fit; a wild length does not.
-const LIMIT: usize = 1 << 29;
-
-/// Bytes of the longest manifest.
-pub(crate) const SEALED_MAX: usize = HEADER + LIMIT;
+/// Bytes of the longest body.
+const BODY_MAX: usize = MANIFEST_MAX - HEADER;
 
 /// What a checkpoint consists of.
 #[derive(Debug, PartialEq, Encode, Decode)]
@@ -48,25 +46,27 @@ pub(crate) struct FileRecord {
 pub(crate) struct VectorsRecord {
     pub space: Space,
     pub params: Params,
+    /// Ranges of slots, the last one included.
     pub skipped: Vec<(u64, u64)>,
-    pub tail: Option<RunRecord>,
-    pub parts: Vec<PartRecord>,
+    /// The growing segment, if there is anything in it.
+    pub growing: Option<VectorsBlob>,
+    pub segments: Vec<SegmentRecord>,
 }
 
-/// Slots and rows in a blob.
+/// A blob of slots and their rows.
 #[derive(Debug, PartialEq, Encode, Decode)]
-pub(crate) struct RunRecord {
-    pub rows: u64,
+pub(crate) struct VectorsBlob {
+    pub count: u64,
     pub blob: Blob,
 }
 
-/// A segment in a checkpoint.
+/// A sealed segment in a checkpoint.
 #[derive(Debug, PartialEq, Encode, Decode)]
-pub(crate) struct PartRecord {
-    pub run: RunRecord,
+pub(crate) struct SegmentRecord {
+    pub vectors: VectorsBlob,
     pub graph: Option<Blob>,
-    /// One bit per row; empty if none is dead.
-    pub dead: Vec<u64>,
+    /// One bit for each row; empty if there is none.
+    pub tombstones: Vec<u64>,
 }
 
 impl Manifest {
@@ -74,26 +74,26 @@ impl Manifest {
     pub(crate) fn blobs(&self) -> Vec<Blob> {
         let mut blobs = Vec::new();
         for vectors in self.files.iter().filter_map(|file| file.vectors.as_ref()) {
-            blobs.extend(vectors.tail.as_ref().map(|tail| tail.blob));
-            for part in &vectors.parts {
-                blobs.push(part.run.blob);
-                blobs.extend(part.graph);
+            blobs.extend(vectors.growing.as_ref().map(|growing| growing.blob));
+            for segment in &vectors.segments {
+                blobs.push(segment.vectors.blob);
+                blobs.extend(segment.graph);
             }
         }
         blobs
     }
 }
 
-fn config() -> Configuration<LittleEndian, Varint, bincode::config::Limit<LIMIT>> {
-    bincode::config::standard().with_limit::<LIMIT>()
+fn config() -> Configuration<LittleEndian, Varint, bincode::config::Limit<BODY_MAX>> {
+    bincode::config::standard().with_limit::<BODY_MAX>()
 }
 
-/// A manifest as bytes.
-pub(crate) fn seal(manifest: &Manifest) -> Result<Vec<u8>> {
-    seal_within(manifest, LIMIT)
+/// `encode(manifest)` - a manifest as bytes.
+pub(crate) fn encode(manifest: &Manifest) -> Result<Vec<u8>> {
+    encode_within(manifest, BODY_MAX)
 }
 
-fn seal_within(manifest: &Manifest, limit: usize) -> Result<Vec<u8>> {
+fn encode_within(manifest: &Manifest, limit: usize) -> Result<Vec<u8>> {
     let body = bincode::encode_to_vec(manifest, config())
         .map_err(|error| IndexError::BadSpec(format!("manifest not encoded: {error}")))?;
     if body.len() > limit {
@@ -107,8 +107,8 @@ fn seal_within(manifest: &Manifest, limit: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The manifest in these bytes.
-pub(crate) fn unseal(bytes: &[u8]) -> Result<Manifest> {
+/// `decode(bytes)` - the manifest in these bytes.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Manifest> {
     let damaged = |why: &str| IndexError::Damaged(format!("manifest {why}"));
     let Some((&magic, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(damaged("is truncated"));
@@ -140,7 +140,7 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<Manifest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::{Element, Metric};
+    use crate::types::{Element, Metric};
     use proptest::prelude::*;
 
     fn sample() -> Manifest {
@@ -156,11 +156,11 @@ mod tests {
                     space: Space::new(Element::F16, Metric::Cosine, 5),
                     params: Params::default(),
                     skipped: vec![(4, 9)],
-                    tail: Some(RunRecord { rows: 2, blob: blob(1) }),
-                    parts: vec![PartRecord {
-                        run: RunRecord { rows: 9, blob: blob(2) },
+                    growing: Some(VectorsBlob { count: 2, blob: blob(1) }),
+                    segments: vec![SegmentRecord {
+                        vectors: VectorsBlob { count: 9, blob: blob(2) },
                         graph: Some(blob(3)),
-                        dead: vec![5],
+                        tombstones: vec![5],
                     }],
                 }),
             }],
@@ -169,39 +169,39 @@ mod tests {
 
     #[test]
     fn survives_the_round_trip_and_no_bit_flip_or_cut() {
-        let bytes = seal(&sample()).unwrap();
-        assert_eq!(unseal(&bytes).unwrap(), sample());
+        let bytes = encode(&sample()).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), sample());
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(unseal(&flipped), Err(IndexError::Damaged(_))), "bit {bit}");
+            assert!(matches!(decode(&flipped), Err(IndexError::Damaged(_))), "bit {bit}");
         }
         for cut in 0..bytes.len() {
-            assert!(unseal(&bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }
 
     #[test]
     fn what_could_not_be_read_again_is_not_written() {
-        let length = seal(&sample()).unwrap().len() - HEADER;
-        assert!(seal_within(&sample(), length).is_ok());
-        let text = seal_within(&sample(), length - 1).unwrap_err().to_string();
+        let length = encode(&sample()).unwrap().len() - HEADER;
+        assert!(encode_within(&sample(), length).is_ok());
+        let text = encode_within(&sample(), length - 1).unwrap_err().to_string();
         assert!(text.contains("too large"), "{text}");
     }
 
     #[test]
     fn bytes_left_over_are_refused() {
-        let mut bytes = seal(&sample()).unwrap();
+        let mut bytes = encode(&sample()).unwrap();
         bytes.push(0);
         let (length, crc) = (bytes.len() - HEADER, crc32c::crc32c(&bytes[HEADER..]));
         bytes[8..16].copy_from_slice(&(length as u64).to_le_bytes());
         bytes[16..HEADER].copy_from_slice(&crc.to_le_bytes());
-        let text = unseal(&bytes).unwrap_err().to_string();
+        let text = decode(&bytes).unwrap_err().to_string();
         assert!(text.contains("left over"), "{text}");
     }
 
     proptest! {
-        // With a right checksum over wrong bytes the decoder itself is what refuses.
+        // With a right checksum over wrong bytes it is for the decoder to refuse.
         #[test]
         fn garbage_with_a_valid_checksum_is_decoded_or_refused(
             body in prop::collection::vec(any::<u8>(), 0..200)
@@ -210,8 +210,8 @@ mod tests {
             bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
             bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
             bytes.extend_from_slice(&body);
-            if let Ok(manifest) = unseal(&bytes) {
-                prop_assert_eq!(unseal(&seal(&manifest).unwrap()).unwrap(), manifest);
+            if let Ok(manifest) = decode(&bytes) {
+                prop_assert_eq!(decode(&encode(&manifest).unwrap()).unwrap(), manifest);
             }
         }
     }

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The graph over an immutable segment's rows, and the only place that knows `hnsw_rs`.
+//! Graphs built by the library `hnsw_rs`; this is the only file that knows it.
 //!
-//! The library stores row *numbers*; its distance looks the rows up in the segment, so a vector
-//! is in memory once. What the library is known to do wrong is kept from happening here:
-//! one thread inserts, in a permuted order, rows that are finite; equal rows are inserted once
-//! (a crowd of duplicates links only to itself); dumps go to fresh names in a private directory;
-//! a loaded dump was verified before, byte for byte, by the caller.
+//! The library holds row *numbers*; its distance looks the rows up in the segment's array, so that
+//! a vector is in memory once.
+//!
+//! What the library is known to do wrong is kept from happening here:
+//! - it can deadlock with two writers: one thread inserts;
+//! - sorted input ruins a graph: rows are inserted in a permuted order;
+//! - equal rows link only to each other: each content is inserted once;
+//! - it panics: every call that can is caught;
+//! - it trusts the files it loads: the caller has verified their checksum;
+//! - it overwrites or renames files of an old dump: each dump has a fresh name.
 
 use std::{
     collections::HashMap,
@@ -22,49 +27,73 @@ use std::{
 
 use hnsw_rs::{anndists::dist::distances::Distance, api::AnnT, hnsw::Hnsw, hnswio::HnswIo};
 
+use super::{Dump, GRAPH_ROWS_MAX, Graph};
 use crate::{
     distance,
     error::{IndexError, Result},
-    rows::Rows,
-    vector::{Metric, Params, Row},
+    types::Metric,
+    vector::{Params, Row},
+    vector_array::VectorArray,
 };
 
-/// A row number must survive as an `f32`.
-pub(crate) const GRAPH_ROWS_MAX: usize = 1 << 24;
-/// The library refuses to dump a graph of another height.
+// A row number is an `f32` in the library: larger ones would be rounded.
+const _: () = assert!(GRAPH_ROWS_MAX <= 1 << f32::MANTISSA_DIGITS);
+/// The library refuses to dump a graph with another number of layers.
 const LAYERS: usize = 16;
 /// Where a dump keeps the level scale, which the library squares at each reload.
 const LEVEL_SCALE_AT: u64 = 6;
-/// Resident bytes of a point and its links in the library, measured at M=16 and M=32 after a
-/// build; loading a dump leaves about 1,000 more in the allocator.
+/// Resident bytes of a point and its links, measured at M=16 and M=32 after a build. A graph that
+/// was loaded takes about 1,000 more for each point.
 const NODE_BYTES: usize = 2600;
 
-/// An approximate index over the rows of one segment.
-pub(crate) trait GraphIndex: Send + Sync {
-    /// About `ef` row numbers near the query, each once, in no order. The caller ranks them.
-    fn search(&self, query: &Row, ef: usize) -> Vec<u32>;
-    /// Writes the graph to fresh files in `scratch`.
-    fn dump(&self, scratch: &Path) -> Result<Dump>;
-    /// Resident bytes, estimated.
-    fn bytes(&self) -> usize;
-}
-
-/// A dumped graph; its files go with it.
-pub(crate) struct Dump {
+/// A graph in the two files that the library writes and reads. They are removed with this value.
+pub(super) struct HnswDump {
     graph: PathBuf,
     data: PathBuf,
     graph_bytes: u64,
     data_bytes: u64,
 }
 
-impl Dump {
-    /// Bytes that [`Self::copy_to`] writes.
-    pub(crate) fn bytes(&self) -> u64 {
+impl HnswDump {
+    /// Unpacks what [`Dump::write_to`] wrote; a blob has `bytes` bytes of it.
+    pub(super) fn receive(dir: &Path, bytes: u64, from: &mut dyn Read) -> Result<Self> {
+        let failed = || IndexError::storage(format!("unpacking a graph in {}", dir.display()));
+        let mut length = [0u8; 8];
+        from.read_exact(&mut length).map_err(failed())?;
+        let graph_bytes = u64::from_le_bytes(length);
+        let data_bytes = bytes
+            .checked_sub(8)
+            .and_then(|left| left.checked_sub(graph_bytes))
+            .ok_or_else(|| IndexError::Damaged("a graph longer than its blob".into()))?;
+        let dump = Self::named(dir, &fresh_name(), graph_bytes, data_bytes);
+        for (path, bytes) in [(&dump.graph, graph_bytes), (&dump.data, data_bytes)] {
+            let mut file = File::create_new(path).map_err(failed())?;
+            let copied =
+                io::copy(&mut Read::take(&mut *from, bytes), &mut file).map_err(failed())?;
+            if copied != bytes {
+                return Err(failed()(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Ok(dump)
+    }
+
+    fn named(dir: &Path, name: &str, graph_bytes: u64, data_bytes: u64) -> Self {
+        Self {
+            graph: dir.join(format!("{name}.hnsw.graph")),
+            data: dir.join(format!("{name}.hnsw.data")),
+            graph_bytes,
+            data_bytes,
+        }
+    }
+}
+
+impl Dump for HnswDump {
+    fn bytes(&self) -> u64 {
         8 + self.graph_bytes + self.data_bytes
     }
 
     /// The graph file's length, the graph file, the data file.
-    pub(crate) fn copy_to(&self, out: &mut dyn Write) -> Result<()> {
+    fn write_to(&self, out: &mut dyn Write) -> Result<()> {
         let failed = || IndexError::storage("copying a dumped graph");
         out.write_all(&self.graph_bytes.to_le_bytes()).map_err(failed())?;
         for (path, bytes) in [(&self.graph, self.graph_bytes), (&self.data, self.data_bytes)] {
@@ -77,41 +106,14 @@ impl Dump {
         Ok(())
     }
 
-    /// Takes what [`Self::copy_to`] wrote out of a blob of `bytes` bytes. Nothing is interpreted.
-    pub(crate) fn receive(scratch: &Path, bytes: u64, from: &mut dyn Read) -> Result<Self> {
-        let failed = || IndexError::storage(format!("unpacking a graph in {}", scratch.display()));
-        let mut length = [0u8; 8];
-        from.read_exact(&mut length).map_err(failed())?;
-        let graph_bytes = u64::from_le_bytes(length);
-        let data_bytes = bytes
-            .checked_sub(8)
-            .and_then(|left| left.checked_sub(graph_bytes))
-            .ok_or_else(|| IndexError::Damaged("a graph longer than its blob".into()))?;
-        let dump = Self::named(scratch, &fresh_name(), graph_bytes, data_bytes);
-        for (path, bytes) in [(&dump.graph, graph_bytes), (&dump.data, data_bytes)] {
-            let mut file = File::create_new(path).map_err(failed())?;
-            let copied =
-                io::copy(&mut Read::take(&mut *from, bytes), &mut file).map_err(failed())?;
-            if copied != bytes {
-                return Err(failed()(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-        Ok(dump)
-    }
-
-    fn named(scratch: &Path, name: &str, graph_bytes: u64, data_bytes: u64) -> Self {
-        Self {
-            graph: scratch.join(format!("{name}.hnsw.graph")),
-            data: scratch.join(format!("{name}.hnsw.data")),
-            graph_bytes,
-            data_bytes,
-        }
+    fn load(&self, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>> {
+        Ok(Arc::new(HnswGraph::load(self, rows)?))
     }
 }
 
-impl Drop for Dump {
+impl Drop for HnswDump {
     fn drop(&mut self) {
-        // The directory is private and goes with the index: a file left behind is only late.
+        // The directory is private and goes with the index: a file that stays is removed then.
         let _ = fs::remove_file(&self.graph);
         let _ = fs::remove_file(&self.data);
     }
@@ -124,17 +126,18 @@ fn fresh_name() -> String {
 
 /// The distance between row numbers, or between a row number and a query.
 ///
-/// A point is one number. A query is its elements and one more, so that it is never mistaken
-/// for a point. Distances are not negative: the library asserts it.
+/// A point is one number. A query is its elements and one more, so that it is never taken for a
+/// point. No distance is negative: the library asserts that.
 struct RowDistance {
-    rows: Arc<Rows>,
-    // Under dot: what lifts every row to the longest one's length, so that the nearest row in
-    // the plain sense is the one with the largest product. Empty otherwise.
+    rows: Arc<VectorArray>,
+    // Under dot, each row has one more element that gives all of them the length of the longest;
+    // then the nearest row in the Euclidean sense is the one with the largest product (Bachrach
+    // et al., RecSys 2014). Empty under the other metrics.
     lift: Vec<f32>,
 }
 
 impl RowDistance {
-    fn new(rows: &Arc<Rows>) -> Self {
+    fn new(rows: &Arc<VectorArray>) -> Self {
         let mut lift = Vec::new();
         if rows.metric == Metric::Dot {
             let square = |row| {
@@ -198,23 +201,22 @@ enum Library {
     Bits(Hnsw<'static, u64, RowDistance>),
 }
 
-/// `hnsw_rs` over the distinct rows of a segment.
-pub(crate) struct HnswGraph {
+/// The library's graph over the distinct rows of a segment.
+pub(super) struct HnswGraph {
     library: Library,
     rows: usize,
-    twins: HashMap<u32, Vec<u32>>,
+    /// A row in the graph, and the later ones equal to it.
+    duplicates: HashMap<u32, Vec<u32>>,
 }
 
 impl HnswGraph {
-    /// Builds a graph; `stop` abandons it between two insertions.
-    pub(crate) fn build(rows: &Arc<Rows>, params: Params, stop: &AtomicBool) -> Result<Self> {
-        if rows.len() > GRAPH_ROWS_MAX {
-            return Err(IndexError::Build {
-                rows: rows.len(),
-                why: format!("a graph holds at most {GRAPH_ROWS_MAX} vectors"),
-            });
-        }
-        let (mut order, twins) = distinct(rows);
+    /// Builds a graph of at most [`GRAPH_ROWS_MAX`] rows; `stop` abandons it between two insertions.
+    pub(super) fn build(
+        rows: &Arc<VectorArray>,
+        params: Params,
+        stop: &AtomicBool,
+    ) -> Result<Self> {
+        let (mut order, duplicates) = distinct(rows);
         permute(&mut order);
         let built = catch_unwind(AssertUnwindSafe(|| {
             let (m, ef) = (usize::from(params.m), usize::from(params.ef_construction));
@@ -230,19 +232,19 @@ impl HnswGraph {
             }
         }));
         let library = built.map_err(|panic| build_panic(rows.len(), &*panic))??;
-        Ok(Self { library, rows: rows.len(), twins })
+        Ok(Self { library, rows: rows.len(), duplicates })
     }
 
-    /// Loads a dump whose bytes are known to be those of [`GraphIndex::dump`].
-    pub(crate) fn load(dump: &Dump, rows: &Arc<Rows>) -> Result<Self> {
-        let (order, twins) = distinct(rows);
+    /// Loads what a graph over these rows was dumped as; see [`Dump::load`].
+    fn load(dump: &HnswDump, rows: &Arc<VectorArray>) -> Result<Self> {
+        let (order, duplicates) = distinct(rows);
         restore_level_scale(&dump.graph)?;
         let failed = |why: String| IndexError::Damaged(format!("a graph was not loaded: {why}"));
         let (Some(dir), Some(name)) = (dump.graph.parent(), base_name(&dump.graph)) else {
             return Err(failed("its dump has no name".into()));
         };
-        // The library ties a graph to the life of its loader for the sake of memory maps, which
-        // are not used: two short strings stay behind for each graph loaded.
+        // The library makes a graph borrow its loader, for memory maps, which are not used. The
+        // loader is leaked: two short strings for each graph that is loaded.
         let loader: &'static HnswIo = Box::leak(Box::new(HnswIo::new(dir, name)));
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             let distance = RowDistance::new(rows);
@@ -254,7 +256,7 @@ impl HnswGraph {
             library.map_err(|error| error.to_string())
         }));
         let library = loaded.map_err(|panic| build_panic(rows.len(), &*panic))?.map_err(failed)?;
-        let this = Self { library, rows: rows.len(), twins };
+        let this = Self { library, rows: rows.len(), duplicates };
         if this.points() != order.len() {
             return Err(failed(format!("{} points for {} rows", this.points(), order.len())));
         }
@@ -269,7 +271,7 @@ impl HnswGraph {
     }
 }
 
-impl GraphIndex for HnswGraph {
+impl Graph for HnswGraph {
     fn search(&self, query: &Row, ef: usize) -> Vec<u32> {
         let found = match (&self.library, query) {
             (Library::Numbers(graph), Row::Numbers(query)) => {
@@ -288,31 +290,31 @@ impl GraphIndex for HnswGraph {
         for near in found {
             let row = near.d_id as u32;
             rows.push(row);
-            if let Some(twins) = self.twins.get(&row) {
-                rows.extend_from_slice(twins);
+            if let Some(duplicates) = self.duplicates.get(&row) {
+                rows.extend_from_slice(duplicates);
             }
         }
         rows.retain(|&row| (row as usize) < self.rows);
         rows
     }
 
-    fn dump(&self, scratch: &Path) -> Result<Dump> {
+    fn dump(&self, dir: &Path) -> Result<Box<dyn Dump>> {
         let name = fresh_name();
-        // Armed before the library writes: whatever it leaves behind is removed.
-        let mut dump = Dump::named(scratch, &name, 0, 0);
+        // Made before the library writes, so that what it leaves behind is removed if it fails.
+        let mut dump = HnswDump::named(dir, &name, 0, 0);
         let dumped = catch_unwind(AssertUnwindSafe(|| {
             let dumped = match &self.library {
-                Library::Numbers(graph) => graph.file_dump(scratch, &name),
-                Library::Bits(graph) => graph.file_dump(scratch, &name),
+                Library::Numbers(graph) => graph.file_dump(dir, &name),
+                Library::Bits(graph) => graph.file_dump(dir, &name),
             };
             dumped.map_err(|error| error.to_string())
         }));
         let failed = |why: String| {
-            IndexError::storage(format!("dumping a graph in {}", scratch.display()))(
-                io::Error::other(why),
-            )
+            IndexError::storage(format!("dumping a graph in {}", dir.display()))(io::Error::other(
+                why,
+            ))
         };
-        let used = dumped.map_err(|panic| failed(panic_words(&*panic)))?.map_err(failed)?;
+        let used = dumped.map_err(|panic| failed(panic_message(&*panic)))?.map_err(failed)?;
         if used != name {
             return Err(failed(format!("the library chose the name {used}")));
         }
@@ -321,7 +323,7 @@ impl GraphIndex for HnswGraph {
         (dump.graph_bytes, dump.data_bytes) = length(&dump.graph)
             .and_then(|graph| Ok((graph, length(&dump.data)?)))
             .map_err(measured)?;
-        Ok(dump)
+        Ok(Box::new(dump))
     }
 
     fn bytes(&self) -> usize {
@@ -329,26 +331,26 @@ impl GraphIndex for HnswGraph {
     }
 }
 
-/// The first row of each content, and the others by the first.
-fn distinct(rows: &Rows) -> (Vec<u32>, HashMap<u32, Vec<u32>>) {
+/// The first row of each content, and for a first row the later ones equal to it.
+fn distinct(rows: &VectorArray) -> (Vec<u32>, HashMap<u32, Vec<u32>>) {
     let mut first: HashMap<u64, Vec<u32>> = HashMap::with_capacity(rows.len());
-    let mut twins: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut duplicates: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut order = Vec::with_capacity(rows.len());
     for row in 0..rows.len() {
         let known = first.entry(rows.fingerprint(row)).or_default();
         let content = rows.get(row);
-        if let Some(&twin) = known.iter().find(|&&other| rows.same(other as usize, &content)) {
-            twins.entry(twin).or_default().push(row as u32);
+        if let Some(&equal) = known.iter().find(|&&other| rows.same(other as usize, &content)) {
+            duplicates.entry(equal).or_default().push(row as u32);
         } else {
             known.push(row as u32);
             order.push(row as u32);
         }
     }
-    (order, twins)
+    (order, duplicates)
 }
 
-/// Files are written topic by topic, and sorted insertion ruins a graph. A fixed seed keeps
-/// builds repeatable.
+/// Shuffles the rows: files are written topic by topic, and sorted insertion ruins a graph. The
+/// seed is fixed, so that builds are repeatable.
 fn permute(order: &mut [u32]) {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for i in (1..order.len()).rev() {
@@ -371,6 +373,7 @@ fn insert(order: &[u32], stop: &AtomicBool, put: impl Fn(u32)) -> Result<()> {
     Ok(())
 }
 
+/// Sets the level scale back to 1: see [`LEVEL_SCALE_AT`].
 fn restore_level_scale(graph: &Path) -> Result<()> {
     let failed = || IndexError::storage("preparing a graph for loading");
     let file = OpenOptions::new().write(true).open(graph).map_err(failed())?;
@@ -381,7 +384,7 @@ fn base_name(graph: &Path) -> Option<&str> {
     graph.file_name()?.to_str()?.strip_suffix(".hnsw.graph")
 }
 
-fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)
@@ -390,9 +393,9 @@ fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn build_panic(rows: usize, panic: &(dyn std::any::Any + Send)) -> IndexError {
-    IndexError::Build { rows, why: panic_words(panic) }
+    IndexError::Build { rows, why: panic_message(panic) }
 }
 
 #[cfg(test)]
-#[path = "graph_tests.rs"]
+#[path = "hnsw_tests.rs"]
 mod tests;

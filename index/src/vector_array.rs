@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Many rows of one space, contiguous, and the exact scan over them.
+//! Rows of one space in one piece of memory, and the exact scan over them.
 //!
-//! Invariant: every row was admitted by [`Space::decode`], so no rank is NaN. Rows are held as
-//! `f32` (normalised under cosine) or as `u64` words of bits. Slots are not known here.
+//! Invariant: every row comes from [`Space::decode`], so no rank is NaN. Rows are held as `f32`,
+//! normalised under cosine, or as `u64` words of bits. Slots are not known here.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -11,15 +11,16 @@ use std::{
 
 use crate::{
     distance,
-    vector::{Element, Metric, Row, Space},
+    types::{Element, Metric},
+    vector::{Row, Space},
 };
 
 /// Bytes converted at a time when rows are written or read.
 const CHUNK: usize = 1 << 16;
 
-/// The rows; `width` elements each.
+/// Rows of `width` elements each.
 #[derive(Clone)]
-pub(crate) struct Rows {
+pub(crate) struct VectorArray {
     pub metric: Metric,
     width: usize,
     data: Data,
@@ -31,7 +32,7 @@ enum Data {
     Bits(Vec<u64>),
 }
 
-impl Rows {
+impl VectorArray {
     pub(crate) fn new(space: Space) -> Self {
         let dim = space.dim as usize;
         let (width, data) = match space.element {
@@ -73,7 +74,7 @@ impl Rows {
         }
     }
 
-    /// Bit for bit, so that a replayed write is recognised and -0.0 is not 0.0.
+    /// Whether a row is this one, bit for bit: a write that is repeated changes nothing, and -0.0 is not 0.0.
     pub(crate) fn same(&self, row: usize, other: &Row) -> bool {
         match other {
             Row::Numbers(other) => {
@@ -121,7 +122,7 @@ impl Rows {
         }
     }
 
-    /// Removes a row; the last one takes its place.
+    /// Removes a row and puts the last one in its place.
     pub(crate) fn swap_remove(&mut self, row: usize) {
         fn cut<T: Copy>(data: &mut Vec<T>, row: usize, width: usize) {
             let last = data.len() - width;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The one thread that builds and merges graphs.
+//! The queue of files that may have something to build, and the thread that builds it.
 //!
-//! One, because the graph library may deadlock with two writers. It holds no lock while it
-//! builds, runs at a lower priority, and leaves between two insertions when told to stop.
+//! One thread builds all graphs and merges all segments of an index. It holds no lock while it
+//! builds, runs at a lower priority, and stops in the middle of a graph when it is told to.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,22 +14,22 @@ use std::{
 };
 
 use crate::{
-    checkpoint::Files,
     error::IndexError,
-    file::{File, Limits},
-    lock, read, write,
+    sync::{lock, read, write},
+    vector_file::{Files, Limits, VectorFile},
 };
 
-/// Files that may have something to build.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<u64>,
+    /// The same files, so that none waits twice.
     queued: HashSet<u64>,
+    /// Whether the thread is at work on a file.
     busy: bool,
 }
 
-/// What the thread shares with the index.
-pub(crate) struct Worker {
+/// What the index and the build thread share.
+pub(crate) struct BuildQueue {
     pub limits: Limits,
     stop: AtomicBool,
     queue: Mutex<Queue>,
@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     problem: Mutex<Option<String>>,
 }
 
-impl Worker {
+impl BuildQueue {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -48,8 +48,8 @@ impl Worker {
         }
     }
 
-    /// Has the thread look at a file.
-    pub(crate) fn wake(&self, file: u64) {
+    /// Puts a file in the queue.
+    pub(crate) fn push(&self, file: u64) {
         let mut queue = lock(&self.queue);
         if queue.queued.insert(file) {
             queue.waiting.push_back(file);
@@ -58,7 +58,7 @@ impl Worker {
     }
 
     pub(crate) fn stop(&self) {
-        // Set under the lock: the thread is either before its check or already waiting.
+        // Set under the lock: the thread has not checked it yet, or is waiting to be notified.
         let queue = lock(&self.queue);
         self.stop.store(true, Ordering::Relaxed);
         drop(queue);
@@ -73,7 +73,7 @@ impl Worker {
         lock(&self.problem).clone()
     }
 
-    /// Waits until nothing is left to build; false if the time ran out or the thread stopped.
+    /// Waits until nothing is left to build; false if the time is up or the thread was stopped.
     pub(crate) fn settle(&self, limit: Option<Duration>) -> bool {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut queue = lock(&self.queue);
@@ -94,10 +94,10 @@ impl Worker {
         true
     }
 
-    /// The thread's life.
+    /// What the build thread runs, until it is told to stop.
     pub(crate) fn run(&self, files: &RwLock<Files>, nice: i32) {
         if nice != 0 {
-            // Refused or not, the work is the same.
+            // If it is refused, the work is done at the normal priority.
             let _ = rustix::process::nice(nice);
         }
         while let Some(id) = self.next() {
@@ -113,7 +113,7 @@ impl Worker {
         }
     }
 
-    /// The next file to look at; `None` is the end.
+    /// The next file; `None` if the thread is to end.
     fn next(&self) -> Option<u64> {
         let mut queue = lock(&self.queue);
         loop {
@@ -129,8 +129,8 @@ impl Worker {
         }
     }
 
-    /// Does one job of a file; whether there may be another.
-    fn build(&self, file: &RwLock<File>) -> bool {
+    /// Does one job of a file; true if there may be another.
+    fn build(&self, file: &RwLock<VectorFile>) -> bool {
         let Some(job) = read(file).plan(self.limits) else { return false };
         match job.run(&self.stop) {
             Ok(None) => true,

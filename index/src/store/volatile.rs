@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A medium for tests and the crash lab: it forgets what was not synced, and tears it finely.
+//! A simulated medium with a volatile cache: a power cut loses what was not synced.
 //!
-//! What is written is read back at once. At a power cut each piece of each unsynced write arrived
-//! or did not. It asserts that nothing is written below where the store's region begins.
+//! A write can be read back at once. A power cut keeps or loses every piece of every write that
+//! was not synced. The medium asserts that nothing is written before the store's region.
 
-use std::io;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use super::Medium;
-use crate::lock;
+use crate::sync::lock;
 
-// Finer than any device tears: the slots must not lean on a sector being written whole.
+// Smaller than the sector that any device writes whole: slots must not depend on that.
 const TEAR: usize = 8;
 
-/// Durable bytes, and writes that a power cut may lose in any combination.
+/// The durable bytes, and the writes that a power cut may lose in any combination.
 #[derive(Default)]
 pub(crate) struct Disk {
     durable: Vec<u8>,
@@ -23,23 +25,24 @@ pub(crate) struct Disk {
     pending: Vec<(usize, Vec<u8>)>,
     /// First byte that may be written.
     pub lowest: u64,
-    /// Calls until the power goes; later calls fail.
-    pub fuse: Option<u64>,
+    /// Writes, syncs and truncations until the power is cut; later ones fail.
+    pub calls_left: Option<u64>,
     /// Reads that touch these bytes fail.
     pub unreadable: Range<u64>,
 }
 
-/// Such a medium; clones are the same one.
+/// The medium; a clone is the same medium.
 #[derive(Clone, Default)]
-pub(crate) struct Forgetful(Arc<Mutex<Disk>>);
+pub(crate) struct VolatileMedium(Arc<Mutex<Disk>>);
 
-impl Forgetful {
+impl VolatileMedium {
     /// The disk itself.
     pub(crate) fn disk(&self) -> MutexGuard<'_, Disk> {
         lock(&self.0)
     }
 }
 
+/// Puts `data` at byte `at`, and grows the medium if it must.
 fn place(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
     if bytes.len() < at + data.len() {
         bytes.resize(at + data.len(), 0);
@@ -48,29 +51,29 @@ fn place(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 impl Disk {
-    fn burn(&mut self) -> io::Result<()> {
-        if let Some(fuse) = &mut self.fuse {
-            *fuse = fuse.checked_sub(1).ok_or_else(|| io::Error::other("power is off"))?;
+    fn use_power(&mut self) -> io::Result<()> {
+        if let Some(left) = &mut self.calls_left {
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("power is off"))?;
         }
         Ok(())
     }
 
-    /// The power goes: each piece of each unsynced write arrived or did not, as `luck` says of a piece
-    /// of the write of that number.
-    pub(crate) fn crash(&mut self, mut luck: impl FnMut(usize) -> bool) {
+    /// Cuts the power. Each piece of a write that was not synced is kept if `keep` says so of the
+    /// write's number; it is asked once for each piece.
+    pub(crate) fn crash(&mut self, mut keep: impl FnMut(usize) -> bool) {
         for (number, (at, data)) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             for (i, piece) in data.chunks(TEAR).enumerate() {
-                if luck(number) {
+                if keep(number) {
                     place(&mut self.durable, at + i * TEAR, piece);
                 }
             }
         }
         self.seen.clone_from(&self.durable);
-        self.fuse = None;
+        self.calls_left = None;
     }
 }
 
-impl Medium for Forgetful {
+impl Medium for VolatileMedium {
     fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         let disk = self.disk();
         if at < disk.unreadable.end && at + buffer.len() as u64 > disk.unreadable.start {
@@ -84,7 +87,7 @@ impl Medium for Forgetful {
 
     fn write_all_at(&self, data: &[u8], at: u64) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.burn()?;
+        disk.use_power()?;
         assert!(at >= disk.lowest, "a write below the region, at {at}");
         place(&mut disk.seen, at as usize, data);
         disk.pending.push((at as usize, data.to_vec()));
@@ -93,7 +96,7 @@ impl Medium for Forgetful {
 
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.burn()?;
+        disk.use_power()?;
         let Disk { durable, pending, .. } = &mut *disk;
         pending.drain(..).for_each(|(at, data)| place(durable, at, &data));
         Ok(())
@@ -105,7 +108,7 @@ impl Medium for Forgetful {
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.burn()?;
+        disk.use_power()?;
         assert!(bytes >= disk.lowest, "cut below the region, at {bytes}");
         disk.seen.truncate(bytes as usize);
         disk.durable.truncate(bytes as usize);
