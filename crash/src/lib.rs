@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod cache;
 pub mod device;
 pub mod explore;
 pub mod image;
@@ -21,7 +22,8 @@ pub mod sim;
 mod work;
 pub mod workload;
 
-pub use device::{CacheDevice, Effect, Fault, Keep, On};
+pub use cache::Keep;
+pub use device::{CacheDevice, Effect, Fault, On};
 pub use image::Image;
 pub use model::Model;
 pub use recording::{Event, Recording, Request};

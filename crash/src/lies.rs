@@ -191,7 +191,7 @@ fn honest(base: &Image, events: &[Event]) -> Image {
     for (at, data) in writes(events) {
         let _ = vexfs::Device::write(&device, at, data);
     }
-    device.cut(crate::device::Keep::All)
+    device.cut(crate::cache::Keep::All)
 }
 
 #[cfg(test)]

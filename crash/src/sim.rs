@@ -4,7 +4,8 @@
 //!
 //! Everything follows from the seed; a failure names it and the step.
 
-use crate::device::{Effect, Fault, Keep, On};
+use crate::cache::Keep;
+use crate::device::{Effect, Fault, On};
 use crate::explore::judge::ModelJudge;
 use crate::explore::{Explored, Limits, explore};
 use crate::image::Image;

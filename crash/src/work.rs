@@ -4,7 +4,8 @@
 //!
 //! It knows which commits a cut may bring back, and hands each to the oracle.
 
-use crate::device::{CacheDevice, Effect, Fault, Keep, On};
+use crate::cache::Keep;
+use crate::device::{CacheDevice, Effect, Fault, On};
 use crate::image::{Image, SECTOR, Sector};
 use crate::model::{BLOCK, Block, Model};
 use crate::oracle::{assert_clean, compare};

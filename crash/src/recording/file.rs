@@ -205,7 +205,7 @@ fn next(from: &mut dyn Read) -> io::Result<Option<Frame>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Keep;
+    use crate::cache::Keep;
 
     fn events() -> Vec<Event> {
         let write = |id, at, byte, fua| Event::Submit {

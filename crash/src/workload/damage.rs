@@ -3,7 +3,8 @@
 //! of it. The simulator damages anything; here it is known what was hit.
 
 use super::script::Fixture;
-use crate::device::{CacheDevice, Keep};
+use crate::cache::Keep;
+use crate::device::CacheDevice;
 use crate::image::{Image, SECTOR};
 use crate::model::BLOCK;
 use crate::oracle::{assert_clean, compare};

@@ -4,7 +4,7 @@
 
 use super::ops::{self, OPS};
 use super::script::Fixture;
-use crate::device::Keep;
+use crate::cache::Keep;
 use crate::image::Image;
 use crate::rng::Rng;
 use crate::work::{Run, Stop, World, ensure};

@@ -3,7 +3,8 @@
 
 use super::ops::{self, Op, SETUP};
 use super::{damage, follow, format, steps};
-use crate::device::{CacheDevice, Keep};
+use crate::cache::Keep;
+use crate::device::CacheDevice;
 use crate::explore::judge::ModelJudge;
 use crate::explore::{Chosen, Explored, Failure, Limits, PointTally, Verdict, explore, replay};
 use crate::image::Image;

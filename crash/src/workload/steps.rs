@@ -3,7 +3,8 @@
 //! are too small for that, and the simulator commits between two steps only by chance.
 
 use super::script::Fixture;
-use crate::device::{CacheDevice, Keep};
+use crate::cache::Keep;
+use crate::device::CacheDevice;
 use crate::model::BLOCK;
 use crate::oracle::assert_clean;
 use crate::work::{Run, Stop, ensure};
