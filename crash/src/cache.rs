@@ -5,8 +5,8 @@
 //! sector had since the last flush, oldest first. A cut leaves each sector, independently of all
 //! others, with one of these versions or with what the medium holds. The rules: `FAULTS.md`.
 //!
-//! No faults and no recording here: those belong to the devices that are built on it,
-//! [`CacheDevice`](crate::CacheDevice) in memory and the crash lab of `vexfs-ublk` on a file.
+//! It makes no faults and no recording. The devices that are built on it do:
+//! [`CacheDevice`](crate::CacheDevice) in memory, and the crash lab of `vexfs-ublk` on a file.
 
 use crate::image::{Image, SECTOR, Sector};
 use crate::rng::Rng;
@@ -39,7 +39,7 @@ pub struct Cut {
 
 /// The medium behind a cache. Ranges are whole sectors within it: see [`VolatileCache::accepts`].
 pub trait Backing {
-    /// Why it cannot be read or written.
+    /// The error of a read or write.
     type Error;
 
     /// Its length.
@@ -116,7 +116,8 @@ impl<M: Backing> VolatileCache<M> {
         self.read_version(at, buf, 1)
     }
 
-    /// Reads of each sector the version before the newest, where the newest is not durable yet.
+    /// Reads as [`read`](Self::read) does, but of each sector that is not durable the version before
+    /// the newest.
     ///
     /// # Errors
     /// The medium's.
@@ -124,7 +125,7 @@ impl<M: Backing> VolatileCache<M> {
         self.read_version(at, buf, 2)
     }
 
-    /// Reads of each sector the version at place `from_end`, counted from the newest, which is 1.
+    /// Reads of each sector the version at place `from_end`: 1 is the newest, 2 the one before it.
     fn read_version(&self, at: u64, buf: &mut [u8], from_end: usize) -> Result<(), M::Error> {
         self.medium.read(at, buf)?;
         let (first, sectors) = (at / SECTOR as u64, (buf.len() / SECTOR) as u64);
@@ -429,7 +430,9 @@ mod tests {
                 match rng.below(8) {
                     0 => {
                         let Ok(()) = cache.flush();
-                        plain.iter_mut().for_each(|held| drop(held.drain(..held.len() - 1)));
+                        for held in &mut plain {
+                            held.drain(..held.len() - 1);
+                        }
                     }
                     1 => {
                         write_fua(&mut cache, first, byte);
@@ -437,7 +440,9 @@ mod tests {
                     }
                     _ => {
                         write(&mut cache, first, sectors as usize, byte);
-                        plain[range].iter_mut().for_each(|held| held.push(byte));
+                        for held in &mut plain[range] {
+                            held.push(byte);
+                        }
                     }
                 }
                 let (Ok(all), Ok(some)) =

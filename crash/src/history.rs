@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What a run leaves behind for whoever judges a state of its device: which commits a cut may bring
-//! back, which of them were promised when, and what was written into files in place.
+//! What must be known of a run to judge a state of its device: which commits a cut may bring back, from
+//! when on each was promised, and what was written into files in place.
 //!
 //! Moments are counted in events of the recording.
 
@@ -19,7 +19,7 @@ pub(crate) struct Snapshot {
 /// A commit that a cut may bring back.
 pub(crate) struct Committed {
     pub(crate) generation: u64,
-    /// Events before which it could not come back in this form.
+    /// How many events there were before it could come back.
     pub(crate) event: usize,
     pub(crate) snapshot: Snapshot,
 }
@@ -30,12 +30,13 @@ pub(crate) struct History {
     pub(crate) base: Image,
     /// In the order in which they were made.
     pub(crate) commits: Vec<Committed>,
-    /// From an event on: the oldest generation that may come back.
+    /// From so many events on, this generation or a newer one must come back.
     pub(crate) promises: Vec<(usize, u64)>,
 }
 
 impl History {
-    /// The newest form of a generation among the commits that had begun after `events` events.
+    /// The commit of a generation that a cut after `events` events may bring back. A flush without a
+    /// commit adds an entry for the same generation with newer data; the last one counts.
     pub(crate) fn committed(&self, generation: u64, events: usize) -> Option<&Committed> {
         self.commits.iter().rev().find(|c| c.generation == generation && c.event <= events)
     }
@@ -79,8 +80,9 @@ impl DataVersions {
         });
     }
 
-    /// Whether a cut after `events` events that brings back a commit with `writes` writes before it
-    /// may leave this sector: it was written since, to this place of this file.
+    /// Whether this sector may be found after a cut that came after `events` events and brought back a
+    /// commit with `writes` data writes before it. That is so if it was written since that commit, at
+    /// this place of this file.
     pub(crate) fn may_hold(&self, found: &FoundSector<'_>, writes: u64, events: usize) -> bool {
         self.0.get(&found.sector).is_some_and(|versions| {
             versions.iter().any(|v| {

@@ -89,7 +89,7 @@ impl Recording {
         image
     }
 
-    /// Does what was asked; a request for another range than the device has changes nothing.
+    /// Carries out a request; one that reaches past the end of the device changes nothing.
     fn carry_out(&self, cache: &mut VolatileCache<Image>, request: &Request) {
         let (at, data, fua) = match request {
             Request::Write { at, data, fua } => (*at, data.clone(), *fua),

@@ -27,7 +27,7 @@ pub(crate) struct SilentFault {
 }
 
 impl SilentFault {
-    /// A random one, in a device that began with `base` and was asked for `events`.
+    /// A random one, on a device that began with the contents `base` and had these events.
     pub(crate) fn new(base: &Image, events: &[Event], rng: &mut Rng) -> Self {
         let count = writes(events).count();
         // Mostly a recent write: the older ones were overwritten since.
@@ -141,7 +141,8 @@ impl SilentFault {
         let mut volume = Volume::open(device, &options).map_err(|e| Halt::error("open", &e))?;
         let generation = volume.generation().0;
         let Some(committed) = history.committed(generation, usize::MAX) else {
-            // Older than the history: every root record since is gone, and that can be seen.
+            // Older than the history, so it cannot be compared. A loss of that many commits counts
+            // as detected.
             let oldest = history.commits.first().map_or(0, |first| first.generation);
             if generation < oldest {
                 return Ok(true);

@@ -42,7 +42,7 @@ impl Memo {
                 Node::Ask { choice, children } => {
                     let version = *state.get(*choice as usize)?;
                     at = *children.get(usize::from(version))? as usize;
-                    // 0 is the root, which is nobody's child: this version was not met yet.
+                    // 0 stands for no child: no evaluation had this version.
                     if at == 0 {
                         return None;
                     }

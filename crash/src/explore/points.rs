@@ -111,7 +111,7 @@ pub fn walk(recording: &Recording, each: &mut dyn FnMut(&Point) -> bool) {
         match happened {
             Event::Submit { id, request } => walker.submit(*id, request, event),
             Event::Complete { id, ok } => {
-                if walker.settles(*id, *ok) && walker.grown && !each(&walker.point(event)) {
+                if walker.makes_durable(*id, *ok) && walker.grown && !each(&walker.point(event)) {
                     return;
                 }
                 walker.complete(*id, *ok, event);
@@ -153,7 +153,7 @@ impl Walker {
     }
 
     /// Whether this completion makes something durable.
-    fn settles(&self, id: u64, ok: bool) -> bool {
+    fn makes_durable(&self, id: u64, ok: bool) -> bool {
         let fua = self.writes.iter().any(|(write, fua)| write.id == id && *fua);
         ok && (self.flushes.contains_key(&id) || fua)
     }

@@ -28,7 +28,7 @@ enum Kind {
 
 /// Bytes of the magic number at the start of a node. A bitmap has none, which tells the two apart.
 const NODE_MAGIC_BYTES: usize = 4;
-/// The primary superblock without its magic number: damage of that makes it somebody else's sector.
+/// The primary superblock without its magic number: without that it counts as another filesystem's.
 const SUPERBLOCK: Range<u64> = 1024 + 8..1024 + 512;
 /// The first backup superblock.
 const BACKUP: Range<u64> = 33 * BLOCK as u64..33 * BLOCK as u64 + 512;

@@ -66,7 +66,7 @@ impl Fixture {
     /// Follows so many commits of random operations; returns how often a follower was behind.
     ///
     /// # Errors
-    /// What a follower was not told, or wrongly.
+    /// A change that was not reported, or an error that is not true.
     pub fn follow(&self, seed: u64, commits: u64) -> Result<u64, String> {
         follow(self, seed, commits).map_err(Halt::text)
     }

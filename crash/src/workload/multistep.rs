@@ -63,7 +63,8 @@ fn cut_each_step(fixture: &Fixture, remove: bool) -> Result<u64, Halt> {
 }
 
 impl Fixture {
-    /// Cuts the power after each step of what works in steps; returns the number of cuts.
+    /// Removes and truncates a file of many extents, and cuts the power after each step; returns the
+    /// number of cuts.
     ///
     /// # Errors
     /// What was left half done.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The operations of small workloads, by the names they are written with.
+//! The operations of small workloads, and their names in scripts.
 //!
 //! Each begins with the same tree (see [`SETUP`]): directories `d`, `e` (empty) and `v` (vectors);
 //! files `f` (three and a half blocks), `g` (one block, a second name `d/g`), `p` (unwritten blocks)
@@ -19,7 +19,7 @@ pub(super) enum Op {
     Link(&'static str, &'static str),
     Unlink(&'static str),
     Rmdir(&'static str),
-    /// From, to: refusing to replace, exchanging.
+    /// From, to, whether it refuses to replace, whether it exchanges.
     Rename(&'static str, &'static str, bool, bool),
     /// Path, first byte, bytes.
     Write(&'static str, u64, usize),
