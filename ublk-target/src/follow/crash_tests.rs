@@ -7,10 +7,8 @@ use super::tracker::Tracker;
 use crate::observe::DirtyLog;
 use std::io;
 use std::sync::{Arc, Mutex};
-use vexfs::{
-    Device, DeviceError, Ino, MkfsOptions, NewInode, OpenOptions, VectorLayout, Volume, mkfs,
-};
-use vexfs_crash::{CacheDevice, Image, Keep, Rng};
+use vexfs::{Device, DeviceError, Ino, NewInode, OpenOptions, VectorLayout, Volume, mkfs};
+use vexfs_crash::{CacheDevice, Image, Keep, Rng, mkfs_options};
 use vexfs_index::{FileId, Index, Medium, Options, Slot, TailStore};
 
 /// Bytes of the filesystem, and of the checkpoints behind it.
@@ -214,17 +212,7 @@ impl Machine {
 
 fn formatted() -> Image {
     let disk = Disk::new(Image::new(BYTES + TAIL));
-    let options = MkfsOptions {
-        bytes: BYTES,
-        block_bytes: 4096,
-        label: b"joint",
-        uuid: [7; 16],
-        hash_key: [1; 16],
-        now: NOW,
-        root_uid: 0,
-        root_gid: 0,
-    };
-    mkfs(&disk, &options).unwrap();
+    mkfs(&disk, &mkfs_options(BYTES)).unwrap();
     let mut volume = Volume::open(disk.clone(), &OpenOptions::default()).unwrap();
     let new = NewInode { mode: 0o040_755, uid: 0, gid: 0, rdev: 0, target: &[], now: NOW };
     let dir = volume.run(NOW, |v| v.create(Ino::ROOT, b"corpus", &new)).unwrap().ino;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! One crash state as a device: the durable image under the versions that were chosen, and, over
-//! both, what the engine writes when it goes on from there. Nothing is copied.
+//! One state as a device: the durable image, over it the versions that were chosen, and over both
+//! what the engine writes when it goes on from there. Nothing is copied.
 //!
-//! It also keeps the trace: which choices were looked at, in which order. The engine and the oracle
-//! are deterministic, so a state that agrees with this one on every choice in the trace is judged
-//! the same.
+//! It also keeps the trace: which choices were read, in which order. The engine and the judge are
+//! deterministic, so a state that agrees with this one on every choice in the trace has the same
+//! verdict.
 
 use super::points::Point;
 use crate::image::SECTOR;
@@ -14,7 +14,7 @@ use vexfs::{Device, DeviceError};
 
 const EIO: DeviceError = DeviceError::Io(5);
 
-/// A state of a point.
+/// The device of one state of a point.
 pub struct StateDevice<'a> {
     point: &'a Point,
     state: &'a [u16],
@@ -29,14 +29,14 @@ struct Trace {
 }
 
 impl<'a> StateDevice<'a> {
-    /// The state that the versions `state` make of a point.
+    /// A device of the point, with the version of each choice that `state` says.
     #[must_use]
     pub fn new(point: &'a Point, state: &'a [u16]) -> Self {
         let trace = Trace { order: Vec::new(), met: vec![false; state.len()] };
         Self { point, state, trace: RefCell::new(trace), written: RefCell::default() }
     }
 
-    /// Choices that were looked at, in that order.
+    /// The choices that were read, in that order.
     #[must_use]
     pub fn into_trace(self) -> Vec<u32> {
         self.trace.into_inner().order

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! All small scripts: every operation, every pair, each with every synchronisation after it; and
-//! triples by number.
+//! All small scripts: every operation and every pair of operations, with every synchronisation after
+//! each; triples by number, longer ones by seed.
 
-use super::ops::{OPS, SYNCS, named};
+use super::ops::{OPS, SYNCS, by_name};
 use super::script::Script;
 use crate::rng::Rng;
 
-/// Ways to synchronise, none at all included.
+/// Ways to synchronise after an operation, none at all included.
 const WAYS: usize = SYNCS.len() + 1;
 
+/// A script of operations and what follows each, by their places in the lists.
 fn script(parts: &[(usize, usize)]) -> Script {
     let mut script = Script::default();
     for (op, sync) in parts {
@@ -18,12 +19,12 @@ fn script(parts: &[(usize, usize)]) -> Script {
     script
 }
 
-/// One operation, and a synchronisation of each kind.
+/// Every operation, with every synchronisation after it.
 pub fn singles() -> impl Iterator<Item = Script> {
     (0..OPS.len() * WAYS).map(|i| script(&[(i / WAYS, i % WAYS)]))
 }
 
-/// Two operations, and synchronisations of each kind after both.
+/// Every two operations, with every synchronisation after each.
 pub fn pairs() -> impl Iterator<Item = Script> {
     let one = OPS.len() * WAYS;
     (0..one * one).map(move |i| {
@@ -32,7 +33,7 @@ pub fn pairs() -> impl Iterator<Item = Script> {
     })
 }
 
-/// A script of three operations, by its number.
+/// A random script of three operations, by its number.
 #[must_use]
 pub fn triple(number: u64) -> Script {
     let mut rng = Rng::new(number);
@@ -40,13 +41,13 @@ pub fn triple(number: u64) -> Script {
     script(&[part(), part(), part()])
 }
 
-/// A script of many operations, by its seed; the last step is a whole commit.
+/// A random script of many operations, by its seed. It ends with a whole commit.
 #[must_use]
 pub fn long(seed: u64, ops: u64) -> Script {
     let mut rng = Rng::new(seed);
     let mut part = || (rng.below(OPS.len() as u64) as usize, rng.below(WAYS as u64) as usize);
     let parts: Vec<_> = (0..ops).map(|_| part()).collect();
     let mut script = script(&parts);
-    script.steps.extend(named("finish").into_iter().chain(named("fsync")));
+    script.steps.extend(by_name("finish").into_iter().chain(by_name("fsync")));
     script
 }

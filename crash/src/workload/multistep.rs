@@ -1,35 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What works in steps, cut after each of them: removing and truncating a file of many extents. Scripts
-//! are too small for that, and the simulator commits between two steps only by chance.
+//! Operations of many steps, cut after each step: removing and truncating a file of many extents.
+//! Scripts are too small for that, and the simulator commits between two steps only by chance.
 
-use super::script::Fixture;
-use crate::device::{CacheDevice, Keep};
+use super::fixture::Fixture;
+use crate::cache::Keep;
+use crate::device::CacheDevice;
+use crate::halt::{Halt, ensure};
+use crate::image::Image;
 use crate::model::BLOCK;
 use crate::oracle::assert_clean;
-use crate::work::{Run, Stop, ensure};
 use vexfs::{Ino, NewInode, OpenOptions, Progress, Time, Volume};
 
 const NOW: Time = Time { seconds: 1_900_000_000, nanos: 0 };
 /// Far more extents than a step frees.
 const EXTENTS: u64 = 100;
 
-fn open(image: crate::Image) -> Run<Volume<CacheDevice>> {
+fn open(image: Image) -> Result<Volume<CacheDevice>, Halt> {
     let options = OpenOptions { cache_bytes: 0, ..OpenOptions::default() };
-    Volume::open(CacheDevice::new(image), &options).map_err(|e| Stop::error("open", &e))
+    Volume::open(CacheDevice::new(image), &options).map_err(|e| Halt::error("open", &e))
 }
 
-fn must<T>(what: &str, result: vexfs::Result<T>) -> Run<T> {
-    result.map_err(|e| Stop::error(what, &e))
+fn must<T>(what: &str, result: vexfs::Result<T>) -> Result<T, Halt> {
+    result.map_err(|e| Halt::error(what, &e))
 }
 
-/// Removes a file, or truncates it, and cuts the power after each step; returns the cuts.
-fn one(fixture: &Fixture, remove: bool) -> Run<u64> {
+/// Removes a file, or truncates it, and cuts the power after each step; returns the number of cuts.
+fn cut_each_step(fixture: &Fixture, remove: bool) -> Result<u64, Halt> {
     let mut volume = open(fixture.image.clone())?;
     let new = NewInode { mode: 0o100_600, uid: 0, gid: 0, rdev: 0, target: b"", now: NOW };
     let made = volume.run(NOW, |v| v.create(Ino::ROOT, b"long", &new));
     let ino = must("create", made)?.ino;
     for extent in 0..EXTENTS {
-        // Every other block: no two of them are one extent.
+        // Every other block, so that no two of them make one extent.
         must("write", volume.write_at(ino, extent * 2 * BLOCK as u64, &[7; BLOCK], NOW))?;
     }
     must("commit", volume.commit(NOW))?;
@@ -50,7 +52,7 @@ fn one(fixture: &Fixture, remove: bool) -> Run<u64> {
                 let blocks = inode.blocks;
                 ensure!(!remove && blocks == 1, "a file of {blocks} blocks is left");
             }
-            Err(error) => return Err(Stop::error("the file", &error)),
+            Err(error) => return Err(Halt::error("the file", &error)),
         }
         if done {
             ensure!(cuts > 2, "{EXTENTS} extents were freed in {cuts} steps");
@@ -60,7 +62,14 @@ fn one(fixture: &Fixture, remove: bool) -> Run<u64> {
     Ok(0)
 }
 
-/// Both; returns the cuts.
-pub(super) fn run(fixture: &Fixture) -> Run<u64> {
-    Ok(one(fixture, true)? + one(fixture, false)?)
+impl Fixture {
+    /// Removes and truncates a file of many extents, and cuts the power after each step; returns the
+    /// number of cuts.
+    ///
+    /// # Errors
+    /// What was left half done.
+    pub fn cut_between_steps(&self) -> Result<u64, String> {
+        let cuts = |remove| cut_each_step(self, remove).map_err(Halt::text);
+        Ok(cuts(true)? + cuts(false)?)
+    }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Makes a failing state small: as few writes as still fail, none of them torn without need.
+//! Makes a wrong state small: it keeps as few writes as still fail, and no torn one without need.
 
-use super::judge::Judge;
+use super::chosen::Chosen;
+use super::judge::{Judge, evaluate};
 use super::points::Point;
-use super::{Chosen, evaluate};
 
-/// Takes writes, then sectors, away while the state still fails; returns it with what is wrong.
+/// Leaves out writes, then makes torn ones whole, as long as the state still fails. Returns the state and
+/// what is wrong with it.
 pub fn state(
     point: &Point,
     judge: &dyn Judge,

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Filesystems to test with, the same at every call.
+
+use crate::cache::Keep;
+use crate::device::CacheDevice;
+use crate::image::Image;
+use crate::model::BLOCK;
+use vexfs::{MkfsOptions, Time, mkfs};
+
+/// A filesystem of `bytes` bytes in blocks of 4096, with a fixed UUID, key and birth. A test that
+/// needs another value writes `MkfsOptions { block_bytes: 8192, ..mkfs_options(bytes) }`.
+#[must_use]
+pub const fn mkfs_options(bytes: u64) -> MkfsOptions<'static> {
+    MkfsOptions {
+        bytes,
+        block_bytes: BLOCK as u32,
+        label: b"crash lab",
+        uuid: [7; 16],
+        hash_key: [9; 16],
+        now: Time { seconds: 1_600_000_000, nanos: 1 },
+        root_uid: 0,
+        root_gid: 0,
+    }
+}
+
+/// An image of `options.bytes` bytes with such a filesystem, all of it durable.
+///
+/// # Errors
+/// Those of [`mkfs`].
+pub fn formatted(options: &MkfsOptions<'_>) -> vexfs::Result<Image> {
+    let device = CacheDevice::new(Image::new(options.bytes));
+    mkfs(&device, options)?;
+    Ok(device.cut(Keep::None))
+}
