@@ -20,6 +20,8 @@ use vexfs_format::{BlockNr, Key};
 #[derive(Debug)]
 pub(crate) struct Plan<'v, D> {
     volume: &'v mut Volume<D>,
+    /// Blocks that its nodes and the commit after it may take.
+    room: u64,
 }
 
 impl<D> Deref for Plan<'_, D> {
@@ -30,8 +32,14 @@ impl<D> Deref for Plan<'_, D> {
 }
 
 impl<'v, D: Device> Plan<'v, D> {
-    pub(super) const fn new(volume: &'v mut Volume<D>) -> Self {
-        Self { volume }
+    pub(super) const fn new(volume: &'v mut Volume<D>, room: u64) -> Self {
+        Self { volume, room }
+    }
+
+    /// Makes sure that `count` blocks for file data, taken from the groups in memory, leave enough of
+    /// these for nodes and for the commit.
+    pub(crate) fn reserve_data(&mut self, count: u64) -> Result<()> {
+        self.volume.load_room(self.room.saturating_add(count))
     }
 
     /// Brings group `index` into memory, or misses its bitmap.

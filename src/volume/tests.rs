@@ -4,12 +4,13 @@
 use super::{Need, OpenOptions, Volume};
 use crate::device::{Device, DeviceError};
 use crate::error::{Error, Result};
+use crate::fs::NewInode;
 use crate::mkfs::{MkfsOptions, mkfs};
-use crate::types::Time;
+use crate::types::{MappingKind, Time};
 use std::cell::RefCell;
 use std::vec;
 use std::vec::Vec;
-use vexfs_format::{BlockNr, Ino, Key, Kind};
+use vexfs_format::{BlockNr, FileBlock, Ino, Key, Kind};
 
 #[derive(Debug)]
 struct Memory(RefCell<Vec<u8>>);
@@ -95,4 +96,42 @@ fn a_change_that_succeeds_is_in_the_next_commit() {
     assert_eq!(volume.commit(NOW).unwrap().0, before.0 + 1);
     assert!(!volume.is_dirty());
     assert_eq!(volume.commit(NOW).unwrap().0, before.0 + 1, "nothing to commit");
+}
+
+/// Three groups, of which the first has `left` free blocks, all of them behind the data of the file
+/// that is returned; nothing but the first is in memory.
+fn first_group_nearly_full(device: &Memory, left: u64) -> (Volume<&Memory>, Ino) {
+    let mut volume = Volume::open(device, &OpenOptions::default()).unwrap();
+    let new = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, target: b"", now: NOW };
+    let ino = volume.run(NOW, |v| v.create(Ino::ROOT, b"f", &new)).unwrap().ino;
+    let mapping = volume.run(NOW, |v| v.allocate(ino, FileBlock(0), 1)).unwrap();
+    let MappingKind::Unwritten(block) = mapping.kind else { panic!("{mapping:?}") };
+    volume.commit(NOW).unwrap();
+    let behind = block.0 + 1..block.0 + 1 + left;
+    let mut plan = volume.begin(Need::growth()).unwrap();
+    plan.load_group(1).unwrap();
+    plan.change(|change| {
+        for block in (0..change.space().group_blocks()).filter(|block| !behind.contains(block)) {
+            if change.space().run_at(BlockNr(block), 1) == 1 {
+                change.take(BlockNr(block), 1)?;
+            }
+        }
+        change.put(item(), &[])
+    })
+    .unwrap();
+    volume.commit(NOW).unwrap();
+    // The nodes go to the second group and come back to what they left of the first.
+    volume.begin(Need::growth()).unwrap().change(|change| change.put(item(), &[1])).unwrap();
+    volume.commit(NOW).unwrap();
+    (Volume::open(device, &OpenOptions::default()).unwrap(), ino)
+}
+
+#[test]
+fn data_leaves_room_for_the_nodes_of_its_own_change() {
+    let device = Memory(RefCell::new(vec![0; 3 << 27]));
+    mkfs(&device, &MkfsOptions::new(3 << 27, [1; 16], [2; 16], NOW)).unwrap();
+    let (mut volume, ino) = first_group_nearly_full(&device, 100);
+    let mapping = volume.run(NOW, |v| v.allocate(ino, FileBlock(1), 200));
+    assert!(mapping.is_ok(), "{mapping:?}");
+    volume.commit(NOW).unwrap();
 }
