@@ -227,6 +227,12 @@ impl Space {
         self.deferred.try_reserve(count).map_err(|_| Error::NoMemory)
     }
 
+    /// Groups and deferred frees that there is memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> (usize, usize) {
+        (self.groups.capacity(), self.deferred.capacity())
+    }
+
     /// Finds the first free block of group `index` at or after `from`.
     fn find_one(&self, index: u64, from: BlockNr) -> Option<BlockNr> {
         let group = self.group(index).filter(|group| group.available() > 0)?;

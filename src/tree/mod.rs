@@ -175,6 +175,12 @@ impl Tree {
         Ok(())
     }
 
+    /// Lengths that the cache's lists and the list of spares have memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> ([usize; 3], usize) {
+        (self.cache.memory(), self.spares.capacity())
+    }
+
     /// The running transaction was frozen: its nodes are those of the commit in flight.
     pub(crate) const fn freeze(&mut self) {
         self.frozen_nodes = self.dirty_nodes;

@@ -78,8 +78,12 @@ impl<'v, D: Device> Change<'v, D> {
         volume: &'v mut Volume<D>,
         modify: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
+        #[cfg(test)]
+        let memory = volume.memory();
         let mut change = Self { volume, begun: false };
         let result = modify(&mut change);
+        #[cfg(test)]
+        assert_eq!(change.volume.memory(), memory, "a change took memory");
         if change.begun {
             change.volume.dirty = true;
             change.volume.dead |= result.is_err();
@@ -119,21 +123,25 @@ impl<'v, D: Device> Change<'v, D> {
 
     /// Counts an inode whose item was put at the number that was next.
     pub(crate) const fn inode_made(&mut self) {
+        self.begun = true;
         self.volume.counters.inode_made();
     }
 
     /// Counts an inode whose item was removed.
     pub(crate) const fn inode_gone(&mut self) {
+        self.begun = true;
         self.volume.counters.inode_gone();
     }
 
     /// Counts an orphan whose item was put.
     pub(crate) const fn orphan_listed(&mut self) {
+        self.begun = true;
         self.volume.counters.orphan_listed();
     }
 
     /// Counts an orphan whose item was removed.
     pub(crate) const fn orphan_unlisted(&mut self) {
+        self.begun = true;
         self.volume.counters.orphan_unlisted();
     }
 }

@@ -6,7 +6,7 @@ use crate::device::{Device, DeviceError};
 use crate::error::{Error, Result};
 use crate::fs::NewInode;
 use crate::mkfs::{MkfsOptions, mkfs};
-use crate::types::{MappingKind, Time};
+use crate::types::{MappingKind, Time, XattrMode};
 use std::cell::RefCell;
 use std::vec;
 use std::vec::Vec;
@@ -36,6 +36,8 @@ impl Device for Memory {
 }
 
 const NOW: Time = Time { seconds: 1_700_000_000, nanos: 0 };
+const FILE: NewInode<'_> =
+    NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, target: b"", now: NOW };
 
 fn volume() -> Volume<Memory> {
     let device = Memory(RefCell::new(vec![0; 4 << 20]));
@@ -102,8 +104,7 @@ fn a_change_that_succeeds_is_in_the_next_commit() {
 /// that is returned; nothing but the first is in memory.
 fn first_group_nearly_full(device: &Memory, left: u64) -> (Volume<&Memory>, Ino) {
     let mut volume = Volume::open(device, &OpenOptions::default()).unwrap();
-    let new = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, target: b"", now: NOW };
-    let ino = volume.run(NOW, |v| v.create(Ino::ROOT, b"f", &new)).unwrap().ino;
+    let ino = volume.run(NOW, |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
     let mapping = volume.run(NOW, |v| v.allocate(ino, FileBlock(0), 1)).unwrap();
     let MappingKind::Unwritten(block) = mapping.kind else { panic!("{mapping:?}") };
     volume.commit(NOW).unwrap();
@@ -134,4 +135,45 @@ fn data_leaves_room_for_the_nodes_of_its_own_change() {
     let mapping = volume.run(NOW, |v| v.allocate(ino, FileBlock(1), 200));
     assert!(mapping.is_ok(), "{mapping:?}");
     volume.commit(NOW).unwrap();
+}
+
+/// Every change of a unit test is watched (see `Change::run`); this one makes them long ones: values
+/// of many chunks, splits and merges, frees in groups that are not in memory.
+#[test]
+fn no_change_takes_memory() {
+    let device = Memory(RefCell::new(vec![0; 3 << 27]));
+    mkfs(&device, &MkfsOptions::new(3 << 27, [1; 16], [2; 16], NOW)).unwrap();
+    let mut volume = Volume::open(&device, &OpenOptions::default()).unwrap();
+    let mut files = Vec::new();
+    for i in 0..200u64 {
+        let name = std::format!("a name that fills a leaf sooner {i:0200}");
+        let ino = volume.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap().ino;
+        let value = vec![7; (i as usize * 997) % 65_536];
+        volume.run(NOW, |v| v.xattr_set(ino, b"user.x", &value, XattrMode::Set, NOW)).unwrap();
+        for part in 0..20 {
+            let at = FileBlock(part * 1_000);
+            volume.run(NOW, |v| v.allocate(ino, at, 10 + i / 10)).unwrap();
+        }
+        files.push((ino, name));
+    }
+    volume.commit(NOW).unwrap();
+    // Nothing is in memory, so that the groups of what is freed are not.
+    let mut volume = Volume::open(&device, &OpenOptions::default()).unwrap();
+    let mut deferred = 0;
+    for (at, (ino, name)) in files.iter().enumerate() {
+        let ino = *ino;
+        volume
+            .steps(NOW, |v| v.mark_written(ino, FileBlock(3), 9_000, Some(1 << 25), None))
+            .unwrap();
+        volume.run(NOW, |v| v.xattr_set(ino, b"user.x", b"short", XattrMode::Set, NOW)).unwrap();
+        if at % 2 == 0 {
+            volume.run(NOW, |v| v.unlink(Ino::ROOT, name.as_bytes(), NOW)).unwrap();
+            volume.steps(NOW, |v| v.evict(ino)).unwrap();
+        } else {
+            volume.steps(NOW, |v| v.punch(ino, FileBlock(0), 5_000, None)).unwrap();
+        }
+        deferred += usize::from(volume.space.next_deferred().is_some());
+    }
+    volume.commit(NOW).unwrap();
+    assert!(deferred > 0, "every group was in memory");
 }
