@@ -5,7 +5,7 @@
 mod common;
 
 use common::{
-    BLOCK, DIR, FILE, LINK, NOW, craft, craft_item, populated, root, structure, with_record,
+    BLOCK, DIR, FILE, LINK, NOW, craft, craft_item, open, populated, root, structure, with_record,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ fn told<T: std::fmt::Debug>(result: Result<T>) -> Result<T> {
 
 /// Every operation that changes something; each ends and none panics.
 fn change_all(image: &Image) {
-    let Ok(mut v) = Volume::open(CacheDevice::new(image.clone()), &OpenOptions::default()) else {
+    let Ok(mut v) = open(CacheDevice::new(image.clone())) else {
         return;
     };
     let mut inos: Vec<Ino> = (0..12).map(Ino).collect();
@@ -303,8 +303,7 @@ fn nonsense_with_right_checksums_ends_in_errors() {
 fn a_root_record_that_lies_is_survived() {
     let image = populated();
     let generation = root(&image).1.generation.get();
-    let opened =
-        |image: &Image| Volume::open(image, &OpenOptions::default()).map(|v| v.generation().0);
+    let opened = |image: &Image| open(image).map(|v| v.generation().0);
     assert_eq!(opened(&image), Ok(generation));
     let (at, record) = root(&image);
     let pointer = Pointer::from(record.tree);
@@ -352,11 +351,11 @@ fn a_root_record_that_lies_is_survived() {
     }
     // A number that is in use is not given again.
     let bad = with_record(&image, |r| r.next_ino.set(2));
-    let mut v = Volume::open(CacheDevice::new(bad), &OpenOptions::default()).unwrap();
+    let mut v = open(CacheDevice::new(bad)).unwrap();
     let made = v.run(NOW, |v| v.create(Ino::ROOT, b"another", &FILE));
     assert!(matches!(made, Err(Error::Corrupt(_))), "{made:?}");
     let bad = with_record(&image, |r| r.next_ino.set(u64::MAX));
-    let mut v = Volume::open(CacheDevice::new(bad), &OpenOptions::default()).unwrap();
+    let mut v = open(CacheDevice::new(bad)).unwrap();
     let made = v.run(NOW, |v| v.create(Ino::ROOT, b"another", &FILE));
     assert_eq!(made.map(|inode| inode.ino), Err(Error::NoSpace));
     // Nothing left of the ring.
@@ -566,7 +565,7 @@ fn a_node_that_the_bitmap_marks_free_is_damage() {
         let bad = craft_bitmap(&image, |bitmap| bitmap[node / 8] &= !(1 << (node % 8)));
         assert_ne!(findings(&bad), Ok(0));
         change_all(&bad);
-        let mut v = Volume::open(CacheDevice::new(bad), &OpenOptions::default()).unwrap();
+        let mut v = open(CacheDevice::new(bad)).unwrap();
         let (dir, _) = v.resolve(|v| v.lookup(Ino::ROOT, b"dir")).unwrap();
         let mut failed = false;
         for i in 0..100 {
@@ -592,7 +591,7 @@ fn a_bitmap_that_marks_reserved_blocks_free_is_refused() {
     ] {
         let bad = craft_bitmap(&image, edit);
         assert_ne!(findings(&bad), Ok(0));
-        let mut v = Volume::open(CacheDevice::new(bad.clone()), &OpenOptions::default()).unwrap();
+        let mut v = open(CacheDevice::new(bad.clone())).unwrap();
         let made = v.run(NOW, |v| v.create(Ino::ROOT, b"new", &FILE));
         assert!(matches!(made, Err(Error::Corrupt(_))), "{made:?}");
         assert!(!v.is_dead() && !v.is_dirty());

@@ -197,15 +197,12 @@ fn a_tree_that_cannot_grow_is_damage() {
         node::format(&mut data, geometry().uuid, level, &pointer(level)).unwrap();
         let mut scratch = data.clone();
         for index in 0.. {
-            let fits = match level {
-                0 => {
-                    let at = key(1, index as u64);
-                    node::leaf_insert(&mut data, index, at, &[1; 100], &mut scratch).unwrap()
-                }
-                _ => {
-                    let at = key(1, index as u64 * 1_000);
-                    node::inner_insert(&mut data, index, at, pointer(level - 1)).unwrap()
-                }
+            let fits = if level == 0 {
+                let at = key(1, index as u64);
+                node::leaf_insert(&mut data, index, at, &[1; 100], &mut scratch).unwrap()
+            } else {
+                let at = key(1, index as u64 * 1_000);
+                node::inner_insert(&mut data, index, at, pointer(level - 1)).unwrap()
             };
             if !fits {
                 break;
