@@ -576,8 +576,8 @@ fn a_node_that_the_bitmap_marks_free_is_damage() {
         }
         noticed += u64::from(failed);
     }
-    // The root, its leaves on the way of a creation, and those that were looked at.
-    assert!(noticed >= 4, "only {noticed} nodes marked free were noticed");
+    // Those that a creation changes, and those that hold the names that were looked up.
+    assert!(noticed >= 3, "only {noticed} nodes marked free were noticed");
 }
 
 #[test]
