@@ -199,6 +199,7 @@ impl<D: Device> Volume<D> {
         plan.touch_neighbours(ino, block.0, block.0 + hole.count)?;
         let wanted = hole.count.min(EXTENT_MAX).min(plan.geometry().group_blocks());
         let (start, len) = plan.find_data(&inode, previous, block.0, wanted)?;
+        plan.reserve_data(len)?;
         let unwritten = if mutants::is(Mutant::Unwritten) { 0 } else { EXTENT_UNWRITTEN };
         let flags = unwritten | if inode.vector { EXTENT_VECTOR } else { 0 };
         let extent = Extent { start: block.0, block: start, len, flags };

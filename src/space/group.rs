@@ -27,21 +27,37 @@ impl Bits {
         self.0.get(index).copied().unwrap_or(0)
     }
 
+    /// True if every bit that is set in `other` is set.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(mine, others)| others & !mine == 0)
+    }
+
+    /// How many of `count` bits are set.
+    pub(super) fn count(&self, from: usize, count: usize) -> usize {
+        let end = from.saturating_add(count);
+        spans(from, end).map(|(index, mask)| (self.word(index) & mask).count_ones() as usize).sum()
+    }
+
     /// Sets or clears `count` bits; returns how many changed.
     pub(super) fn fill(&mut self, from: usize, count: usize, value: bool) -> usize {
         let mut changed = 0;
-        let (mut bit, end) = (from, from.saturating_add(count));
-        while bit < end {
-            let (low, high) = (bit % WORD, (end - bit).saturating_add(bit % WORD).min(WORD));
-            let mask = (u64::MAX << low) & (u64::MAX >> (WORD - high));
-            let Some(word) = self.0.get_mut(bit / WORD) else { break };
+        for (index, mask) in spans(from, from.saturating_add(count)) {
+            let Some(word) = self.0.get_mut(index) else { break };
             let before = *word;
             *word = if value { before | mask } else { before & !mask };
             changed += (before ^ *word).count_ones() as usize;
-            bit += high - low;
         }
         changed
     }
+}
+
+/// The words that the bits `from..end` lie in, each with the mask of those bits.
+fn spans(from: usize, end: usize) -> impl Iterator<Item = (usize, u64)> {
+    (from / WORD..end.div_ceil(WORD)).map(move |index| {
+        let first = index * WORD;
+        let (low, high) = (from.saturating_sub(first), end.saturating_sub(first).min(WORD));
+        (index, (u64::MAX << low) & (u64::MAX >> (WORD - high)))
+    })
 }
 
 /// A group in memory.

@@ -176,25 +176,39 @@ impl Space {
         Ok(())
     }
 
-    /// Brings in a group that was never written: only what the format reserves is in use.
-    pub(crate) fn insert_fresh(&mut self, index: u64) -> Result<()> {
-        let mut used = Bits::new(self.group_blocks() as usize)?;
+    /// The blocks of a group that are never free: what the format reserves, and bits past the end.
+    fn reserved(&self, index: u64) -> Result<Bits> {
+        let bits = self.group_blocks() as usize;
+        let mut reserved = Bits::new(bits)?;
         let exist = self.blocks_in(index) as usize;
-        used.fill(exist, (self.group_blocks() as usize).saturating_sub(exist), true);
+        reserved.fill(exist, bits.saturating_sub(exist), true);
         if index == 0 {
-            used.fill(0, FIRST_FREE as usize, true);
+            reserved.fill(0, FIRST_FREE as usize, true);
         }
         if index + 1 == self.group_count() {
-            used.fill(exist.saturating_sub(1), 1, true);
+            reserved.fill(exist.saturating_sub(1), 1, true);
         }
+        Ok(reserved)
+    }
+
+    /// Loads a group that has no item in the tree: only its reserved blocks are in use.
+    pub(crate) fn insert_fresh(&mut self, index: u64) -> Result<()> {
+        let used = self.reserved(index)?;
         self.add(index, used, None)
     }
 
-    /// Brings in a group whose bitmap was read.
+    /// Loads a group whose bitmap was read.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if reserved blocks are marked free: handing them out would overwrite a
+    /// superblock or a root record, or write past the end.
     pub(crate) fn insert(&mut self, index: u64, pointer: Pointer, bitmap: &[u8]) -> Result<()> {
         let mut used = Bits::new(self.group_blocks() as usize)?;
         for (word, bytes) in used.0.iter_mut().zip(bitmap.chunks_exact(8)) {
             *word = bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
+        }
+        if !used.includes(&self.reserved(index)?) {
+            return Err(Error::block(pointer.block, "a group's bitmap marks reserved blocks free"));
         }
         self.add(index, used, Some(pointer))
     }
@@ -211,6 +225,12 @@ impl Space {
     /// Makes sure that the next `count` frees need no memory.
     pub(crate) fn reserve_frees(&mut self, count: usize) -> Result<()> {
         self.deferred.try_reserve(count).map_err(|_| Error::NoMemory)
+    }
+
+    /// Groups and deferred frees that there is memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> (usize, usize) {
+        (self.groups.capacity(), self.deferred.capacity())
     }
 
     /// Finds the first free block of group `index` at or after `from`.
@@ -344,9 +364,11 @@ impl Space {
     fn release_in(&mut self, index: u64, start: BlockNr, count: u64) -> Result<()> {
         let from = self.within(start);
         let group = self.group_mut(index)?;
-        if group.used.fill(from, count as usize, false) as u64 != count {
+        // Looked at before it is changed: a deferred free that is refused leaves the volume alive.
+        if group.used.count(from, count as usize) as u64 != count {
             return Err(Error::block(start, "a block that is not in use was to be freed"));
         }
+        group.used.fill(from, count as usize, false);
         group.free = group.free.saturating_add(count);
         group.dirty = true;
         if !mutants::is(Mutant::PinRunning) {

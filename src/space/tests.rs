@@ -9,10 +9,13 @@ use vexfs_format::{BlockNr, FIRST_FREE, Generation};
 
 const GROUP: u64 = 1 << 15;
 
-fn space(blocks: u64) -> Space {
+fn geometry(blocks: u64) -> Geometry {
     let (uuid, hash_key, label) = ([7; 16], [0; 16], [0; 64]);
-    let geometry = Geometry { uuid, hash_key, label, block_shift: 12, blocks };
-    let mut space = Space::new(&geometry);
+    Geometry { uuid, hash_key, label, block_shift: 12, blocks }
+}
+
+fn space(blocks: u64) -> Space {
+    let mut space = Space::new(&geometry(blocks));
     space.set_free(blocks - FIRST_FREE - 1);
     space.insert_fresh(0).unwrap();
     space.reserve_frees(64).unwrap();
@@ -97,6 +100,42 @@ fn a_bug_is_told_apart_from_damage() {
     assert!(matches!(space.release(BlockNr(600), 1), Err(Error::Corrupt(_))));
     assert!(matches!(space.release(BlockNr(999), 2), Err(Error::Corrupt(_))));
     assert!(matches!(space.group_mut(7), Err(Error::Bug(_))));
+}
+
+#[test]
+fn a_free_that_is_refused_changes_nothing() {
+    let mut space = space(3 * GROUP);
+    let mut bitmap = [0u8; 4096];
+    bitmap[0] = 0b0111;
+    space.release(BlockNr(GROUP), 4).unwrap();
+    space.insert(1, Pointer::default(), &bitmap).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(space.apply_deferred(), Err(Error::Corrupt(_))));
+        space.bitmap(1, &mut bitmap).unwrap();
+        assert_eq!(bitmap[0], 0b0111);
+    }
+}
+
+#[test]
+fn a_bitmap_that_marks_reserved_blocks_free_is_refused() {
+    // Blocks 0 to 33 of the first group, and from the last backup superblock on in the second.
+    let (first, last) = (FIRST_FREE as usize, 999);
+    let whole = |index: u64| {
+        let mut bitmap = [0u8; 4096];
+        let reserved = if index == 0 { 0..first } else { last..GROUP as usize };
+        reserved.for_each(|bit| bitmap[bit / 8] |= 1 << (bit % 8));
+        bitmap
+    };
+    for (index, reserved) in [(0, [0, 1, first - 1]), (1, [last, 1_000, GROUP as usize - 1])] {
+        for bit in reserved {
+            let mut space = Space::new(&geometry(GROUP + 1_000));
+            let mut bitmap = whole(index);
+            bitmap[bit / 8] &= !(1 << (bit % 8));
+            let refused = space.insert(index, Pointer::default(), &bitmap);
+            assert!(matches!(refused, Err(Error::Corrupt(_))), "{index}, {bit}: {refused:?}");
+            space.insert(index, Pointer::default(), &whole(index)).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -255,6 +255,12 @@ impl NodeCache {
         }
     }
 
+    /// Lengths that its lists have memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> [usize; 3] {
+        [self.nodes.capacity(), self.table.capacity(), self.vacant.capacity()]
+    }
+
     /// Nodes in the cache.
     pub(crate) const fn len(&self) -> usize {
         self.live

@@ -33,6 +33,10 @@ where
     T::read_from_bytes(payload).map_err(|_| Error::damaged(what))
 }
 
+/// Damage, not a bug: every node on the path may be full in an image that was crafted, but a tree
+/// that grew by insertions never needs so many levels.
+const TOO_DEEP: Error = Error::damaged("the tree has more levels than the format allows");
+
 /// What a scan calls for each item; it breaks to stop.
 pub(crate) type Visit<'a> = dyn FnMut(Key, &[u8]) -> Result<ControlFlow<()>> + 'a;
 
@@ -115,7 +119,13 @@ impl Tree {
 
     /// The cached node of `pointer`, which must be on `level`.
     fn node(&self, pointer: &Pointer, level: u8) -> Result<NodeId> {
-        let id = self.cache.find(pointer).ok_or(Error::Miss(Missing::node(*pointer)))?;
+        let Some(id) = self.cache.find(pointer) else {
+            // Reading the block would not help: it was handed out although the tree reaches it.
+            if self.cache.has_newer(pointer.block, pointer.generation) {
+                return Err(Error::block(pointer.block, "the block of a node was marked free"));
+            }
+            return Err(Error::Miss(Missing::node(*pointer)));
+        };
         if node::header(self.data(id)?)?.level != level {
             return Err(Error::block(pointer.block, "a node is not on the level its parent says"));
         }
@@ -165,6 +175,12 @@ impl Tree {
         Ok(())
     }
 
+    /// Lengths that the cache's lists and the list of spares have memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> ([usize; 3], usize) {
+        (self.cache.memory(), self.spares.capacity())
+    }
+
     /// The running transaction was frozen: its nodes are those of the commit in flight.
     pub(crate) const fn freeze(&mut self) {
         self.frozen_nodes = self.dirty_nodes;
@@ -198,7 +214,7 @@ impl Tree {
             }
             pointer = node::child(data, index)?;
         }
-        Err(Error::Bug("the tree is too deep"))
+        Err(TOO_DEEP)
     }
 
     /// The item at `key`.

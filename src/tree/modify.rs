@@ -7,7 +7,7 @@
 //! [`Space`], memory from what [`Tree::reserve`] set aside: with both, nothing here fails.
 
 use super::cache::NodeId;
-use super::{Tree, node};
+use super::{TOO_DEEP, Tree, node};
 use crate::error::{Error, Result};
 use crate::mutants::{self, Mutant};
 use crate::space::Space;
@@ -21,7 +21,6 @@ const SPARSE: usize = 3;
 const SPARES_MAX: usize = 64;
 
 const EMPTY_PATH: Error = Error::Bug("a path of the tree has no leaf");
-const TOO_DEEP: Error = Error::Bug("the tree is too deep");
 
 /// One node of a path and the entry that was followed.
 #[derive(Clone, Copy)]

@@ -9,7 +9,8 @@ use core::ops::ControlFlow;
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
-use vexfs_format::{Generation, Ino, Key, Kind};
+use vexfs_format::node::Pointer;
+use vexfs_format::{BlockNr, Generation, Ino, Key, Kind, LEVELS_MAX};
 
 fn geometry() -> Geometry {
     let (uuid, hash_key, label) = ([7; 16], [0; 16], [0; 64]);
@@ -179,4 +180,39 @@ fn a_split_without_memory_set_aside_is_a_bug() {
         fixture.change(|tree| tree.put(key(1, offset), &[1; 100])).err()
     });
     assert!(matches!(full, Some(Error::Bug(_))), "{full:?}");
+}
+
+/// All levels that the format allows, and no room on any: only a crafted image has such a tree.
+#[test]
+fn a_tree_that_cannot_grow_is_damage() {
+    let mut fixture = Fixture::new();
+    let pointer = |level: u8| Pointer {
+        block: BlockNr(100 + u64::from(level)),
+        generation: Generation(1),
+        crc: 0,
+    };
+    fixture.space.take(BlockNr(100), LEVELS_MAX as u64).unwrap();
+    for level in 0..LEVELS_MAX as u8 {
+        let mut data = vec![0; geometry().block_bytes()];
+        node::format(&mut data, geometry().uuid, level, &pointer(level)).unwrap();
+        let mut scratch = data.clone();
+        for index in 0.. {
+            let fits = if level == 0 {
+                let at = key(1, index as u64);
+                node::leaf_insert(&mut data, index, at, &[1; 100], &mut scratch).unwrap()
+            } else {
+                let at = key(1, index as u64 * 1_000);
+                node::inner_insert(&mut data, index, at, pointer(level - 1)).unwrap()
+            };
+            if !fits {
+                break;
+            }
+        }
+        fixture.tree.cache.insert(pointer(level), data).unwrap();
+    }
+    fixture.tree.adopt(pointer(LEVELS_MAX as u8 - 1), LEVELS_MAX as u8 - 1);
+    fixture.running = Generation(2);
+    fixture.reserve();
+    let result = fixture.change(|tree| tree.put(key(1, 999), &[1; 100]));
+    assert!(matches!(result, Err(Error::Corrupt(_))), "{result:?}");
 }

@@ -20,6 +20,8 @@ use vexfs_format::{BlockNr, Key};
 #[derive(Debug)]
 pub(crate) struct Plan<'v, D> {
     volume: &'v mut Volume<D>,
+    /// Blocks that its nodes and the commit after it may take.
+    room: u64,
 }
 
 impl<D> Deref for Plan<'_, D> {
@@ -30,8 +32,14 @@ impl<D> Deref for Plan<'_, D> {
 }
 
 impl<'v, D: Device> Plan<'v, D> {
-    pub(super) const fn new(volume: &'v mut Volume<D>) -> Self {
-        Self { volume }
+    pub(super) const fn new(volume: &'v mut Volume<D>, room: u64) -> Self {
+        Self { volume, room }
+    }
+
+    /// Makes sure that `count` blocks for file data, taken from the groups in memory, leave enough of
+    /// these for nodes and for the commit.
+    pub(crate) fn reserve_data(&mut self, count: u64) -> Result<()> {
+        self.volume.load_room(self.room.saturating_add(count))
     }
 
     /// Brings group `index` into memory, or misses its bitmap.
@@ -70,8 +78,12 @@ impl<'v, D: Device> Change<'v, D> {
         volume: &'v mut Volume<D>,
         modify: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
+        #[cfg(test)]
+        let memory = volume.memory();
         let mut change = Self { volume, begun: false };
         let result = modify(&mut change);
+        #[cfg(test)]
+        assert_eq!(change.volume.memory(), memory, "a change took memory");
         if change.begun {
             change.volume.dirty = true;
             change.volume.dead |= result.is_err();
@@ -111,21 +123,25 @@ impl<'v, D: Device> Change<'v, D> {
 
     /// Counts an inode whose item was put at the number that was next.
     pub(crate) const fn inode_made(&mut self) {
+        self.begun = true;
         self.volume.counters.inode_made();
     }
 
     /// Counts an inode whose item was removed.
     pub(crate) const fn inode_gone(&mut self) {
+        self.begun = true;
         self.volume.counters.inode_gone();
     }
 
     /// Counts an orphan whose item was put.
     pub(crate) const fn orphan_listed(&mut self) {
+        self.begun = true;
         self.volume.counters.orphan_listed();
     }
 
     /// Counts an orphan whose item was removed.
     pub(crate) const fn orphan_unlisted(&mut self) {
+        self.begun = true;
         self.volume.counters.orphan_unlisted();
     }
 }

@@ -235,10 +235,10 @@ impl<D: Device> Volume<D> {
         Ok(LoadedNode { missing: *missing, data })
     }
 
-    /// Takes in what [`fetch`](Self::fetch) read. What became stale in between is dropped.
+    /// Puts what [`fetch`](Self::fetch) read into the cache, unless it became stale in between.
     ///
     /// # Errors
-    /// [`Error::NoMemory`].
+    /// [`Error::NoMemory`], and [`Error::Corrupt`] if a bitmap marks blocks free that the format reserves.
     pub fn install(&mut self, loaded: LoadedNode) -> Result<()> {
         let LoadedNode { missing: Missing { pointer, group }, data } = loaded;
         match group {
@@ -301,6 +301,14 @@ impl<D: Device> Volume<D> {
     /// Which blocks are free.
     pub(crate) const fn space(&self) -> &Space {
         &self.space
+    }
+
+    /// Lengths that the lists have memory for; a change leaves them as they are.
+    #[cfg(test)]
+    fn memory(&self) -> [usize; 6] {
+        let ([nodes, table, vacant], spares) = self.tree.memory();
+        let (groups, deferred) = self.space.memory();
+        [nodes, table, vacant, spares, groups, deferred]
     }
 
     /// Evicts clean nodes until the cache's limit holds.

@@ -93,11 +93,11 @@ impl<D: Device> Volume<D> {
         self.space.reserve_frees(64 + GROUPS as usize * 2)?;
         let splits = NEW_PLACES * (self.tree.levels() + 1) + need.leaves;
         self.tree.reserve(nodes as usize, splits as usize)?;
-        Ok(Plan::new(self))
+        Ok(Plan::new(self, room))
     }
 
     /// Brings groups into memory until `room` blocks can be handed out from them.
-    fn load_room(&mut self, room: u64) -> Result<()> {
+    pub(super) fn load_room(&mut self, room: u64) -> Result<()> {
         let count = self.space.group_count();
         let mut index = self.space.group_of(self.space.meta_cursor());
         for _ in 0..=count {
