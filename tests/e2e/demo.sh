@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 # vm: disk=4G mem=3072 timeout=1500 cut=the-power-goes-now
-# The whole road, once: an image, a ublk device, a mount, files, vectors, a search, a crash.
-# The first boot ends in a power cut, the second one looks at what is left.
+# Everything once: an image, a ublk device, a mount, files, vectors, a search, a power cut.
+# The first boot ends in a power cut; the second one checks what is left.
 . "$(dirname "$0")/lib.sh"
 
 image=/data/vexfs.img

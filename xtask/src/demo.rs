@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask demo`: the whole road in a throw-away guest, step by step, for people to watch.
+//! `cargo xtask demo`: everything from mkfs to a power cut in a throw-away guest, for people to watch.
 //!
-//! The steps are `tests/e2e/demo.sh`, the same script `test` runs; here is only how it looks.
+//! The steps are `tests/e2e/demo.sh`, which the tests run too; this module only shows them.
 
 use std::io::IsTerminal;
 
@@ -13,7 +13,7 @@ use crate::test::e2e;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// Builds, boots, shows; true when every check passed.
+/// Builds, boots and shows the run; true if every check passed.
 pub fn run(workspace: &Workspace, kernel: &Kernel) -> Result<bool> {
     let ui = Ui::new();
     build::tools(workspace, ui)?;
@@ -21,8 +21,7 @@ pub fn run(workspace: &Workspace, kernel: &Kernel) -> Result<bool> {
     println!("A guest on Linux {}, the machine's own root under a layer of memory", kernel.release);
     let colour = std::io::stdout().is_terminal();
     let script = workspace.root.join("tests/e2e/demo.sh");
-    let (tally, seconds) =
-        e2e::one(workspace, &script, kernel.which, &mut |line| show(line, colour))?;
+    let (tally, seconds) = e2e::one(workspace, &script, kernel, &mut |line| show(line, colour))?;
     println!("\n{tally} in {seconds:.0} s");
     for failure in &tally.failures {
         println!("  {}", failure.lines().next().unwrap_or_default());
@@ -30,7 +29,7 @@ pub fn run(workspace: &Workspace, kernel: &Kernel) -> Result<bool> {
     Ok(tally.failures.is_empty())
 }
 
-/// Headings, checks and figures, told apart at a glance.
+/// Prints a line as a heading, a check or a figure.
 fn show(line: &str, colour: bool) {
     let paint = |code: &str, text: String| {
         if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The crash lab's commands: `vexfs-lab` is built and run, its arguments are its own.
+//! The crash lab's commands: builds `vexfs-lab` and runs it with the arguments given.
 //!
-//! Mutants are built into a target directory of their own, so that no program that is shipped can
-//! ever have been linked with them.
+//! Mutants are built in a target directory of their own, so that nothing that is shipped can be linked
+//! with them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::shell::{Cmd, describe};
-use crate::test::Tally;
+use crate::tally::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
@@ -23,7 +23,7 @@ const INDEX_LAB: &str = "vexfs-index-lab";
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct LabArgs {
-    /// Passed on; `--help` tells what there is
+    /// Arguments of vexfs-lab; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
@@ -40,14 +40,14 @@ pub fn run(workspace: &Workspace, command: &str, args: &LabArgs) -> Result<u8> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// What a run of all tests asks of the lab.
+/// What the part `lab` of the tests runs.
 const CHECKS: [(&str, &[&str]); 3] = [
     ("ace", &["--ops", "2", "--states", "1000000", "--torn", "400"]),
     ("simulate", &["--seed", "1", "--seconds", "30"]),
     ("mutants", &[]),
 ];
 
-/// A million distinct states, some time of everything at once, every mutant.
+/// Explores a million distinct states, simulates for a while, and runs every mutant.
 pub fn check(workspace: &Workspace) -> Result<Tally> {
     let mut tally = Tally::default();
     for (command, args) in CHECKS {
@@ -68,7 +68,7 @@ pub fn check(workspace: &Workspace) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The arguments that bring in the index's mutants, beside the engine's.
+/// Arguments that add the index's mutants to the engine's.
 fn with_index(program: &Path, command: &str) -> Vec<OsString> {
     match command {
         "mutants" => vec!["--with".into(), program.with_file_name(INDEX_LAB).into()],
@@ -76,7 +76,7 @@ fn with_index(program: &Path, command: &str) -> Vec<OsString> {
     }
 }
 
-/// Builds the lab's program; with mutants the index's too, beside it.
+/// Builds the lab's program, and with mutants the index's program beside it.
 pub fn build(workspace: &Workspace, mutants: bool) -> Result<PathBuf> {
     let target = if mutants { workspace.target.join("mutants") } else { workspace.target.clone() };
     let step = Ui::new().step(if mutants { "vexfs-lab with mutants" } else { "vexfs-lab" });

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `cargo xtask`: everything a developer does with this repository, as commands.
 //!
-//! One file per command. Exit status: 0, 1 for a failure, 2 for wrong usage; `vm` passes on
-//! its command's own.
+//! One file or folder per command. The exit status is 0, 1 for a failure, or 2 for wrong usage; that of
+//! `vm` is its command's.
 
 mod bench;
 mod build;
@@ -14,6 +14,7 @@ mod setup;
 mod shell;
 mod soak;
 mod sources;
+mod tally;
 mod test;
 mod truth;
 mod ui;
@@ -38,31 +39,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Install the packages and the guest kernel that everything else needs
+    /// Install the packages and the guest kernel that all commands need
     Setup,
     #[command(about = "Build the tools and the kernel module into target/dist")]
     Build(build::BuildArgs),
-    /// Walk the whole road once: image, device, mount, files, vectors, search, crash
+    /// Show everything once in a guest: image, device, mount, files, vectors, search, power cut
     Demo,
     #[command(about = "Run every check, or one part of them")]
     Test(test::TestArgs),
-    #[command(about = "Show that tests take every branch that recovery depends on")]
+    #[command(about = "Show that the tests take every branch that recovery depends on")]
     Coverage(coverage::CoverageArgs),
     #[command(about = "Run a shell or a command in a throw-away guest")]
     Vm(vm::args::VmArgs),
     #[command(about = "Measure VexFS beside its neighbours in one guest")]
     Bench(bench::BenchArgs),
-    #[command(about = "Explore every state that a cut leaves of small workloads (vexfs-lab ace)")]
+    #[command(
+        about = "Explore every state that a power cut can leave of small workloads (vexfs-lab ace)"
+    )]
     Explore(lab::LabArgs),
-    #[command(about = "Operations, commits, faults and cuts at random, for as long as asked")]
+    #[command(about = "Run random operations, commits, faults and power cuts for as long as asked")]
     Simulate(lab::LabArgs),
-    #[command(about = "Let the engine make one mistake after another, and see each")]
+    #[command(
+        about = "Build one mistake after another into the engine, and show that the lab sees each"
+    )]
     Mutants(lab::LabArgs),
-    #[command(about = "Cut the power under the kernel module, by the hundred")]
+    #[command(about = "Cut the power under the mounted kernel module, hundreds of times")]
     Soak(soak::SoakArgs),
     /// The guest's side of bench
     #[command(hide = true)]
-    BenchGuest(bench::guest::GuestArgs),
+    BenchGuest(bench::plan::Plan),
 }
 
 fn main() -> ExitCode {
@@ -79,30 +84,27 @@ fn run(cli: Cli) -> Result<u8> {
     let workspace = Workspace::find()?;
     match cli.command {
         Command::Setup => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             println!("ready; the guest kernel is {}", kernel.release);
             Ok(0)
         }
         Command::Build(args) => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             build::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
         Command::Demo => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             Ok(u8::from(!demo::run(&workspace, &kernel)?))
         }
         Command::Test(args) => Ok(u8::from(!test::run(&workspace, &args)?)),
-        Command::Coverage(args) => {
-            setup::run(&workspace, Which::Stock)?;
-            Ok(u8::from(!coverage::run(&workspace, &args)?))
-        }
+        Command::Coverage(args) => Ok(u8::from(!coverage::run(&workspace, &args)?)),
         Command::Vm(args) => {
-            setup::run(&workspace, args.kernel)?;
-            vm::args::run(&workspace, args)
+            let kernel = setup::guests(&workspace, args.kernel)?;
+            vm::args::run(&workspace, &kernel, args)
         }
         Command::Bench(args) => {
-            let kernel = setup::run(&workspace, Which::Stock)?;
+            let kernel = setup::guests(&workspace, Which::Stock)?;
             bench::run(&workspace, &kernel, &args)?;
             Ok(0)
         }
@@ -110,11 +112,11 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Simulate(args) => lab::run(&workspace, "simulate", &args),
         Command::Mutants(args) => lab::run(&workspace, "mutants", &args),
         Command::Soak(args) => {
-            let kernel = setup::run(&workspace, args.kernel)?;
+            let kernel = setup::guests(&workspace, args.kernel)?;
             Ok(u8::from(!soak::run(&workspace, &kernel, &args)?))
         }
-        Command::BenchGuest(args) => {
-            bench::guest::run(&args)?;
+        Command::BenchGuest(plan) => {
+            bench::guest::run(&plan)?;
             Ok(0)
         }
     }

@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask setup`: packages, and the guest's kernel. Does nothing when nothing is missing.
+//! What the commands need of the machine: Debian packages, and the guest's kernel.
 //!
-//! Only missing packages are installed and none is upgraded on purpose; the guest's kernel
-//! is unpacked under the target directory, never installed.
+//! `cargo xtask setup` makes everything ready; other commands ask for their own part of it. Only
+//! missing packages are installed, none is upgraded on purpose, and nothing happens where nothing
+//! is missing. The guest's kernel is unpacked below the target directory, never installed.
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::kernel::{Kernel, Which, debug};
+use crate::kernel::{Kernel, Which, debug, stock};
 use crate::shell::Cmd;
 use crate::sources;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// What building, the guest and the tests use beyond Rust itself.
-const PACKAGES: &[&str] = &[
-    // The machine in the machine.
+/// What compiling the whole workspace takes beyond Rust: libublk's bindings are made by bindgen,
+/// which loads libclang.
+const LIBCLANG: &[&str] = &["libc6-dev", "libclang-14-dev", "clang-14"];
+
+/// What the module, the guests and the tests in them use.
+const GUESTS: &[&str] = &[
+    // The guest.
     "qemu-system-x86",
     "qemu-system-common",
     "busybox-static",
@@ -38,10 +44,6 @@ const PACKAGES: &[&str] = &[
     "sparse",
     "rustc-web",
     "rust-web-src",
-    // The daemon: libublk's bindings are made by bindgen.
-    "libc6-dev",
-    "libclang-14-dev",
-    "clang-14",
     "pkg-config",
     // The tests and the bench.
     "fio",
@@ -56,29 +58,61 @@ const PACKAGES: &[&str] = &[
     "strace",
 ];
 
-/// Makes everything ready and says what it does; the debug kernel only if that is wanted.
-pub fn run(workspace: &Workspace, which: Which) -> Result<Kernel> {
-    let stock = stock(workspace, which == Which::Debug && debug::find(workspace).is_none())?;
-    match which {
-        Which::Stock => Ok(stock),
-        Which::Debug => match debug::find(workspace) {
-            Some(kernel) => Ok(kernel),
-            None => debug::build(workspace, Ui::new()),
-        },
+/// Makes the machine ready for guests, and for all else; builds the debug kernel if that is asked for.
+pub fn guests(workspace: &Workspace, which: Which) -> Result<Kernel> {
+    let debug = debug::find(workspace);
+    let stock = stock(workspace, which == Which::Debug && debug.is_none())?;
+    match (which, debug) {
+        (Which::Stock, _) => Ok(stock),
+        (Which::Debug, Some(kernel)) => Ok(kernel),
+        (Which::Debug, None) => debug::build(workspace, Ui::new()),
     }
 }
 
-/// Packages and the stock kernel; `lists`: apt's lists are needed for something else too.
+/// Makes the machine ready to compile the workspace natively.
+pub fn compiling() -> Result<()> {
+    if has_libclang() {
+        return Ok(());
+    }
+    add(LIBCLANG).context(
+        "compiling vexfs-ublk needs libclang, for the bindings of libublk. Without it the rest \
+         can be tested: cargo test --workspace --exclude vexfs-ublk",
+    )
+}
+
+/// Whether bindgen finds a libclang, from whatever package it is.
+fn has_libclang() -> bool {
+    if std::env::var_os("LIBCLANG_PATH").is_some() {
+        return true;
+    }
+    let library = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("libclang.so") || name.starts_with("libclang-")
+        })
+    };
+    let holds = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut entries| entries.any(library));
+    let llvm = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut versions = llvm.filter(|dir| dir.file_name().to_string_lossy().starts_with("llvm-"));
+    let mut system = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"].into_iter();
+    system.any(|dir| holds(Path::new(dir))) || versions.any(|dir| holds(&dir.path().join("lib")))
+}
+
+/// Installs the packages and the stock kernel. `lists`: apt's lists are also needed for something else.
 fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     let ui = Ui::new();
     fs::create_dir_all(&workspace.vm)
         .with_context(|| format!("cannot create {}", workspace.vm.display()))?;
-    let missing = missing_packages(PACKAGES)?;
-    let kernel = Kernel::find(workspace);
+    let missing = missing_packages(&[GUESTS, LIBCLANG].concat())?;
+    let kernel = stock::find(workspace);
     if let (true, Some(kernel)) = (missing.is_empty() && !lists, kernel.clone()) {
         return Ok(kernel);
     }
-    ensure!(cfg!(target_arch = "x86_64"), "VexFS is developed on x86-64; this is another machine");
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        "guests and the kernel module need x86-64; this is another architecture"
+    );
     if is_root() {
         if (kernel.is_none() || lists)
             && let Some(file) = sources::add_security()?
@@ -92,11 +126,11 @@ fn stock(workspace: &Workspace, lists: bool) -> Result<Kernel> {
     }
     match kernel {
         Some(kernel) => Ok(kernel),
-        None => Kernel::install(workspace, ui),
+        None => stock::install(workspace, ui),
     }
 }
 
-/// Installs what only one command uses, if it is missing. To be called after [`run`].
+/// Installs those of the packages that are missing.
 pub fn add(packages: &[&str]) -> Result<()> {
     let ui = Ui::new();
     let missing = missing_packages(packages)?;
@@ -111,9 +145,9 @@ pub fn add(packages: &[&str]) -> Result<()> {
 
 fn update(ui: Ui) -> Result<()> {
     let step = ui.step("package lists (apt-get update)");
-    apt(["update"]).run(&step).context(
-        "apt-get update failed: the machine needs its Debian mirrors for the first set-up",
-    )?;
+    apt(["update"])
+        .run(&step)
+        .context("apt-get update failed: the first set-up needs the machine's Debian mirrors")?;
     step.done();
     Ok(())
 }
@@ -145,7 +179,7 @@ fn install(ui: Ui, missing: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// apt without questions, waiting its turn if another apt is at work.
+/// apt-get that asks nothing, and waits if another apt is running.
 fn apt<const N: usize>(args: [&str; N]) -> Cmd {
     Cmd::new("apt-get")
         .args(["-q", "-o", "DPkg::Lock::Timeout=600", "-o", "APT::Color=0"])
@@ -154,11 +188,11 @@ fn apt<const N: usize>(args: [&str; N]) -> Cmd {
         .env("LC_ALL", "C.UTF-8")
 }
 
-/// Those that are not installed.
+/// Those of the packages that are not installed.
 fn missing_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let status = fs::read_to_string("/var/lib/dpkg/status").context(
-        "this is no Debian machine (no dpkg status): install by hand what 'setup' would, \
-         as listed in xtask/src/setup.rs",
+        "this is not a Debian machine (it has no dpkg status): install by hand the packages \
+         listed in xtask/src/setup.rs",
     )?;
     let mut installed = HashSet::new();
     let mut name = "";
@@ -172,7 +206,7 @@ fn missing_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
-/// Those that apt cannot install because no source has them.
+/// Those of the packages that no apt source has.
 fn unknown_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let known = Cmd::new("apt-cache").args(["policy"]).args(packages).output()?;
     let mut has = HashSet::new();

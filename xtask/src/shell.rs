@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Running other programs, with errors that name the program and show what it said.
+//! Runs other programs; errors name the program and show its output.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
@@ -22,13 +22,13 @@ pub struct Cmd {
 const TAIL: usize = 40;
 
 impl Cmd {
-    /// `program` as the shell would find it.
+    /// `program`, looked up in `PATH`.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let name = Path::new(program.as_ref())
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut command = Command::new(program);
-        // cargo points it at its own toolchain's libraries, which are not this program's.
+        // cargo sets it to its own toolchain's libraries, which other programs must not load.
         command.stdin(Stdio::null()).env_remove("LD_LIBRARY_PATH");
         Self { name, command }
     }
@@ -93,7 +93,7 @@ impl Cmd {
         Ok(output.stdout)
     }
 
-    /// Runs it, its output as the step's messages; a failure repeats the last lines.
+    /// Runs it and shows its output as the step's messages; an error repeats the last lines.
     pub fn run(self, step: &Step) -> Result<Vec<String>> {
         let name = self.name.clone();
         let (status, lines) = self.lines(|line| step.message(line))?;
@@ -104,7 +104,7 @@ impl Cmd {
         Ok(lines)
     }
 
-    /// Runs it, handing over each line of both of its streams as it comes.
+    /// Runs it and passes each line of its standard output and standard error to `each`.
     pub fn lines(mut self, mut each: impl FnMut(&str)) -> Result<(ExitStatus, Vec<String>)> {
         let mut child = self
             .command
@@ -139,7 +139,7 @@ impl Cmd {
             lines.push(line);
         }
         for reader in readers {
-            // A reader only ends by reaching the end of its stream.
+            // It has reached the end of its stream, or the channel would still be open.
             let _ = reader.join();
         }
         let status = child.wait().with_context(|| format!("cannot wait for {}", self.name))?;
@@ -157,7 +157,7 @@ pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => "ended strangely".to_owned(),
+        (None, None) => "ended without a status".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask soak`: power cuts under the kernel module, by the hundred, in a guest.
+//! `cargo xtask soak`: hundreds of power cuts under the kernel module, in a guest.
 //!
-//! The work is tests/e2e/soak.sh, which the tests run with a few cuts; this only says how many.
+//! The work is done by tests/e2e/soak.sh, which the tests run with a few cuts.
 
 use std::fs;
 use std::time::Duration;
@@ -14,11 +14,10 @@ use crate::build::{self, module};
 use crate::kernel::{Kernel, Which};
 use crate::shell::quote;
 use crate::ui::Ui;
-use crate::vm::args::print;
 use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
 
-/// Comes before the run's figures in the guest's output.
+/// Begins the line of the guest's output that holds the figures.
 const RESULT: &str = "soak-result ";
 
 /// How long to soak.
@@ -41,8 +40,8 @@ pub struct SoakArgs {
     no_build: bool,
 }
 
-/// Runs it; false if anything was lost, or the kernel complained. What a failure leaves to look
-/// into is in target/vm/soak.
+/// Runs it; false if anything was lost or the kernel log holds a warning. After a failure the evidence is
+/// in target/vm/soak.
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bool> {
     if !args.no_build {
         build::tools(workspace, Ui::new())?;
@@ -54,11 +53,10 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
     }
     fs::create_dir_all(&keep).with_context(|| format!("cannot create {}", keep.display()))?;
     let script = workspace.root.join("tests/e2e/soak.sh");
-    let mut vm = Vm::new(workspace, "soak", quote(&script.display().to_string()));
-    vm.kernel = args.kernel;
-    vm.memory = 2048 * args.kernel.appetite();
+    let mut vm = Vm::new(workspace, kernel, "soak", quote(&script.display().to_string()));
+    vm.memory = 2048 * kernel.which.memory_factor();
     let timeout = Duration::from_secs(300 + 20 * u64::from(args.cuts));
-    vm.timeout = Some(timeout * args.kernel.patience());
+    vm.timeout = Some(timeout * kernel.which.time_factor());
     vm.share = Some(keep.clone());
     vm.env = vec![
         ("VEXFS_SOAK_CUTS".to_owned(), args.cuts.to_string()),
@@ -74,7 +72,7 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
         }
         eprintln!("soak: {trouble}");
         if fs::read_dir(&keep).is_ok_and(|mut dir| dir.next().is_some()) {
-            eprintln!("soak: what there is to look into: {}", keep.display());
+            eprintln!("soak: the evidence is in {}", keep.display());
         }
     }
     let well = outcome.end == End::Status(0) && outcome.findings.is_empty();
@@ -84,12 +82,12 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bo
         figures["trouble"] = trouble.into();
         println!("{figures:#}");
     } else if well && listener.figures.is_none() {
-        bail!("the guest ended well without a result: tests/e2e/soak.py does not say what it did");
+        bail!("the guest succeeded but printed no result: look at tests/e2e/soak.py");
     }
     Ok(well)
 }
 
-/// Hears the guest: shows what it says, and takes its figures out of it.
+/// Shows the guest's output and takes the figures out of it.
 struct Listener {
     json: bool,
     line: Vec<u8>,
@@ -98,7 +96,7 @@ struct Listener {
 
 impl Listener {
     fn hear(&mut self, said: Said<'_>) {
-        let Said::Output(bytes) = said else { return print(said) };
+        let Said::Output(bytes) = said else { return said.print() };
         for &byte in bytes {
             self.line.push(byte);
             if byte != b'\n' {
@@ -109,7 +107,7 @@ impl Listener {
             match text.strip_prefix(RESULT) {
                 Some(figures) => self.figures = serde_json::from_str(figures).ok(),
                 None if self.json => eprint!("{text}"),
-                None => print(Said::Output(&line)),
+                None => Said::Output(&line).print(),
             }
         }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The security suite of apt, where the guest's kernel comes from.
+//! apt's source of the security suite, where the guest's kernel comes from.
 //!
-//! A machine without it gets it from the mirror it already uses for Debian itself, with the
-//! same keys and options; no mirror is named here.
+//! If the machine lacks it, it is derived from the machine's source for Debian itself: the same mirror,
+//! keys and options. No mirror is named here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 
 /// The suite the kernel is in.
 const SECURITY: &str = "bookworm-security";
-/// The suite whose mirror is asked for it.
+/// The suite whose source it is derived from.
 const BASE: &str = "bookworm";
-/// What is written when the machine lacks it, without its ending.
+/// The file that is written if the machine lacks it, without its ending.
 const ADDED: &str = "/etc/apt/sources.list.d/vexfs-security";
 
 /// Adds the security suite; returns the file written, or `None` if the machine has it already.
@@ -93,7 +93,7 @@ fn from_deb822(text: &str) -> Option<String> {
     })
 }
 
-/// Every mirror keeps the security archive beside the main one.
+/// The security archive of a mirror: it is beside the main one.
 fn security(uri: &str) -> String {
     let uri = uri.trim_end_matches('/');
     if uri.ends_with("-security") { uri.to_owned() } else { format!("{uri}-security") }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The true neighbours of the sample queries, by brute force, for the tests to compare with.
+//! Finds the true neighbours of the sample queries by brute force, for the tests to compare with.
 //!
-//! It shares no code with the index it judges. Only little-endian `f32` matrices in the
-//! first version of the `.npy` format are read: that is what `tests/data` holds.
+//! It shares no code with the index, not even the parser of `.npy`. Only little-endian `f32` matrices in
+//! version 1 of the format are read, which is what `tests/data` holds.
 
 use std::fs;
 use std::path::{Path, PathBuf};

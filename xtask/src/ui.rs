@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the developer sees while something long runs.
+//! Shows progress.
 //!
-//! On a terminal a step is a spinner with its last line of output; elsewhere (CI) one line
-//! when it starts and one when it ends. Nothing here decides anything.
+//! On a terminal a step is a spinner with its last line of output; elsewhere, as in CI, one line when it
+//! starts and one when it ends.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How to show progress; cheap to copy around by reference.
+/// How progress is shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {
     terminal: bool,
@@ -25,7 +25,7 @@ pub struct Step {
 }
 
 impl Ui {
-    /// Progress goes to standard error; standard output belongs to what was asked for.
+    /// Progress goes to standard error, so that standard output holds only results.
     pub fn new() -> Self {
         Self { terminal: std::io::stderr().is_terminal() }
     }
@@ -48,7 +48,7 @@ impl Ui {
 }
 
 impl Step {
-    /// Shows what the step is doing right now; only a terminal shows it.
+    /// Sets the text beside the spinner; it is not shown elsewhere.
     pub fn message(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(text.trim().to_owned());

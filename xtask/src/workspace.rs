@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Where things are: the repository, the target directory, and what is built into it.
 //!
-//! Nothing outside the target directory is ever written by the developer's commands,
-//! except the packages that `setup` installs.
+//! The commands write nothing outside the target directory, except the packages that are installed.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Finds the repository from this crate's own place in it.
+    /// Finds the repository that this crate is in.
     pub fn find() -> Result<Self> {
         let here = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Block devices side by side: the same jobs on each, the image the same file for all that
-//! have one.
+//! Measures block devices: the same jobs on each, and the same image file for all that serve one.
 //!
-//! The image is written once, in full, on ext4 on a disk of memory, so that neither a real
+//! The image is written in full beforehand, on ext4 on a disk of memory, so that neither a real
 //! disk nor allocation is part of the figures. Every device exists only while it is measured.
 
 use std::fs::{self, File};
@@ -15,18 +14,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::fio::{self, Job, Length};
-use super::guest::Guest;
+use super::plan::Plan;
 use super::sample::{self, DEVICE};
 use crate::shell::Cmd;
 
-/// The one that is ours.
+/// The device of this project.
 pub const OURS: &str = "vexfs-ublk";
-/// The one ours is compared with.
+/// What it is compared with.
 pub const REFERENCE: &str = "rublk loop";
-/// In the order in which tables show them.
+/// All devices, in the order of the tables.
 pub const SUBJECTS: [&str; 5] = ["null_blk", "ublk null", "kernel loop", REFERENCE, OURS];
 
-/// How the image is opened by whoever serves it.
+/// How a device opens its image: with `O_DIRECT`, or through the page cache.
 pub const MODES: [&str; 2] = ["direct", "buffered"];
 
 const JOBS: [Job; 6] = [
@@ -62,10 +61,10 @@ const JOBS: [Job; 6] = [
     },
 ];
 
-/// Queues and requests at once of every ublk device, so that none has more than another.
+/// Queues, and requests per queue, of every ublk device: the same for all.
 const QUEUES: &str = "1";
 const DEPTH: &str = "64";
-/// Out of the way of the numbers that are given out by themselves.
+/// Device number for rublk, above those that vexfs-ublk chooses.
 const RUBLK_ID: u32 = 40;
 
 /// A device that exists; [`Device::remove`] ends it.
@@ -76,46 +75,46 @@ enum Device {
     Vexfs { path: PathBuf },
 }
 
-/// One round: every subject once, in an order that differs by round.
-pub fn round(guest: &Guest, round: u32) -> Result<()> {
-    let mut plan: Vec<(&str, &str)> = vec![("null_blk", ""), ("ublk null", "")];
+/// One round: measures every subject once, in an order that rotates from round to round.
+pub fn round(plan: &Plan, round: u32) -> Result<()> {
+    let mut order: Vec<(&str, &str)> = vec![("null_blk", ""), ("ublk null", "")];
     for mode in MODES {
         for subject in ["kernel loop", REFERENCE, OURS] {
-            plan.push((subject, mode));
+            order.push((subject, mode));
         }
     }
-    let turn = round as usize % plan.len();
-    plan.rotate_left(turn);
-    for (subject, mode) in plan {
-        settle(guest, mode)?;
-        let device = Device::make(guest, subject, mode)
+    let turn = round as usize % order.len();
+    order.rotate_left(turn);
+    for (subject, mode) in order {
+        prepare_page_cache(mode)?;
+        let device = Device::make(plan, subject, mode)
             .with_context(|| format!("cannot set up {subject} {mode}"))?;
-        let measured = measure(guest, &device, subject, mode, round);
-        let removed = device.remove(guest);
+        let measured = measure(plan, &device, subject, mode, round);
+        let removed = device.remove(plan);
         measured.with_context(|| format!("{subject} {mode}"))?;
         removed.with_context(|| format!("cannot remove {subject} {mode}"))?;
     }
     Ok(())
 }
 
-/// The page cache as every subject finds it: without the image for direct ones, which would have
-/// to put it out of the way, and with all of it for buffered ones.
-fn settle(guest: &Guest, mode: &str) -> Result<()> {
+/// The same page cache for every subject: without the image before direct I/O, which would have to
+/// invalidate it, and with all of the image before buffered I/O.
+fn prepare_page_cache(mode: &str) -> Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "1").context("cannot drop the page cache")?;
     if mode == "buffered" {
-        let mut image = File::open(guest.image()).context("cannot open the image")?;
+        let mut image = File::open(Plan::image()).context("cannot open the image")?;
         std::io::copy(&mut image, &mut std::io::sink()).context("cannot read the image")?;
     }
     Ok(())
 }
 
-fn measure(guest: &Guest, device: &Device, subject: &str, mode: &str, round: u32) -> Result<()> {
+fn measure(plan: &Plan, device: &Device, subject: &str, mode: &str, round: u32) -> Result<()> {
     let path = device.path();
     no_scheduler(path)?;
-    let figures = fio::run(path, Some(guest.image_bytes()), Length::Millis(guest.millis), &JOBS)?;
+    let figures = fio::run(path, Some(plan.image_bytes()), Length::Millis(plan.millis), &JOBS)?;
     for (job, figure) in JOBS.iter().zip(figures) {
-        // Without an image there is no mode: the figure stands beside both.
+        // A device without an image has no mode: its figure is shown in the cells of both.
         for shown in MODES.iter().filter(|name| mode.is_empty() || **name == mode) {
             let cell = format!("{}, {shown} image", job.cell);
             sample::give(DEVICE, &cell, subject, round, figure.value, figure.unit);
@@ -125,8 +124,8 @@ fn measure(guest: &Guest, device: &Device, subject: &str, mode: &str, round: u32
 }
 
 impl Device {
-    fn make(guest: &Guest, subject: &str, mode: &str) -> Result<Self> {
-        let image = guest.image();
+    fn make(plan: &Plan, subject: &str, mode: &str) -> Result<Self> {
+        let image = Plan::image();
         match subject {
             "null_blk" => Ok(Self::Null(null_blk("benchnull", 4096, false)?)),
             "kernel loop" => {
@@ -137,7 +136,7 @@ impl Device {
                     .output()?;
                 Ok(Self::Loop(PathBuf::from(path.trim())))
             }
-            "ublk null" => Self::rublk(guest, &["null"]),
+            "ublk null" => Self::rublk(plan, &["null"]),
             OURS => {
                 let mut add = Cmd::new("vexfs-ublk").args(["add", "--raw", "--image"]).arg(&image);
                 add = add.args(["--queues", QUEUES, "--depth", DEPTH]);
@@ -152,16 +151,16 @@ impl Device {
                 if mode == "buffered" {
                     words.push("--buffered-io");
                 }
-                Self::rublk(guest, &words)
+                Self::rublk(plan, &words)
             }
         }
     }
 
-    fn rublk(guest: &Guest, words: &[&str]) -> Result<Self> {
-        // A session of its own, as every daemon has: the scheduler groups by session, and one
-        // that shared ours would be woken more cheaply.
+    fn rublk(plan: &Plan, words: &[&str]) -> Result<Self> {
+        // A session of its own, as every daemon has. The scheduler groups processes by session, so
+        // a process that shared ours would be woken faster.
         let child = Command::new("setsid")
-            .arg(&guest.rublk)
+            .arg(&plan.rublk)
             .arg("add")
             .args(words)
             .args(["--foreground", "--quiet", "--queue", QUEUES, "--depth", DEPTH])
@@ -170,7 +169,7 @@ impl Device {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {}", guest.rublk.display()))?;
+            .with_context(|| format!("cannot start {}", plan.rublk.display()))?;
         let path = PathBuf::from(format!("/dev/ublkb{RUBLK_ID}"));
         wait_for(&path)?;
         Ok(Self::Rublk { path, child })
@@ -185,16 +184,16 @@ impl Device {
         }
     }
 
-    fn remove(self, guest: &Guest) -> Result<()> {
+    fn remove(self, plan: &Plan) -> Result<()> {
         match self {
             Self::Null(_) => remove_null_blk("benchnull"),
             Self::Loop(path) => Cmd::new("losetup").arg("--detach").arg(path).output().map(drop),
             Self::Rublk { mut child, path } => {
-                // Once in a while rublk's own removal dies in its control ring; what is measured is
-                // over by then.
+                // rublk's removal sometimes fails in its control ring. The measurement is over by
+                // then, so it is simply removed again.
                 let remove = || {
                     let words = ["del", "--number", &RUBLK_ID.to_string()];
-                    Cmd::new(&guest.rublk).args(words).output()
+                    Cmd::new(&plan.rublk).args(words).output()
                 };
                 if remove().is_err() && path.exists() {
                     remove()?;
@@ -215,7 +214,7 @@ pub fn remove_vexfs(path: &Path) -> Result<()> {
     Cmd::new("vexfs-ublk").args(["del", "--id", id]).output().map(drop)
 }
 
-/// One hardware queue gets a scheduler by default, other kinds of devices do not.
+/// Turns off the I/O scheduler, which the kernel sets by default for devices with one hardware queue.
 fn no_scheduler(device: &Path) -> Result<()> {
     let name = device.file_name().context("a device without a name")?;
     let file = Path::new("/sys/block").join(name).join("queue/scheduler");
@@ -234,7 +233,7 @@ fn wait_for(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a disk that `null_blk` serves: of memory, or one that forgets everything.
+/// Makes a disk with `null_blk`: one of memory, or one that stores nothing.
 pub fn null_blk(name: &str, mib: u64, memory: bool) -> Result<PathBuf> {
     let dir = Path::new("/sys/kernel/config/nullb").join(name);
     fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -257,7 +256,7 @@ fn remove_null_blk(name: &str) -> Result<()> {
     fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
-/// The image all of them serve.
+/// Writes the image file.
 pub fn make_image(path: &Path, bytes: u64) -> Result<()> {
     let mut file =
         File::create(path).with_context(|| format!("cannot create {}", path.display()))?;

@@ -10,8 +10,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 
 use super::device::remove_vexfs;
-use super::guest::Guest;
 use super::meta::Files;
+use super::plan::Plan;
 use super::sample::{self, FACTS};
 use crate::shell::Cmd;
 
@@ -26,8 +26,8 @@ pub const LIMITS: [(&str, f64, &str); 6] = [
 ];
 const SIZES: [&str; 3] = ["64M", "1G", "100G"];
 
-/// One round of the times.
-pub fn round(guest: &Guest, round: u32) -> Result<()> {
+/// Measures the times once.
+pub fn round(plan: &Plan, round: u32) -> Result<()> {
     let dir = PathBuf::from("/dev/shm/bench-facts");
     fs::create_dir_all(&dir).context("cannot create a directory for images")?;
     let give = |index: usize, value: f64| {
@@ -39,7 +39,7 @@ pub fn round(guest: &Guest, round: u32) -> Result<()> {
         Cmd::new("mkfs.vexfs").arg(&image).arg(size).output()?;
         give(index, mount_time(&image, None)?);
         if size == "1G" {
-            let files = guest.files;
+            let files = plan.files;
             mount_time(&image, Some(files))?;
             give(3, mount_time(&image, None)?);
         }
@@ -52,7 +52,7 @@ pub fn round(guest: &Guest, round: u32) -> Result<()> {
     fs::remove_file(&image).context("cannot remove an image")
 }
 
-/// Milliseconds of the system call; makes so many files before it unmounts.
+/// Milliseconds that mount(2) takes. With `files`, that many files are made before unmounting.
 fn mount_time(image: &Path, files: Option<usize>) -> Result<f64> {
     let device = Cmd::new("vexfs-ublk").args(["add", "--image"]).arg(image).output()?;
     let device = PathBuf::from(device.trim());
@@ -71,7 +71,7 @@ fn mount_time(image: &Path, files: Option<usize>) -> Result<f64> {
     Ok(millis)
 }
 
-/// The largest the daemon of the only device has been.
+/// Peak resident memory of the daemon; there must be exactly one device.
 pub fn daemon_memory(round: u32) -> Result<()> {
     let text = Cmd::new("vexfs-ublk").args(["list", "--json"]).output()?;
     let list: Value = serde_json::from_str(&text).context("the list of devices is no JSON")?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Filesystems side by side, each made anew in each round on the same device of vexfs-ublk.
+//! Measures filesystems: each is made anew in each round, all on the same vexfs-ublk device.
 //!
-//! The device's image is a disk of memory, written in full before: what differs is the
-//! filesystem. Mount options are everybody's defaults.
+//! The device's image is a disk of memory, written in full beforehand, so that only the filesystem
+//! differs. Mount options are the defaults.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use anyhow::{Context, Result};
 
 use super::device::{null_blk, remove_vexfs};
 use super::fio::{self, Job, Length};
-use super::guest::Guest;
 use super::meta::{self, Files, Rate};
+use super::plan::Plan;
 use super::sample::{self, FILES};
 use crate::shell::Cmd;
 
-/// The one that is ours.
+/// The filesystem of this project.
 pub const OURS: &str = "vexfs";
-/// Ours is compared with the best of these.
+/// It is compared with the best of these.
 pub const REFERENCES: [&str; 2] = ["ext4", "xfs"];
-/// In the order in which tables show them.
+/// All filesystems, in the order of the tables.
 pub const SUBJECTS: [&str; 4] = ["ext4", "xfs", "btrfs", OURS];
-/// What the cells are called whose figure is the medium's flushes more than the filesystem.
+/// Begins the name of a cell that measures the medium's flushes more than the filesystem.
 pub const DURABLE: &str = "durable: ";
 
 const WRITE_NEW: [Job; 1] = [Job {
@@ -78,7 +78,7 @@ const WARM: [Job; 2] = [
     },
 ];
 
-/// The device all of them live on, while it exists.
+/// The device that all filesystems are made on.
 pub struct Stage {
     device: PathBuf,
     mount: PathBuf,
@@ -102,18 +102,18 @@ impl Stage {
         Ok(Self { device: PathBuf::from(device.trim()), mount })
     }
 
-    /// One round: every filesystem once, in an order that differs by round.
-    pub fn round(&self, guest: &Guest, round: u32) -> Result<()> {
-        let mut plan = SUBJECTS;
-        plan.rotate_left(round as usize % SUBJECTS.len());
-        for subject in plan {
+    /// One round: measures every filesystem once, in an order that rotates from round to round.
+    pub fn round(&self, plan: &Plan, round: u32) -> Result<()> {
+        let mut order = SUBJECTS;
+        order.rotate_left(round as usize % SUBJECTS.len());
+        for subject in order {
             self.make(subject).with_context(|| format!("cannot make {subject}"))?;
             Cmd::new("mount")
                 .args(["-t", subject])
                 .args([&self.device, &self.mount])
                 .output()
                 .with_context(|| format!("cannot mount {subject}"))?;
-            let measured = self.measure(guest, subject, round);
+            let measured = self.measure(plan, subject, round);
             let unmounted = Cmd::new("umount").arg(&self.mount).output();
             measured.with_context(|| format!("on {subject}"))?;
             unmounted.with_context(|| format!("cannot unmount {subject}"))?;
@@ -134,19 +134,19 @@ impl Stage {
         Cmd::new(program).args(options).arg(&self.device).output().map(drop)
     }
 
-    fn measure(&self, guest: &Guest, subject: &str, round: u32) -> Result<()> {
+    fn measure(&self, plan: &Plan, subject: &str, round: u32) -> Result<()> {
         let give = |cell: &str, value: f64, unit: &str| {
             sample::give(FILES, cell, subject, round, value, unit);
         };
         let mut metadata = Vec::new();
-        self.metadata(guest, &mut |cell, rate| metadata.push((cell, rate)))?;
+        self.metadata(plan, &mut |cell, rate| metadata.push((cell, rate)))?;
         for (cell, rate) in metadata {
             give(cell, rate, "ops/s");
         }
 
         let file = self.mount.join("data");
-        let size = guest.file_bytes();
-        let timed = Length::Millis(guest.millis);
+        let size = plan.file_bytes();
+        let timed = Length::Millis(plan.millis);
         let jobs = |length, jobs: &[Job]| -> Result<()> {
             let figures = fio::run(&file, Some(size), length, jobs)?;
             for (job, figure) in jobs.iter().zip(figures) {
@@ -163,8 +163,8 @@ impl Stage {
         jobs(timed, &WARM)
     }
 
-    fn metadata(&self, guest: &Guest, give: &mut dyn FnMut(&'static str, Rate)) -> Result<()> {
-        let count = guest.files;
+    fn metadata(&self, plan: &Plan, give: &mut dyn FnMut(&'static str, Rate)) -> Result<()> {
+        let count = plan.files;
         let files = Files::new(&self.mount.join("empty"), count)?;
         give("create", files.create()?);
         rustix::fs::sync();
@@ -184,13 +184,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes the device down.
+    /// Removes the device.
     pub fn tear_down(self) -> Result<()> {
         remove_vexfs(&self.device)
     }
 }
 
-/// Forgets clean pages, names and inodes.
+/// Drops clean pages, dentries and inodes from memory.
 fn drop_caches() -> Result<()> {
     let file = Path::new("/proc/sys/vm/drop_caches");
     fs::write(file, "3").context("cannot drop the caches")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! fio, run for one figure per job. The jobs of one run come one after the other.
+//! Runs fio and takes one figure from each job. The jobs of a run come one after the other.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::shell::Cmd;
 pub struct Job {
     /// Name of the cell.
     pub cell: &'static str,
-    /// fio's options, blank separated.
+    /// fio's options, separated by blanks.
     pub options: &'static str,
     /// Whether the figure is bandwidth in MiB/s; operations per second otherwise.
     pub bandwidth: bool,
@@ -24,16 +24,16 @@ pub struct Job {
 pub struct Figure {
     /// MiB/s or operations per second.
     pub value: f64,
-    /// Which of them.
+    /// Unit of the value.
     pub unit: &'static str,
 }
 
 /// How long a job runs.
 #[derive(Debug, Clone, Copy)]
 pub enum Length {
-    /// So many milliseconds, after a fifth of that to warm up.
+    /// This many milliseconds, after a warm-up of a fifth of that.
     Millis(u64),
-    /// Once over the file.
+    /// Once through the file.
     Whole,
 }
 

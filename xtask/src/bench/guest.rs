@@ -1,115 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What runs in the guest: rounds of everything, interleaved, one line per figure.
+//! What runs in the guest: interleaved rounds of everything, one line of output per figure.
 //!
-//! Only ever started by the host's side of the bench, in a guest: it loads modules and
-//! formats disks.
+//! Only the host's side of the bench starts it, in a guest: it loads modules and formats disks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
 
-use super::{Part, device, facts, files};
+use super::plan::{Part, Plan};
+use super::{device, facts, files};
 use crate::shell::Cmd;
 
-/// What the host tells its guest.
-#[derive(Debug, Args)]
-pub struct GuestArgs {
-    /// How often each thing is measured
-    #[arg(long)]
-    pub rounds: u32,
-    /// Milliseconds of each timed job
-    #[arg(long)]
-    pub millis: u64,
-    /// Files of each loop over small files
-    #[arg(long)]
-    pub files: usize,
-    /// Bytes of the image and of the file, in MiB
-    #[arg(long)]
-    pub mib: u64,
-    /// The program to compare with
-    #[arg(long)]
-    pub rublk: PathBuf,
-    /// Only this part
-    #[arg(long)]
-    pub only: Option<Part>,
-}
-
-/// What the parts of the bench need to know.
-pub struct Guest {
-    /// Milliseconds of each timed job.
-    pub millis: u64,
-    /// Files of each loop over small files.
-    pub files: usize,
-    /// The program to compare with.
-    pub rublk: PathBuf,
-    mib: u64,
-    image_dir: PathBuf,
-}
-
-impl Guest {
-    /// The image that all block devices serve.
-    pub fn image(&self) -> PathBuf {
-        self.image_dir.join("bench-image")
-    }
-
-    /// Its length.
-    pub fn image_bytes(&self) -> u64 {
-        self.mib << 20
-    }
-
-    /// Length of the file on each filesystem.
-    pub fn file_bytes(&self) -> u64 {
-        self.mib << 19
-    }
-}
-
 /// Measures; every figure is on standard output as soon as it is known.
-pub fn run(args: &GuestArgs) -> Result<()> {
+pub fn run(plan: &Plan) -> Result<()> {
     ensure!(
         std::env::var_os("VEXFS_VM").is_some(),
         "this runs in the guest of 'cargo xtask bench' only"
     );
-    let guest = Guest {
-        millis: args.millis,
-        files: args.files,
-        rublk: args.rublk.clone(),
-        mib: args.mib,
-        image_dir: PathBuf::from("/run/bench-images"),
-    };
-    let wants = |part| args.only.is_none_or(|only| only == part);
-    prepare_kernel(wants(Part::Fs))?;
-    if wants(Part::Device) {
-        // Room for ext4's own structures and journal beside the image.
-        let disk = device::null_blk("benchimages", guest.mib + 192, true)?;
-        fs::create_dir_all(&guest.image_dir).context("cannot create the images' mount point")?;
-        Cmd::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk).output()?;
-        Cmd::new("mount").arg(&disk).arg(&guest.image_dir).output()?;
-        device::make_image(&guest.image(), guest.image_bytes())?;
-        // What a buffered image holds back is written between two devices, not under one's jobs.
-        for (name, value) in [
-            ("dirty_writeback_centisecs", "0"),
-            ("dirty_background_ratio", "60"),
-            ("dirty_ratio", "80"),
-        ] {
-            let file = Path::new("/proc/sys/vm").join(name);
-            fs::write(&file, value).with_context(|| format!("cannot set {name}"))?;
+    load_modules(plan.wants(Part::Fs))?;
+    if plan.wants(Part::Device) {
+        make_image(plan)?;
+        for round in 0..plan.rounds {
+            println!("round {}: block devices", round + 1);
+            device::round(plan, round)?;
         }
     }
-    for round in (0..args.rounds).filter(|_| wants(Part::Device)) {
-        println!("round {}: block devices", round + 1);
-        device::round(&guest, round)?;
-    }
-    if wants(Part::Fs) {
-        for round in 0..args.rounds {
+    if plan.wants(Part::Fs) {
+        for round in 0..plan.rounds {
             println!("round {}: mount and mkfs", round + 1);
-            facts::round(&guest, round)?;
+            facts::round(plan, round)?;
         }
-        let stage = files::Stage::set_up(guest.mib * 4)?;
-        for round in 0..args.rounds {
+        let stage = files::Stage::set_up(plan.mib * 4)?;
+        for round in 0..plan.rounds {
             println!("round {}: filesystems", round + 1);
-            stage.round(&guest, round)?;
+            stage.round(plan, round)?;
             facts::daemon_memory(round)?;
         }
         stage.tear_down()?;
@@ -117,7 +42,7 @@ pub fn run(args: &GuestArgs) -> Result<()> {
     Ok(())
 }
 
-fn prepare_kernel(vexfs: bool) -> Result<()> {
+fn load_modules(vexfs: bool) -> Result<()> {
     Cmd::new("modprobe").args(["null_blk", "nr_devices=0"]).output()?;
     Cmd::new("modprobe").args(["-a", "configfs", "loop", "xfs", "btrfs"]).output()?;
     if !Path::new("/sys/kernel/config/nullb").exists() {
@@ -128,4 +53,25 @@ fn prepare_kernel(vexfs: bool) -> Result<()> {
     }
     let module = std::env::var_os("VEXFS_MODULE").context("no VEXFS_MODULE")?;
     Cmd::new("insmod").arg(module).output().map(drop)
+}
+
+/// The image of the block devices, on ext4 on a disk of memory.
+fn make_image(plan: &Plan) -> Result<()> {
+    // Room for ext4's own structures and journal beside the image.
+    let disk = device::null_blk("benchimages", plan.mib + 192, true)?;
+    let dir = Plan::image_dir();
+    fs::create_dir_all(dir).context("cannot create the image's mount point")?;
+    Cmd::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk).output()?;
+    Cmd::new("mount").arg(&disk).arg(dir).output()?;
+    device::make_image(&Plan::image(), plan.image_bytes())?;
+    // Dirty pages of a buffered image are written between two devices, not while one is measured.
+    for (name, value) in [
+        ("dirty_writeback_centisecs", "0"),
+        ("dirty_background_ratio", "60"),
+        ("dirty_ratio", "80"),
+    ] {
+        let file = Path::new("/proc/sys/vm").join(name);
+        fs::write(&file, value).with_context(|| format!("cannot set {name}"))?;
+    }
+    Ok(())
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Operations on many small files, counted per second.
 //!
-//! Each function works through all files once and says how fast; system calls are all that
-//! happens between the two looks at the clock.
+//! Each function works through all files once and returns the rate. Only system calls happen
+//! between the two readings of the clock.
 
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
@@ -28,7 +28,7 @@ fn rate(count: usize, began: Instant) -> Rate {
 }
 
 impl Files {
-    /// A fresh directory and the names of `count` files to come.
+    /// Makes a directory, and the names of `count` files that are made later.
     pub fn new(dir: &Path, count: usize) -> Result<Self> {
         fs::create_dir(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let names = |prefix: &str| {
@@ -37,7 +37,7 @@ impl Files {
         Ok(Self { dir: dir.to_owned(), old: names("file"), new: names("renamed") })
     }
 
-    /// Empty files.
+    /// Creates empty files.
     pub fn create(&self) -> Result<Rate> {
         let began = Instant::now();
         for path in &self.old {
@@ -46,7 +46,7 @@ impl Files {
         Ok(rate(self.old.len(), began))
     }
 
-    /// Files of 4 KiB.
+    /// Creates files of 4 KiB.
     pub fn create_written(&self) -> Result<Rate> {
         let data = [0x42_u8; 4096];
         let began = Instant::now();
@@ -56,10 +56,10 @@ impl Files {
         Ok(rate(self.old.len(), began))
     }
 
-    /// `stat` of every file, in another order than they were made in.
+    /// Calls `stat` on every file, in another order than they were made in.
     pub fn stat(&self) -> Result<Rate> {
         let count = self.old.len();
-        // Visits every file once: no count of files we use is a multiple of it.
+        // Visits every file once, as long as the count is not a multiple of it.
         let step = 1_009;
         ensure!(!count.is_multiple_of(step), "a count of files that the step divides");
         let began = Instant::now();
@@ -71,7 +71,7 @@ impl Files {
         Ok(rate(count, began))
     }
 
-    /// The directory, read and counted.
+    /// Lists the directory.
     pub fn list(&self) -> Result<Rate> {
         let began = Instant::now();
         let mut seen = 0;
@@ -83,7 +83,7 @@ impl Files {
         Ok(rate(seen, began))
     }
 
-    /// Each to a new name in the same directory.
+    /// Renames each file within the directory.
     pub fn rename(&self) -> Result<Rate> {
         let began = Instant::now();
         for (old, new) in self.old.iter().zip(&self.new) {
@@ -92,7 +92,7 @@ impl Files {
         Ok(rate(self.old.len(), began))
     }
 
-    /// All of them, after [`Files::rename`].
+    /// Removes all files, after [`Files::rename`].
     pub fn unlink(&self) -> Result<Rate> {
         let began = Instant::now();
         for path in &self.new {
@@ -102,7 +102,7 @@ impl Files {
     }
 }
 
-/// Directories of a hundred files of 8 KiB each, then one sync of it all.
+/// Makes directories of a hundred files of 8 KiB each, then syncs once.
 pub fn tree_and_sync(dir: &Path, files: usize) -> Result<Rate> {
     let data = [0x17_u8; 8192];
     let began = Instant::now();
@@ -118,7 +118,7 @@ pub fn tree_and_sync(dir: &Path, files: usize) -> Result<Rate> {
     Ok(rate(files, began))
 }
 
-/// Appends of 4 KiB to one file, each made durable.
+/// Appends 4 KiB to one file again and again, each time with an fsync.
 pub fn append_and_fsync(path: &Path, times: usize) -> Result<Rate> {
     let mut file = OpenOptions::new().create_new(true).append(true).open(path)?;
     let data = [0x33_u8; 4096];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `cargo xtask bench`: VexFS beside its neighbours, in one boot of a throw-away guest.
 //!
-//! Emulation is noisy and its absolute figures mean little: everything is measured in rounds,
-//! side by side, and what counts is the ratio within a round. The guest's side is this same
+//! Absolute figures of an emulated machine mean little. So everything is measured in rounds, side by
+//! side, and what counts is the ratio within a round. The guest's side is this same
 //! program; the results are a table, JSON and a picture in target/bench. A slow result is a
 //! result: only a run that could not be measured fails.
 
@@ -12,6 +12,7 @@ mod files;
 mod fio;
 pub mod guest;
 mod meta;
+pub mod plan;
 mod report;
 mod sample;
 mod svg;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::build::{self, module};
 use crate::kernel::Kernel;
@@ -30,16 +31,17 @@ use crate::ui::{Step, Ui};
 use crate::vm::accel::Accel;
 use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
+use plan::{Part, Plan};
 use report::Report;
 use sample::Sample;
 
-/// What the devices are compared with, at the version that the figures name.
+/// The program that the devices are compared with, and its version.
 const RUBLK: (&str, &str) = ("rublk", "0.2.15");
 
 /// What to measure and how long.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Two short rounds: a look, not a result
+    /// Two short rounds: for a quick look, not for results
     #[arg(long)]
     quick: bool,
     /// How often each thing is measured [default: 5, quick: 2]
@@ -56,24 +58,6 @@ pub struct BenchArgs {
     real_clock: bool,
 }
 
-/// The parts of the bench.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Part {
-    /// Block devices
-    Device,
-    /// Filesystems, mount and mkfs
-    Fs,
-}
-
-impl Part {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::Fs => "fs",
-        }
-    }
-}
-
 /// Builds, boots, measures and writes the results.
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BenchArgs) -> Result<()> {
     let ui = Ui::new();
@@ -81,15 +65,16 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BenchArgs) -> Result<(
         build::tools(workspace, ui)?;
         module::build(workspace, kernel, ui)?;
     }
-    let rublk = rublk(workspace, ui)?;
+    let (millis, files, mib) = if args.quick { (600, 1000, 128) } else { (1200, 3000, 256) };
     let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
-    // Where the hardware does not help, the clock of a busy machine would be all one measures.
+    let plan = Plan { rounds, millis, files, mib, rublk: rublk(workspace, ui)?, only: args.only };
+    // By its own clock an emulated guest measures how busy this machine is.
     let accel = match Accel::choose(workspace, kernel)? {
         Accel::Tcg if !args.real_clock => Accel::Counted,
         chosen => chosen,
     };
     let step = ui.step(&format!("{rounds} rounds in a guest on Linux {}", kernel.release));
-    let samples = in_guest(workspace, args, accel, rounds, &rublk, &step)?;
+    let samples = in_guest(workspace, kernel, accel, &plan, &step)?;
     step.done();
 
     let report = Report::new(&samples, setting(kernel, accel, rounds)?);
@@ -112,73 +97,78 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BenchArgs) -> Result<(
     Ok(())
 }
 
+/// Runs the guest's side, which is this same program, and collects its figures.
 fn in_guest(
     workspace: &Workspace,
-    args: &BenchArgs,
+    kernel: &Kernel,
     accel: Accel,
-    rounds: u32,
-    rublk: &std::path::Path,
+    plan: &Plan,
     step: &Step,
 ) -> Result<Vec<Sample>> {
     let own = std::env::current_exe().context("cannot find this program itself")?;
-    let (millis, files, mib) = if args.quick { (600, 1000, 128) } else { (1200, 3000, 256) };
     let mut words = vec![own.display().to_string(), "bench-guest".to_owned()];
-    for (name, value) in [
-        ("--rounds", rounds.to_string()),
-        ("--millis", millis.to_string()),
-        ("--files", files.to_string()),
-        ("--mib", mib.to_string()),
-        ("--rublk", rublk.display().to_string()),
-    ] {
-        words.extend([name.to_owned(), value]);
-    }
-    if let Some(part) = args.only {
-        words.extend(["--only".to_owned(), part.word().to_owned()]);
-    }
+    words.extend(plan.options());
     let line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
-    let mut vm = Vm::new(workspace, "bench", line);
+    let mut vm = Vm::new(workspace, kernel, "bench", line);
     vm.memory = 5120;
     vm.accel = Some(accel);
-    vm.timeout = Some(Duration::from_secs(180 + u64::from(rounds) * 600));
+    vm.timeout = Some(Duration::from_secs(180 + u64::from(plan.rounds) * 600));
 
-    let mut samples = Vec::new();
-    let mut said = Vec::new();
-    let mut wrong = None;
-    let mut pending = Vec::new();
-    let outcome = vm.run(workspace, &mut |event| {
-        let Said::Output(bytes) = event else { return };
-        pending.extend_from_slice(bytes);
-        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
+    let mut heard = Heard::default();
+    let outcome = vm.run(workspace, &mut |said| {
+        if let Said::Output(bytes) = said {
+            heard.take(bytes, step);
+        }
+    })?;
+    if let Some(error) = heard.wrong {
+        return Err(error);
+    }
+    if let Some(trouble) = outcome.trouble() {
+        let mut lines = heard.lines;
+        if outcome.end != End::Status(0) {
+            lines.extend(outcome.log_tail);
+        }
+        let tail = &lines[lines.len().saturating_sub(40)..];
+        bail!("the bench failed: {trouble}\n{}", tail.join("\n"));
+    }
+    ensure!(!heard.samples.is_empty(), "the guest measured nothing");
+    Ok(heard.samples)
+}
+
+/// What the guest has printed so far.
+#[derive(Default)]
+struct Heard {
+    samples: Vec<Sample>,
+    /// Lines that are not figures.
+    lines: Vec<String>,
+    /// A figure that cannot be read.
+    wrong: Option<anyhow::Error>,
+    /// The start of a line whose end has not come.
+    pending: Vec<u8>,
+}
+
+impl Heard {
+    fn take(&mut self, bytes: &[u8], step: &Step) {
+        self.pending.extend_from_slice(bytes);
+        while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.pending.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             match Sample::parse(&line) {
                 Ok(Some(sample)) => {
                     step.message(&format!("{}, {}", sample.subject, sample.cell));
-                    samples.push(sample);
+                    self.samples.push(sample);
                 }
                 Ok(None) => {
                     step.message(&line);
-                    said.push(line);
+                    self.lines.push(line);
                 }
-                Err(error) => wrong = Some(error),
+                Err(error) => self.wrong = Some(error),
             }
         }
-    })?;
-    if let Some(error) = wrong {
-        return Err(error);
     }
-    if let Some(trouble) = outcome.trouble() {
-        if outcome.end != End::Status(0) {
-            said.extend(outcome.log_tail);
-        }
-        let tail = &said[said.len().saturating_sub(40)..];
-        bail!("the bench failed: {trouble}\n{}", tail.join("\n"));
-    }
-    ensure!(!samples.is_empty(), "the guest measured nothing");
-    Ok(samples)
 }
 
-/// The program to compare with, built once.
+/// Installs the program to compare with, once.
 fn rublk(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     let (name, version) = RUBLK;
     let root = workspace.target.join("tools");
@@ -198,7 +188,7 @@ fn rublk(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// What a reader of the figures has to know.
+/// What a reader has to know about how the figures were measured.
 fn setting(kernel: &Kernel, accel: Accel, rounds: u32) -> Result<Vec<(&'static str, String)>> {
     let cpus = std::thread::available_parallelism().context("cannot count the processors")?;
     let machine = match accel {

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::sample::{DEVICE, FACTS, FILES, Sample};
 use super::{device, facts, files};
 
-/// The middle of some figures and how far they go.
+/// The median of some figures, and their extremes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
-    /// The middle one.
+    /// The median.
     pub median: f64,
     /// The smallest.
     pub min: f64,
@@ -23,7 +23,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one figure.
+    /// Of these figures; `None` without any.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -49,13 +49,13 @@ impl Spread {
 /// How a cell came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// At or above what is wanted.
+    /// At or above the target.
     Reached,
-    /// Below, but some rounds were above: noise decides.
+    /// The median is below the target, but some rounds reached it: noise decides.
     Near,
-    /// Below in every round.
+    /// Below the target in every round.
     Below,
-    /// Nothing is wanted of it.
+    /// It has no target.
     Free,
 }
 
@@ -82,7 +82,7 @@ pub struct Cell {
     pub figures: Vec<Option<Spread>>,
     /// Ours over the reference.
     pub ratio: Option<Spread>,
-    /// The smallest ratio that is enough; `None` if any is.
+    /// The target: the smallest ratio that is enough, if there is one.
     pub wanted: Option<f64>,
 }
 
@@ -101,9 +101,9 @@ impl Cell {
 /// One part of the bench.
 #[derive(Debug, Clone)]
 pub struct Section {
-    /// For programs.
+    /// Its name in the JSON.
     pub key: &'static str,
-    /// For people.
+    /// Its heading.
     pub title: &'static str,
     /// What the ratio is of.
     pub ratio: &'static str,
@@ -135,12 +135,12 @@ pub struct Report {
     pub sections: Vec<Section>,
     /// Figures of ours alone.
     pub facts: Vec<Fact>,
-    /// Where and how: name and value.
+    /// How it was measured: names and values.
     pub setting: Vec<(&'static str, String)>,
 }
 
 impl Report {
-    /// Sorts the figures into cells, in the order in which they came.
+    /// Sorts the figures into cells, in the order of their arrival.
     pub fn new(samples: &[Sample], setting: Vec<(&'static str, String)>) -> Self {
         let device = Section {
             key: DEVICE,
@@ -170,14 +170,14 @@ impl Report {
         Self { sections: sections.collect(), facts: facts.collect(), setting }
     }
 
-    /// How many cells and facts are below what is wanted.
+    /// How many cells and facts miss their target.
     pub fn below(&self) -> usize {
         let cells = self.sections.iter().flat_map(|section| &section.cells);
         cells.filter(|cell| cell.verdict() == Verdict::Below).count()
             + self.facts.iter().filter(|fact| fact.spread.median >= fact.limit).count()
     }
 
-    /// For programs.
+    /// The report for programs.
     pub fn json(&self) -> Value {
         let sections: Vec<Value> = self
             .sections
@@ -202,7 +202,7 @@ impl Report {
         json!({"setting": setting, "sections": sections, "facts": facts})
     }
 
-    /// For people.
+    /// The report for people.
     pub fn table(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.setting {
@@ -252,7 +252,7 @@ fn figure_text(figure: &Spread) -> String {
     format!("{} ±{:>2.0}%", short(figure.median), figure.percent())
 }
 
-/// Four digits or so.
+/// A figure in about four digits.
 pub fn short(value: f64) -> String {
     match value {
         v if v >= 99_950.0 => format!("{:.0}k", v / 1e3),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What the guest measures and how it tells the host: one line of JSON per figure.
 //!
-//! A figure belongs to a section, a cell (what was done) and a subject (who did it). Nothing
-//! is judged here.
+//! A figure belongs to a section, a cell (what was done) and a subject (which device or filesystem
+//! did it).
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ pub struct Sample {
     pub round: u32,
     /// Higher is better, but for [`FACTS`].
     pub value: f64,
-    /// Of the value.
+    /// Unit of the value.
     pub unit: String,
 }
 
@@ -34,7 +34,7 @@ pub const FILES: &str = "fs";
 /// Figures with a limit of their own: lower is better.
 pub const FACTS: &str = "facts";
 
-/// Hands a figure to the host.
+/// Prints a figure for the host.
 pub fn give(section: &str, cell: &str, subject: &str, round: u32, value: f64, unit: &str) {
     let sample = Sample {
         section: section.to_owned(),

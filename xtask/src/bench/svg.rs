@@ -14,10 +14,10 @@ const RIGHT: f64 = 150.0;
 const BAR: f64 = 9.0;
 const GAP: f64 = 10.0;
 const HEAD: f64 = 64.0;
-/// Bars end here, in units of the reference; longer ones are cut and say how long they are.
+/// Length of the longest bar, in units of the reference; a longer one is cut, with an arrow at its figure.
 const CUT: f64 = 3.0;
 
-/// Muted ones for those beside us, a strong one for ours: told apart on white and on black.
+/// Muted colours for the others, a strong one for ours; all are visible on white and on black.
 const COLOURS: [&str; 5] = ["#9aa5b1", "#b8a1cf", "#86a8c9", "#c9a35b", "#1f9d8a"];
 const TEXT: &str = "#7a8490";
 
@@ -103,7 +103,7 @@ fn draw_cell(body: &mut String, section: &Section, cell: &Cell, top: f64, scale:
 }
 
 fn colour(section: &Section, index: usize) -> &'static str {
-    // Ours is the last one, whatever their number.
+    // The last subject, which is ours, gets the last colour.
     COLOURS[(COLOURS.len() + index - section.subjects.len()) % COLOURS.len()]
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Branches as `llvm-cov export` tells them, held against the set.
+//! Compares the branches in the output of `llvm-cov export` with the set.
 //!
 //! A generic function is compiled many times, and a crate once for its own tests and once for the
-//! others': an outcome of a branch is taken if any of them takes it. The switches of the crash lab's
+//! others': an outcome counts as taken if any of these copies takes it. The switches of the crash lab's
 //! mutants (`mutants::is(...)`, a constant `false` in every build but the lab's) have one outcome
-//! that nothing can take; those are counted apart and nothing else is left out.
+//! that nothing can take. Those are counted separately; nothing else is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,15 +30,15 @@ struct Unit {
 
 #[derive(Deserialize)]
 struct Function {
-    /// Mangled.
+    /// The mangled name.
     name: String,
     filenames: Vec<String>,
     #[serde(default)]
     branches: Vec<Branch>,
 }
 
-/// Line, column, line and column of its end, how often true, how often false, which of the
-/// function's files, two more.
+/// Line and column of the start, line and column of the end, how often true, how often false, the
+/// number of the function's file, and two numbers that are not used.
 type Branch = (u32, u32, u32, u32, u64, u64, u32, u32, u32);
 
 /// Where a condition stands: line and column, and those of its end.
@@ -51,7 +51,7 @@ pub struct Missed {
     pub line: u32,
     /// Its column.
     pub column: u32,
-    /// It never was this.
+    /// What the condition never was.
     pub outcome: bool,
     /// The condition.
     pub text: String,
@@ -90,7 +90,7 @@ fn look_up(root: &Path, functions: &[Function], covered: &'static Covered) -> Re
     let path = root.join(covered.file);
     let source =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", covered.file))?;
-    // Tests stand at a file's end, and do not count.
+    // Tests are at the end of a file, and do not count.
     let tests = source.lines().position(|line| line == "mod tests {").unwrap_or(usize::MAX);
     let mut seen = BTreeSet::new();
     let mut conditions: BTreeMap<Span, (u64, u64)> = BTreeMap::new();
@@ -119,9 +119,14 @@ fn look_up(root: &Path, functions: &[Function], covered: &'static Covered) -> Re
     if conditions.is_empty() && !functions.iter().any(|function| here(&function)) {
         bail!("{} is in no test program", covered.file);
     }
+    Ok(count(covered, &source, conditions))
+}
+
+/// Counts branches; `conditions`: how often each was true and false.
+fn count(covered: &'static Covered, source: &str, conditions: BTreeMap<Span, (u64, u64)>) -> Found {
     let mut found = Found { covered, branches: 0, switches: 0, missed: Vec::new() };
     for (span, (yes, no)) in conditions {
-        let text = text(&source, span);
+        let text = text(source, span);
         let chosen = switch(&text);
         for (outcome, count) in [(true, yes), (false, no)] {
             if chosen == Some(outcome) {
@@ -135,7 +140,7 @@ fn look_up(root: &Path, functions: &[Function], covered: &'static Covered) -> Re
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Whether a mangled name, of either scheme, has this part in its path.
@@ -147,7 +152,7 @@ fn in_path(mangled: &str, part: &str) -> bool {
     })
 }
 
-/// The outcome of a mutant's switch that a chosen mutant would make; `None` of other conditions.
+/// If the condition is only a mutant's switch: the outcome that it has when that mutant is chosen.
 fn switch(text: &str) -> Option<bool> {
     let bare = text.trim_start_matches('!');
     (bare.starts_with(SWITCH) && bare.ends_with(')') && bare.matches('(').count() == 1)

@@ -2,10 +2,10 @@
 //! `cargo xtask coverage`: both outcomes of every condition that recovery depends on are taken by
 //! the tests, or it fails.
 //!
-//! The set is in [`set`]. Debian's compiler instruments its packages and no others, in a target
-//! directory of its own; the LLVM of that very compiler's version reads what the tests leave, and
-//! is installed by this command alone. Conditions are what `if`, `while`, `let ... else`, guards, `&&`
-//! and `||` ask, each operand by itself; the arms of a `match` and `?` are none for the compiler.
+//! The set is in [`set`]. Debian's compiler instruments the packages of the set and no others, in a
+//! target directory of its own. LLVM tools of the compiler's own version read the profiles; only this
+//! command installs them. A condition is each operand of `&&` and `||`, and what `if`, `while`,
+//! `let ... else` and guards test. The compiler does not count arms of a `match`, nor `?`.
 
 mod branches;
 mod set;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::build::object::RUSTC;
 use crate::setup;
 use crate::shell::{Cmd, describe};
-use crate::test::Tally;
+use crate::tally::Tally;
 use crate::ui::{Step, Ui};
 use crate::workspace::Workspace;
 use branches::Found;
@@ -28,7 +28,7 @@ use set::{PACKAGES, RUNS, Run, SET};
 
 const INSTRUMENT: &str = r#"["-Cinstrument-coverage", "-Zcoverage-options=condition"]"#;
 
-/// How to show it.
+/// How to show the result.
 #[derive(Debug, Args)]
 pub struct CoverageArgs {
     /// Print JSON
@@ -47,7 +47,7 @@ pub fn run(workspace: &Workspace, args: &CoverageArgs) -> Result<bool> {
     Ok(found.iter().all(|file| file.missed.is_empty()))
 }
 
-/// The same as a part of all tests: each entry of the set is a check.
+/// The same as a part of the tests: each entry of the set is one check.
 pub fn check(workspace: &Workspace) -> Result<Tally> {
     let found = measure(workspace)?;
     table(&found);
@@ -69,7 +69,7 @@ fn measure(workspace: &Workspace) -> Result<Vec<Found>> {
     let step = ui.step("instrumented tests");
     let programs = build(workspace, &place, &step)?;
     step.done();
-    // Also those that a build script left.
+    // Build scripts have left profiles too.
     if profiles.exists() {
         fs::remove_dir_all(&profiles).context("old profiles cannot be removed")?;
     }
@@ -82,13 +82,15 @@ fn measure(workspace: &Workspace) -> Result<Vec<Found>> {
     branches::judge(&workspace.root, &json, SET)
 }
 
-/// LLVM's programs of the compiler's own version: others do not read its profiles.
+/// LLVM's programs, of the compiler's own version: other versions cannot read its profiles.
 struct Tools {
     bin: PathBuf,
 }
 
 impl Tools {
     fn ready() -> Result<Self> {
+        setup::compiling()?;
+        setup::add(&["rustc-web"])?;
         let version = Cmd::new(RUSTC).arg("-vV").output()?;
         let major = version
             .lines()
@@ -99,7 +101,7 @@ impl Tools {
         Ok(Self { bin: PathBuf::from(format!("/usr/lib/llvm-{major}/bin")) })
     }
 
-    /// What was executed, as JSON.
+    /// Which branches were taken, as JSON.
     fn export(&self, programs: &[Program], profiles: &Path, merged: &Path) -> Result<Vec<u8>> {
         Cmd::new(self.bin.join("llvm-profdata"))
             .args(["merge", "--sparse", "--failure-mode=any", "--output"])
@@ -116,7 +118,7 @@ impl Tools {
     }
 }
 
-/// A test program and what is to be run of it.
+/// A test program, and which of its tests to run.
 struct Program {
     run: &'static Run,
     path: PathBuf,
@@ -137,7 +139,7 @@ impl Program {
             None => kind == "lib",
         };
         let package = message.get("package_id")?.as_str()?;
-        // path+file:///where/it/is#name@version, or without the name where that is the directory's.
+        // path+file:///DIRECTORY#NAME@VERSION, or #VERSION alone if the directory has the package's name.
         let (place, id) = package.rsplit_once('#')?;
         let name =
             id.split_once('@').map_or_else(|| place.rsplit('/').next(), |(name, _)| Some(name));
@@ -171,7 +173,7 @@ fn build(workspace: &Workspace, place: &Path, step: &Step) -> Result<Vec<Program
         .args(["test", "--no-run", "--message-format=json-render-diagnostics"])
         .args(["-Zprofile-rustflags", "--lib"])
         .dir(&workspace.root)
-        // The outer cargo speaks for its own compiler.
+        // These would choose the compiler of the cargo that runs us.
         .without("RUSTUP_TOOLCHAIN")
         .without("CARGO_ENCODED_RUSTFLAGS")
         .without("RUSTFLAGS")

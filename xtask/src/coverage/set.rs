@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What has to be covered, why, and by which tests.
 //!
-//! Chosen is all that decides what is believed after a cut: of the filesystem (which superblock,
-//! which root, which node, which removals are finished) and of the vector index (which checkpoint,
-//! which of its blobs, which rows are read again). Writing is not here, it has the crash lab.
+//! The set is all code that decides what is believed after a power cut: in the filesystem (which
+//! superblock, which root, which node, which removals are finished) and in the vector index (which
+//! checkpoint, which of its blobs, which rows are read again). Code that writes is left to the crash lab.
 
 /// A file, or functions of one.
 #[derive(Debug)]
 pub struct Covered {
     /// Its path in the repository.
     pub file: &'static str,
-    /// Only these functions and what is inside them; all if empty. Tests never count.
+    /// Only these functions and what is inside them, or all if empty. Tests do not count.
     pub functions: &'static [&'static str],
     /// What it decides.
     pub why: &'static str,
 }
 
 impl Covered {
-    /// The file, and the functions if it is not all of it.
+    /// The file, with the functions if only some are covered.
     pub fn label(&self) -> String {
         if self.functions.is_empty() {
             return self.file.to_owned();

@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The debug kernel: Debian's source of the same series, configured to find mistakes, built here.
+//! The debug kernel: built here from Debian's source of the same series, configured to find mistakes.
 //!
 //! Invariant: the stamp holds the fragment of the configuration that the kernel was built
-//! with, each line of which was in effect; another fragment, another build. Only asking for
+//! with, and every line of it took effect. A changed fragment means another build. Only asking for
 //! this kernel builds it, which takes some ten minutes of two processors and three gigabytes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::{Kernel, SERIES, STAMP, Which};
+use super::{Kernel, SERIES, STAMP, Which, packages};
 use crate::shell::Cmd;
 use crate::ui::{Step, Ui};
 use crate::workspace::Workspace;
 
-/// What is set beyond the kernel's own defaults for a guest.
+/// Options that are set in addition to the kernel's own configuration for guests.
 const CONFIG: &str = include_str!("../../debug.config");
-/// Its name among the kernel's own fragments.
+/// Its file name beside the kernel's own fragments.
 const FRAGMENT: &str = "vexfs-debug.config";
 
-/// The kernel, if it is built with today's configuration.
+/// The kernel, if it is built with the configuration that this source has.
 pub fn find(workspace: &Workspace) -> Option<Kernel> {
     let place = place(workspace);
     let stamp = fs::read_to_string(place.join(STAMP)).ok()?;
@@ -89,27 +88,8 @@ fn tree(place: &Path) -> PathBuf {
 fn unpack(workspace: &Workspace, place: &Path, ui: Ui) -> Result<()> {
     let package = format!("linux-source-{SERIES}");
     let step = ui.step(&format!("debug kernel: fetching {package}"));
-    let work = tempfile::Builder::new()
-        .prefix("unpack-")
-        .tempdir_in(&workspace.vm)
-        .context("cannot create a directory to unpack the kernel's source in")?;
-    // apt drops to an unprivileged user to download where that user may write.
-    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o777))?;
-    Cmd::new("apt-get")
-        .args(["-q", "download", &package])
-        .dir(work.path())
-        .run(&step)
-        .with_context(|| {
-            format!("cannot download {package}, which is in Debian 12's 'bookworm-security'")
-        })?;
-    let mut archives = fs::read_dir(work.path())?.filter_map(|entry| Some(entry.ok()?.path()));
-    let Some(archive) = archives.find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-    else {
-        bail!("apt-get downloaded no {package}");
-    };
-    Cmd::new("dpkg").arg("-x").arg(&archive).arg(work.path()).run(&step)?;
-    step.message("unpacking");
-    let source = work.path().join(format!("usr/src/{package}.tar.xz"));
+    let work = packages::unpack(workspace, std::slice::from_ref(&package), &step)?;
+    let source = work.path().join(format!("tree/usr/src/{package}.tar.xz"));
     Cmd::new("tar").arg("-xf").arg(&source).arg("-C").arg(work.path()).run(&step)?;
     fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
     fs::rename(work.path().join(&package), tree(place))
@@ -136,11 +116,11 @@ fn compile(tree: &Path, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Lines of a fragment that do not hold in a configuration.
+/// Lines of a fragment that did not take effect in a configuration.
 fn ineffective<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
     let set: Vec<&str> = config.lines().collect();
     let holds = |line: &str| match line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
-        // What is not set may also be out of reach.
+        // An option that is not set may also be missing, because what it depends on is not set.
         Some((name, "is not set")) => {
             let assigned = format!("{name}=");
             !set.iter().any(|other| other.starts_with(&assigned))

@@ -1,29 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The parts that need no guest.
+//! Parts of the tests that need no guest.
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::Tally;
 use crate::build::module;
 use crate::kernel::Kernel;
 use crate::shell::{Cmd, describe};
+use crate::tally::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// rustfmt has nothing to change.
+/// Checks that rustfmt has nothing to change.
 pub fn fmt(workspace: &Workspace) -> Result<Tally> {
     one(cargo(workspace, &["fmt", "--all", "--", "--check"]), "cargo fmt finds something to change")
 }
 
-/// Clippy has nothing to say.
+/// Checks that clippy has no warnings.
 pub fn clippy(workspace: &Workspace) -> Result<Tally> {
     let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     one(cargo(workspace, &args), "clippy has warnings")
 }
 
-/// Native tests: nextest where it is installed, for its speed, and the examples in the documentation.
+/// Checks that rustdoc has no warnings, such as links that lead nowhere.
+pub fn doc(workspace: &Workspace) -> Result<Tally> {
+    let doc = cargo(workspace, &["doc", "--workspace", "--no-deps"]);
+    one(doc.env("RUSTDOCFLAGS", "-D warnings"), "cargo doc has warnings")
+}
+
+/// Runs the native tests, with nextest where it is installed because it is faster, and the examples in
+/// the documentation.
 pub fn unit(workspace: &Workspace, name: Option<&str>) -> Result<Tally> {
     let nextest = Cmd::cargo().args(["nextest", "--version"]).output().is_ok();
     let mut tally = Tally::default();
@@ -46,7 +53,7 @@ pub fn unit(workspace: &Workspace, name: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The C harness calls every function of the header in userspace.
+/// Runs the C harness, which calls every function of the header in userspace.
 pub fn ffi(workspace: &Workspace) -> Result<Tally> {
     let script = workspace.root.join("kernel/harness/run.sh");
     ensure!(script.is_file(), "the harness {} is missing", script.display());
@@ -55,7 +62,8 @@ pub fn ffi(workspace: &Workspace) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The module builds without a warning, with and without the engine, and sparse is content.
+/// Checks that the module builds without a warning, with and without the engine, and that sparse finds
+/// nothing.
 pub fn kernel(workspace: &Workspace, kernel: &Kernel) -> Tally {
     let ui = Ui::new();
     let mut tally = Tally::default();
@@ -77,7 +85,7 @@ fn cargo(workspace: &Workspace, args: &[&str]) -> Cmd {
     Cmd::cargo().args(args).dir(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target)
 }
 
-/// A command that is one check by itself.
+/// Runs a command that is one check.
 fn one(command: Cmd, complaint: &str) -> Result<Tally> {
     let mut tally = Tally::default();
     let (status, _) = command.lines(|line| println!("{line}"))?;
@@ -89,7 +97,7 @@ fn one(command: Cmd, complaint: &str) -> Result<Tally> {
     Ok(tally)
 }
 
-/// A test runner that prints its own results.
+/// Runs a test runner and counts the results that it prints.
 fn runner(command: Cmd, tally: &mut Tally, what: &str) -> Result<()> {
     let failed = tally.failures.len();
     let (status, _) = command.lines(|line| {
@@ -103,7 +111,7 @@ fn runner(command: Cmd, tally: &mut Tally, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A script that prints `ok NAME` and `not ok NAME`.
+/// Runs a script that prints `ok NAME` and `not ok NAME`.
 fn scripted(script: &Path, workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let name = script.strip_prefix(&workspace.root).unwrap_or(script).display().to_string();
     let failed = tally.failures.len();

@@ -3,15 +3,15 @@
 //!
 //! A script says what it needs in its first lines, `# vm: disk=1G mem=2048 timeout=300`:
 //! - `disk=SIZE` a fresh raw disk per size given (`disk=1G,512M` makes two): `/dev/vda`, `/dev/vdb`;
-//! - `kernel=debug` it is made for the debug kernel: on another it is not run, which a line says;
+//! - `kernel=debug` it runs on the debug kernel only; on another it is skipped with a line that says so;
 //! - `mem=MIB`, `cpus=N`, `timeout=SECONDS` (per boot; of the stock kernel, the debug kernel gets more);
 //! - `cut=MARKER` the power is cut when the script prints a line with MARKER, and the script is run a
 //!   second time with the same disks and `VEXFS_BOOT=2` (the first time it is 1).
 //!
 //! `VEXFS_TRUTH` is a file with the true neighbours of the sample queries, a line each.
 //!
-//! It prints `ok NAME` and `not ok NAME`, exits with 0 when all is well, and is counted as one
-//! check more itself: it ended well and its kernel log is clean.
+//! It prints `ok NAME` and `not ok NAME` and exits with 0 if all is well. That it does, and that the
+//! kernel log is clean, counts as one more check.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -21,14 +21,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::Tally;
 use crate::build::{self, module};
 use crate::kernel::{Kernel, Which};
 use crate::lab;
 use crate::shell::quote;
+use crate::tally::Tally;
 use crate::truth;
 use crate::ui::Ui;
-use crate::vm::args::{parse_size, prepare_disk};
+use crate::vm::disk::{self, parse_size};
 use crate::vm::{End, Said, Vm};
 use crate::workspace::Workspace;
 
@@ -61,7 +61,7 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
             println!("  {name}: not run: it needs the debug kernel ('--kernel debug')");
             continue;
         }
-        match one(workspace, &script, kernel.which, &mut lines) {
+        match one(workspace, &script, kernel, &mut lines) {
             Ok((checks, seconds)) => {
                 println!("  {name}: {checks} in {seconds:.1} s");
                 tally = tally.with(&checks);
@@ -76,26 +76,25 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
 pub fn one(
     workspace: &Workspace,
     script: &Path,
-    kernel: Which,
+    kernel: &Kernel,
     show: &mut dyn FnMut(&str),
 ) -> Result<(Tally, f64)> {
     let name = stem(script);
     let header = read_header(script)?;
     let command = quote(script.to_str().context("a test whose path is not UTF-8")?);
-    let mut vm = Vm::new(workspace, &name, command);
+    let mut vm = Vm::new(workspace, kernel, &name, command);
     let scratch = tempfile::Builder::new()
         .prefix("disks-")
         .tempdir_in(&workspace.vm)
         .context("cannot create a directory for the test's disks")?;
     for (number, size) in header.disks.iter().enumerate() {
         let path = scratch.path().join(format!("disk{number}.raw"));
-        vm.disks.push(prepare_disk(&format!("{}={size}", path.display()))?);
+        vm.disks.push(disk::prepare(&format!("{}={size}", path.display()))?);
     }
-    vm.kernel = kernel;
-    vm.memory = header.memory.unwrap_or(vm.memory) * kernel.appetite();
+    vm.memory = header.memory.unwrap_or(vm.memory) * kernel.which.memory_factor();
     vm.cpus = header.cpus.unwrap_or(vm.cpus);
     let timeout = header.timeout.map(Duration::from_secs).or(vm.timeout);
-    vm.timeout = timeout.map(|limit| limit * kernel.patience());
+    vm.timeout = timeout.map(|limit| limit * kernel.which.time_factor());
     vm.cut_after.clone_from(&header.cut);
 
     let truth = truth::write(workspace)?;
@@ -150,7 +149,7 @@ fn boot_once(
     let outcome = vm.run(workspace, &mut hear)?;
     match outcome.trouble() {
         None => tally.pass(),
-        // The failed checks are named already, unless the kernel has something to say too.
+        // The failed checks are counted already; only findings in the kernel log are not.
         Some(_) if tally.failures.len() > failed && outcome.findings.is_empty() => {}
         Some(trouble) => {
             if matches!(outcome.end, End::Stopped | End::TimedOut) {

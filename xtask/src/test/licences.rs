@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Every dependency's licence allows what we do with it.
+//! Checks that every dependency has a licence that deny.toml allows.
 //!
-//! The list is the one in deny.toml, for those who have cargo-deny; compiling that tool would
-//! take longer than all the other checks, so the little that is needed is done here.
+//! cargo-deny reads the same file, but compiling it would take longer than all other checks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +9,8 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::Tally;
 use crate::shell::Cmd;
+use crate::tally::Tally;
 use crate::workspace::Workspace;
 
 /// Checks every package of the lock file.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `cargo xtask test`: every check there is, part by part, timed.
+//! `cargo xtask test`: runs all checks, or one part of them, and times each part.
 //!
-//! A part that fails does not stop the next one. Nothing is tried twice. The last line
-//! is always `N passed, N failed`.
+//! A part that fails does not stop the next one. Nothing is tried twice. The last line is always
+//! `N passed, N failed`.
 
 mod checks;
 pub mod e2e;
 mod licences;
+mod pages;
 mod style;
-mod tally;
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use crate::coverage;
 use crate::kernel::Which;
 use crate::lab;
 use crate::setup;
+use crate::tally::Tally;
 use crate::workspace::Workspace;
-pub use tally::Tally;
 
 /// What to check.
 #[derive(Debug, Args)]
@@ -40,15 +40,17 @@ pub struct TestArgs {
 pub enum Part {
     /// Formatting
     Fmt,
-    /// House rules no other tool knows
+    /// House rules that no other tool knows
     Style,
     /// Licences of all dependencies
     Licences,
     /// Lints, warnings denied
     Clippy,
+    /// The documentation of all crates, warnings denied
+    Doc,
     /// Unit, property and model tests, natively
     Unit,
-    /// Every branch that recovery depends on is taken by the tests
+    /// The tests take every branch that recovery depends on
     Coverage,
     /// The crash lab: a million states, the simulator, every mutant
     Lab,
@@ -68,8 +70,10 @@ struct Line {
 
 /// Runs the parts; true when nothing failed.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
-    let kernel = setup::run(workspace, args.kernel)?;
-    let name = args.name.as_deref();
+    if args.part.is_none() {
+        // Before hours of tests it is better to hear at once what is missing for the last of them.
+        setup::guests(workspace, args.kernel)?;
+    }
     let mut lines = Vec::new();
     for &part in Part::value_variants() {
         if args.part.is_some_and(|only| only != part) {
@@ -77,19 +81,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
         }
         println!("\n== {}", title(part));
         let began = Instant::now();
-        let done = match part {
-            Part::Fmt => checks::fmt(workspace),
-            Part::Style => style::check(workspace),
-            Part::Licences => licences::check(workspace),
-            Part::Clippy => checks::clippy(workspace),
-            Part::Unit => checks::unit(workspace, name),
-            Part::Coverage => coverage::check(workspace),
-            Part::Lab => lab::check(workspace),
-            Part::Ffi => checks::ffi(workspace),
-            Part::Kernel => Ok(checks::kernel(workspace, &kernel)),
-            Part::E2e => e2e::all(workspace, &kernel, name),
-        };
-        let tally = done.unwrap_or_else(|error| {
+        let tally = check(workspace, part, args).unwrap_or_else(|error| {
             let mut tally = Tally::default();
             tally.fail(&format!("{}: {error:#}", title(part)));
             tally
@@ -99,6 +91,39 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<bool> {
         lines.push(Line { part, tally, took });
     }
     Ok(summary(&lines))
+}
+
+/// Sets up what this part needs, and no more, and runs it.
+fn check(workspace: &Workspace, part: Part, args: &TestArgs) -> Result<Tally> {
+    let name = args.name.as_deref();
+    match part {
+        Part::Fmt => checks::fmt(workspace),
+        Part::Style => style::check(workspace),
+        Part::Licences => licences::check(workspace),
+        Part::Clippy => {
+            setup::compiling()?;
+            checks::clippy(workspace)
+        }
+        Part::Doc => {
+            setup::compiling()?;
+            checks::doc(workspace)
+        }
+        Part::Unit => {
+            setup::compiling()?;
+            checks::unit(workspace, name)
+        }
+        Part::Coverage => coverage::check(workspace),
+        Part::Lab => lab::check(workspace),
+        Part::Ffi => checks::ffi(workspace),
+        Part::Kernel => {
+            let kernel = setup::guests(workspace, args.kernel)?;
+            Ok(checks::kernel(workspace, &kernel))
+        }
+        Part::E2e => {
+            let kernel = setup::guests(workspace, args.kernel)?;
+            e2e::all(workspace, &kernel, name)
+        }
+    }
 }
 
 fn summary(lines: &[Line]) -> bool {

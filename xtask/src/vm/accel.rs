@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Whether hardware virtualisation is usable here: tried once, by booting, then remembered.
+//! Whether hardware virtualisation works here: tried once with a boot, then remembered.
 //!
-//! A machine may have `/dev/kvm` and still not run an ordinary guest; only a guest kernel that
-//! got as far as looking for its root filesystem counts. `VEXFS_ACCEL` (kvm, tcg, counted) decides
-//! by hand.
+//! A machine may have `/dev/kvm` and still not run an ordinary guest. KVM is used only if a guest
+//! kernel gets as far as looking for its root filesystem. `VEXFS_ACCEL` (kvm, tcg, counted) overrides.
 
 use std::fs;
 use std::io::Read;
@@ -12,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::QEMU;
 use crate::kernel::Kernel;
 use crate::workspace::Workspace;
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// How a guest's instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub enum Accel {
     Kvm,
     /// QEMU's emulation: works everywhere, some ten times slower.
     Tcg,
-    /// Emulation whose clock counts instructions: slower still, and a busy host changes no
-    /// figure. Its processors take turns.
+    /// Emulation whose clock counts instructions: slower still, but figures do not depend on how busy
+    /// the host is. Its processors take turns.
     Counted,
 }
 
@@ -37,7 +38,7 @@ impl Accel {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
-            // 8 ns each.
+            // An instruction takes 2^3 ns.
             Self::Counted => {
                 &["-accel", "tcg,thread=single", "-cpu", "max", "-icount", "shift=3,sleep=on"]
             }
@@ -70,7 +71,7 @@ impl Accel {
     }
 }
 
-/// Boots the kernel without a root filesystem and waits for it to miss that.
+/// Boots the kernel without a root filesystem and waits until it says that it has none.
 fn boots(kernel: &Kernel) -> Result<bool> {
     let mut child = Command::new(QEMU)
         .args(["-M", "q35", "-m", "512", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none"])
@@ -103,7 +104,7 @@ fn boots(kernel: &Kernel) -> Result<bool> {
         text.extend_from_slice(&bytes);
         works = String::from_utf8_lossy(&text).contains("Unable to mount root");
     }
-    // It may have ended by itself; all that matters is that it is gone.
+    // Errors mean that it has ended already.
     let _ = child.kill();
     let _ = child.wait();
     Ok(works)

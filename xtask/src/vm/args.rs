@@ -1,41 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `cargo xtask vm`: a shell or one command in a throw-away guest.
 
-use std::io::Write;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::machine::on_terminal;
+use super::disk::prepare;
 use super::{End, Said, Vm};
-use crate::kernel::Which;
+use crate::kernel::{Kernel, Which};
 use crate::shell::quote;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
 /// A shell, or one command, in a throw-away guest.
 ///
-/// The guest's root is this machine's own under a layer of memory: everything installed here
-/// is there, nothing it writes stays. /tmp, /run and /dev/shm are its own; /host/tmp is this
-/// machine's /tmp. `$VEXFS_ROOT` is the repository, `$VEXFS_DIST` what `build` made (its bin/ is in
-/// PATH), `$VEXFS_MODULE` the module for its kernel: `insmod $VEXFS_MODULE`.
+/// The guest's root is this machine's own, read-only, under an overlay in memory: everything that is
+/// installed here is there, and nothing the guest writes is kept. /tmp, /run and /dev/shm are its own;
+/// /host/tmp is this machine's /tmp. `$VEXFS_ROOT` is the repository, `$VEXFS_DIST` what `build` made (its
+/// bin/ is in PATH), `$VEXFS_MODULE` the module for its kernel: `insmod $VEXFS_MODULE`.
 ///
-/// The exit status is the command's; 124 when the time was up; 1 when the guest died or its
-/// kernel log holds a warning.
+/// The exit status is the command's, 124 after a timeout, or 1 if the guest died or its kernel log
+/// holds a warning.
 #[derive(Debug, Args)]
 pub struct VmArgs {
     /// The guest's kernel
     #[arg(long, value_enum, default_value_t)]
     pub kernel: Which,
-    /// Seconds until the guest is stopped; 0 is never
+    /// Seconds until the guest is stopped; 0 means never
     #[arg(long, default_value_t = 300)]
     timeout: u64,
     /// Raw image for /dev/vda, /dev/vdb ...; FILE=SIZE (1G, 512M) creates it when missing
     #[arg(long, value_name = "FILE[=SIZE]")]
     disk: Vec<String>,
-    /// Memory in MiB; of the debug kernel twice as much
+    /// Memory in MiB; the debug kernel gets twice as much
     #[arg(long, default_value_t = 2048)]
     mem: u32,
     /// Emulated processors
@@ -44,7 +44,7 @@ pub struct VmArgs {
     /// Host directory, writable in the guest at /share
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
-    /// Cut the power (SIGKILL) when a line of output contains this; exits 0 then, 1 if it never came
+    /// Cut the power (SIGKILL) when a line of output contains this; exits with 0 then, with 1 if it never comes
     #[arg(long, value_name = "MARKER")]
     cut_after: Option<String>,
     /// Name of the kernel's log in target/vm/logs
@@ -56,42 +56,20 @@ pub struct VmArgs {
     /// Set a variable of the command's environment
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// A shell line if it is one word, a program and its arguments if more; none for a shell
+    /// One word is a line for the shell, more are a program and its arguments, none starts a shell
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 }
 
 /// Runs it; returns the exit status.
-pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
+pub fn run(workspace: &Workspace, kernel: &Kernel, args: VmArgs) -> Result<u8> {
     let interactive = args.command.is_empty();
     ensure!(
         !interactive || on_terminal(),
         "a shell needs a terminal: give a command after '--' or run this on a terminal"
     );
-    let command = match args.command.as_slice() {
-        [line] => line.clone(),
-        words => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
-    };
-    let mut vm = Vm::new(workspace, &args.name, command);
-    if interactive {
-        vm.command = None;
-    }
-    vm.kernel = args.kernel;
-    vm.cwd = std::env::current_dir().context("the current directory is gone")?;
-    vm.memory = args.mem * args.kernel.appetite();
-    vm.cpus = args.cpus;
-    vm.timeout = (args.timeout > 0 && !interactive).then(|| Duration::from_secs(args.timeout));
-    vm.disks = args.disk.iter().map(|disk| prepare_disk(disk)).collect::<Result<_>>()?;
-    vm.share = args.share;
-    vm.cut_after = args.cut_after;
-    vm.kernel_lines = args.kernel_log;
-    for variable in &args.env {
-        let (key, value) = variable
-            .split_once('=')
-            .with_context(|| format!("--env {variable}: it is NAME=VALUE"))?;
-        vm.env.push((key.to_owned(), value.to_owned()));
-    }
-    // Nothing is to be seen until the shell is there, which takes a while under emulation.
+    let vm = machine(workspace, kernel, args)?;
+    // A boot takes a while under emulation, and prints nothing.
     let mut booting =
         interactive.then(|| Ui::new().step("a shell in the guest; 'exit' or ctrl-d powers it off"));
     let outcome = vm.run(workspace, &mut |said| {
@@ -100,7 +78,7 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
         {
             step.done();
         }
-        print(said);
+        said.print();
     })?;
     if let Some(trouble) = outcome.trouble() {
         if !matches!(outcome.end, End::Status(_)) {
@@ -122,66 +100,33 @@ pub fn run(workspace: &Workspace, args: VmArgs) -> Result<u8> {
     })
 }
 
-/// Shows what a guest says: its output on standard output, its kernel on standard error.
-pub fn print(said: Said<'_>) {
-    match said {
-        Said::Started => {}
-        Said::Output(bytes) => {
-            // A closed pipe on our side must not end the guest halfway.
-            let _ = std::io::stdout().write_all(bytes);
-            let _ = std::io::stdout().flush();
-        }
-        Said::Kernel(line) => eprintln!("kernel: {line}"),
-    }
-}
-
-/// `FILE` must be there; `FILE=SIZE` is created sparse when it is not.
-pub fn prepare_disk(text: &str) -> Result<PathBuf> {
-    let (path, size) = match text.rsplit_once('=') {
-        Some((path, size)) => (PathBuf::from(path), Some(parse_size(size)?)),
-        None => (PathBuf::from(text), None),
+/// The guest that the arguments describe.
+fn machine(workspace: &Workspace, kernel: &Kernel, args: VmArgs) -> Result<Vm> {
+    let command = match args.command.as_slice() {
+        [] => None,
+        [line] => Some(line.clone()),
+        words => Some(words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")),
     };
-    if !path.exists() {
-        let size = size.with_context(|| {
-            format!("the disk {} is not there: --disk FILE=SIZE creates it", path.display())
-        })?;
-        let file = std::fs::File::create(&path)
-            .with_context(|| format!("cannot create the disk {}", path.display()))?;
-        file.set_len(size).with_context(|| format!("cannot size {}", path.display()))?;
+    let mut vm = Vm::new(workspace, kernel, &args.name, command.clone().unwrap_or_default());
+    vm.timeout = (args.timeout > 0 && command.is_some()).then(|| Duration::from_secs(args.timeout));
+    vm.command = command;
+    vm.cwd = std::env::current_dir().context("the current directory is gone")?;
+    vm.memory = args.mem * args.kernel.memory_factor();
+    vm.cpus = args.cpus;
+    vm.disks = args.disk.iter().map(|disk| prepare(disk)).collect::<Result<_>>()?;
+    vm.share = args.share;
+    vm.cut_after = args.cut_after;
+    vm.kernel_lines = args.kernel_log;
+    for variable in &args.env {
+        let (key, value) = variable
+            .split_once('=')
+            .with_context(|| format!("--env {variable}: it is NAME=VALUE"))?;
+        vm.env.push((key.to_owned(), value.to_owned()));
     }
-    path.canonicalize().with_context(|| format!("cannot resolve {}", path.display()))
+    Ok(vm)
 }
 
-/// `512M`, `2G`, `4096` in bytes.
-pub fn parse_size(text: &str) -> Result<u64> {
-    let (digits, shift) = match text.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 10),
-        None => match text.strip_suffix(['m', 'M']) {
-            Some(digits) => (digits, 20),
-            None => match text.strip_suffix(['g', 'G']) {
-                Some(digits) => (digits, 30),
-                None => (text, 0),
-            },
-        },
-    };
-    let number: u64 =
-        digits.parse().with_context(|| format!("'{text}' is no size: 4096, 64K, 512M, 2G"))?;
-    number
-        .checked_shl(shift)
-        .filter(|bytes| bytes >> shift == number)
-        .with_context(|| format!("{text} is too large"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("4096").ok(), Some(4096));
-        assert_eq!(parse_size("64K").ok(), Some(65536));
-        assert_eq!(parse_size("2G").ok(), Some(2 << 30));
-        assert!(parse_size("12 parsecs").is_err());
-        assert!(parse_size("99999999999999G").is_err());
-    }
+/// Whether an interactive shell makes sense.
+fn on_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }

@@ -19,7 +19,7 @@ mount --bind / /host
 for dir in /tmp /run /dev/shm; do
   mount -t tmpfs -o mode=1777 tmpfs "$dir"
 done
-# What lies under a hidden directory and is needed comes back from /host.
+# Directories that are needed and are inside a covered one come back from /host.
 for dir in $VM_KEEP; do
   mkdir -p "$dir"
   mount --bind "/host$dir" "$dir"
@@ -29,7 +29,7 @@ mount --bind "$VM_MODULES" /lib/modules
 ln -sf /proc/self/mounts /etc/mtab
 hostname vexfs-vm 2>/dev/null || echo vexfs-vm >/proc/sys/kernel/hostname
 ip link set lo up 2>/dev/null || busybox ip link set lo up 2>/dev/null || busybox ifconfig lo up
-# It boots with one processor: code patched while another runs it trips the emulator.
+# It boots with one processor: the emulator fails when one patches code that another runs.
 for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
   [ ! -e "$cpu" ] || echo 1 >"$cpu"
 done
@@ -70,10 +70,10 @@ mkfifo -m 600 /run/vexfs-vm.out
 cat </run/vexfs-vm.out >"$out" &
 exec 9>/run/vexfs-vm.out
 cd "$VM_CWD" 2>/dev/null || cd /
-# Where the kernel looks for leaks: not by itself, but once, when the command is done.
+# The kernel searches for leaks once, when the command is done, and not by itself.
 leaks=/sys/kernel/debug/kmemleak
 [ ! -e $leaks ] || echo scan=off >$leaks
-# Everything the kernel says from here on belongs to the command and is judged.
+# From here on all of the kernel log is judged.
 echo 8 >/proc/sys/kernel/printk
 say "command starts"
 if [ -n "$VM_SHELL" ]; then
@@ -94,12 +94,12 @@ done
 if [ -e $leaks ]; then
   say "searching for memory that nothing points to"
   echo 1 >/sys/module/kmemleak/parameters/verbose
-  # What no scan finds a pointer to is a leak if it did not change since the last one, and is no news.
+  # The second scan reports memory that has no pointer to it and has not changed since the first.
   echo scan >$leaks
   sleep 6
   echo scan >$leaks
 fi
-# The host ends the machine when it has read this; powering off is for when it does not.
+# The host ends the machine when it has read this; if it does not, the machine powers itself off.
 printf '\036%s %d\n' "$VM_TOKEN" "$status" >&9
 exec 9>&-
 sleep 5

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The guest's first minute: a tiny initramfs that puts a throw-away layer over the host's root.
+//! The guest's initramfs, which mounts an overlay in memory over the host's root.
 //!
-//! It holds busybox, the overlay module and one script. It leaves nothing behind: all the
-//! guest writes outside its disks and its share lives in its memory.
+//! It holds busybox, the overlay module and one script. What the guest writes outside its disks and
+//! its share is in its memory only.
 
 use std::fs;
 use std::io::Write;

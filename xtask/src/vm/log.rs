@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Judging what the guest's kernel said.
+//! Judges the guest's kernel log.
 //!
-//! The rule: a run whose kernel log holds one of these lines has failed, whatever the
-//! command's status was. The lists only grow.
+//! A run whose log holds one of these signs has failed, whatever the command's status was.
 
 /// Signs of trouble at any time, also while booting.
 const ALWAYS: &[&str] = &[
@@ -20,7 +19,7 @@ const ALWAYS: &[&str] = &[
     "soft lockup",
     "hard LOCKUP",
     "boot failed",
-    // What finds mistakes must be there when they are made.
+    // The kernel has turned one of its checks off.
     "leak detector disabled",
     "locking correctness validator",
     "lock debugging",
@@ -53,7 +52,7 @@ const RUNNING: &[&str] = &[
     "invoked oom-killer",
 ];
 
-/// What the second script says on the kernel log when the command starts and ends.
+/// The line that `init.sh` writes into the kernel log when the command starts.
 pub const STARTS: &str = "vexfs-vm: command starts";
 
 /// The one known race of the emulator with live patching, early in boot.
@@ -84,7 +83,7 @@ impl KernelLog {
         found
     }
 
-    /// The emulator's boot race, and nothing else, before anything of ours ran.
+    /// Whether this is the emulator's boot race, which happens before anything of ours runs.
     pub fn boot_race(&self) -> bool {
         !self.started && self.findings.iter().any(|line| line.contains(BOOT_RACE))
     }

@@ -5,35 +5,33 @@
 //! ended by a record separator, the run's token and the status.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::accel::Accel;
+use super::accel::{Accel, QEMU};
 use super::log::KernelLog;
-use super::{End, QEMU, Said, Vm};
-use crate::kernel::Kernel;
+use super::{End, Said, Vm};
 use crate::shell::{describe, which};
 
 /// Comes before the end token in the command's output.
 const SEPARATOR: u8 = 0x1e;
-/// A guest that has not started its command by then never will.
+/// A guest that has not started its command by then is given up.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// The guest kernel's timer frequency (`CONFIG_HZ`).
 const GUEST_HZ: u64 = 250;
 /// How long QEMU may take to end after it was told to.
 const END_LIMIT: Duration = Duration::from_secs(20);
 
-/// All one boot needs.
+/// What one boot needs.
 pub struct Machine<'a> {
     pub vm: &'a Vm,
-    pub kernel: &'a Kernel,
     pub accel: Accel,
     pub run: &'a Path,
     pub token: &'a str,
@@ -46,18 +44,18 @@ enum Event {
     Output(Vec<u8>),
 }
 
-/// A child that does not outlive its owner.
+/// A child process that is killed when its owner is dropped.
 struct Owned(Child);
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // Already gone is as good as killed.
+        // Errors mean that it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Gives the terminal back as it was, should the emulator not come to it.
+/// Restores the terminal's settings when dropped: QEMU does not if it is killed.
 struct Terminal(Option<rustix::termios::Termios>);
 
 impl Terminal {
@@ -70,7 +68,7 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(settings) = &self.0 {
             let now = rustix::termios::OptionalActions::Now;
-            // A terminal that is gone needs nothing any more.
+            // An error means that the terminal is gone.
             let _ = rustix::termios::tcsetattr(std::io::stdin(), now, settings);
         }
     }
@@ -93,7 +91,7 @@ pub fn run(machine: &Machine<'_>, said: &mut dyn FnMut(Said<'_>)) -> Result<(End
             .with_context(|| format!("the share {} is not there", dir.display()))?;
         daemons.push(share(machine, sockets.path(), "share", &dir, "auto")?);
     }
-    // Dropped after the emulator, which is killed where it does not end by itself.
+    // Declared first, so that it is dropped after QEMU has ended.
     let _terminal = machine.vm.command.is_none().then(Terminal::save);
     let mut qemu = Owned(start_qemu(machine, sockets.path())?);
     let log_file = File::create(machine.log)
@@ -111,7 +109,7 @@ pub fn run(machine: &Machine<'_>, said: &mut dyn FnMut(Said<'_>)) -> Result<(End
     let end = listener.listen(&mut qemu, &events);
     drop(qemu);
     drop(daemons);
-    // What was still on its way when QEMU ended.
+    // Events that were still in the channel when QEMU ended.
     while let Ok(event) = events.recv_timeout(Duration::from_millis(200)) {
         listener.take(event);
     }
@@ -126,7 +124,7 @@ struct Listener<'a> {
     log: KernelLog,
     log_file: File,
     output: Output,
-    /// The kernel is printing what we asked it for.
+    /// The kernel is printing traces that we asked for, which are not findings.
     asking: bool,
     said: &'a mut dyn FnMut(Said<'_>),
 }
@@ -152,38 +150,43 @@ impl Listener<'_> {
                 return Ok(End::Status(status));
             }
             if let Some(status) = qemu.0.try_wait().context("cannot wait for QEMU")? {
-                while let Ok(event) = events.recv_timeout(Duration::from_millis(300)) {
-                    self.take(event);
-                }
-                if self.output.cut {
-                    return Ok(End::Cut);
-                }
-                if let Some(status) = self.output.status {
-                    return Ok(End::Status(status));
-                }
-                let said = self.qemu_said();
-                if self.log.lines.is_empty() && !status.success() {
-                    bail!("QEMU did not start:\n{said}");
-                }
-                // A guest that stops by itself is QEMU's orderly end.
-                if !status.success() {
-                    let ended = format!("QEMU: {}", describe(status));
-                    for line in std::iter::once(ended.as_str()).chain(said.lines()) {
-                        self.take(Event::Kernel(line.to_owned()));
-                    }
-                }
-                return Ok(End::Stopped);
+                return self.ended(status, events);
             }
             if !connected {
                 thread::sleep(Duration::from_millis(50));
             }
-            let limit = BOOT_LIMIT * self.machine.kernel.which.patience();
+            let limit = BOOT_LIMIT * self.machine.vm.kernel.which.time_factor();
             let late = !self.log.started && began.elapsed() > limit;
             if late || self.machine.vm.timeout.is_some_and(|limit| began.elapsed() > limit) {
                 self.ask_what_hangs(events);
                 return Ok(End::TimedOut);
             }
         }
+    }
+
+    /// QEMU has ended: takes in the events that are left, and decides how the run ended.
+    fn ended(&mut self, status: ExitStatus, events: &Receiver<Event>) -> Result<End> {
+        while let Ok(event) = events.recv_timeout(Duration::from_millis(300)) {
+            self.take(event);
+        }
+        if self.output.cut {
+            return Ok(End::Cut);
+        }
+        if let Some(status) = self.output.status {
+            return Ok(End::Status(status));
+        }
+        let said = self.qemu_said();
+        if self.log.lines.is_empty() && !status.success() {
+            bail!("QEMU did not start:\n{said}");
+        }
+        // A guest that stops by itself ends QEMU with success.
+        if !status.success() {
+            let ended = format!("QEMU: {}", describe(status));
+            for line in std::iter::once(ended.as_str()).chain(said.lines()) {
+                self.take(Event::Kernel(line.to_owned()));
+            }
+        }
+        Ok(End::Stopped)
     }
 
     fn take(&mut self, event: Event) {
@@ -195,7 +198,7 @@ impl Listener<'_> {
                 if self.log.started && !before {
                     (self.said)(Said::Started);
                 }
-                // A full disk must not stop the run; the lines are kept in memory too.
+                // A full disk must not stop the run; the lines are in memory too.
                 let _ = writeln!(self.log_file, "{}", line.trim_end());
                 if (found && !self.asking) || self.machine.vm.kernel_lines && self.log.started {
                     (self.said)(Said::Kernel(line.trim_end()));
@@ -211,7 +214,7 @@ impl Listener<'_> {
         }
     }
 
-    /// Has the kernel print every blocked task and what the processors do, for the log.
+    /// Makes the kernel print all blocked tasks and the processors' backtraces into its log.
     fn ask_what_hangs(&mut self, events: &Receiver<Event>) {
         let judged = self.log.findings.len();
         self.asking = true;
@@ -234,7 +237,7 @@ impl Listener<'_> {
                 }
             }
         }
-        // The traces asked for are no findings of their own.
+        // The traces we asked for are not findings.
         self.log.findings.truncate(judged);
     }
 
@@ -259,7 +262,7 @@ impl Output {
         Self { token, marker, held: Vec::new(), line: Vec::new(), status: None, cut: false }
     }
 
-    /// Takes bytes in; returns what is the command's own.
+    /// Takes in bytes of the port; returns those that the command printed.
     fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut text = Vec::with_capacity(bytes.len());
         for &byte in bytes {
@@ -329,7 +332,7 @@ fn listen_output(path: &Path, send: Sender<Event>) -> Result<()> {
     Ok(())
 }
 
-/// Starts the daemon that shows `dir` to the guest.
+/// Starts the virtiofs daemon that makes `dir` visible in the guest.
 fn share(
     machine: &Machine<'_>,
     sockets: &Path,
@@ -371,7 +374,7 @@ fn share(
     Ok(child)
 }
 
-/// A command the kernel ends should we die first.
+/// A command that the kernel kills if we die first.
 fn bound_to_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -411,13 +414,21 @@ fn start_qemu(machine: &Machine<'_>, sockets: &Path) -> Result<Child> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
     }
     for disk in &vm.disks {
-        // A comma separates options here; it is doubled to mean itself.
+        // A comma separates options; doubled, it is part of the path.
         let path = disk.display().to_string().replace(',', ",,");
         command.args([
             "-drive",
             &format!("file={path},if=virtio,format=raw,cache=writeback,discard=unmap"),
         ]);
     }
+    add_kernel(&mut command, machine);
+    command
+        .stderr(File::create(machine.run.join("qemu.log"))?)
+        .spawn()
+        .with_context(|| format!("cannot start {QEMU}: run 'cargo xtask setup' to install it"))
+}
+
+fn add_kernel(command: &mut Command, machine: &Machine<'_>) {
     let append = format!(
         "console=ttyS0 panic=-1 oops=panic loglevel=5 maxcpus=1 lpj={} vexfs.run={}",
         loops_per_jiffy(),
@@ -425,17 +436,13 @@ fn start_qemu(machine: &Machine<'_>, sockets: &Path) -> Result<Child> {
     );
     command
         .arg("-kernel")
-        .arg(&machine.kernel.image)
+        .arg(&machine.vm.kernel.image)
         .arg("-initrd")
         .arg(machine.run.join("initramfs"))
-        .args(["-append", &append])
-        .stderr(File::create(machine.run.join("qemu.log"))?);
-    command
-        .spawn()
-        .with_context(|| format!("cannot start {QEMU}: run 'cargo xtask setup' to install it"))
+        .args(["-append", &append]);
 }
 
-/// Spares the guest a second of calibrating its delay loop per processor; need not be exact.
+/// Value for `lpj=`, which saves the guest a second of calibration per processor. It need not be exact.
 fn loops_per_jiffy() -> u64 {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mhz = cpus.lines().find_map(|line| {
@@ -445,7 +452,7 @@ fn loops_per_jiffy() -> u64 {
     mhz.unwrap_or(2500.0) as u64 * 1_000_000 / GUEST_HZ
 }
 
-/// Lets QEMU close its images; kills it if it does not.
+/// Asks QEMU to end, so that it closes its images, and kills it if it does not.
 fn end_orderly(qemu: &mut Child) -> Result<()> {
     let pid = rustix::process::Pid::from_child(qemu);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)
@@ -459,11 +466,6 @@ fn end_orderly(qemu: &mut Child) -> Result<()> {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-/// Whether an interactive shell makes sense.
-pub fn on_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 #[cfg(test)]

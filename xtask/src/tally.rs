@@ -8,7 +8,7 @@ use std::fmt;
 pub struct Tally {
     /// How many passed.
     pub passed: usize,
-    /// What failed; the first line of each names it.
+    /// Failures; the first line of each names the check.
     pub failures: Vec<String>,
 }
 
