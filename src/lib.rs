@@ -48,7 +48,7 @@ pub use follow::{Change, Follower};
 pub use inode::{Inode, NewInode, SetAttr};
 pub use mkfs::{MkfsOptions, mkfs};
 pub use namespace::{RenameFlags, Renamed};
-pub use superblock::{Geometry, read_superblock};
+pub use superblock::{Geometry, newest_root, read_superblock};
 pub use txn::Commit;
 pub use types::{Dirent, FileType, Mapping, MappingKind, Progress, StatFs, Time, XattrMode};
 pub use vector::{Element, Metric, VectorLayout};

@@ -10,8 +10,9 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use vexfs::{Ino, OpenOptions, VectorLayout, Volume};
+use vexfs_image::Access;
+use vexfs_tools::image;
 use vexfs_tools::put::host_xattrs;
-use vexfs_tools::{Access, image};
 
 /// All that can be told of what lies at and below `top`: path to description. Hard links are told
 /// by the first of their names.
@@ -310,7 +311,7 @@ fn what_a_crash_left_behind_is_cleared_by_the_next_writer() {
     }
     lab.write("g", b"g");
     lab.vexfs("put a.img g").ok();
-    let device = image::open(&lab.path("a.img"), Access::Read).unwrap().unused().unwrap();
+    let device = image::device(&lab.path("a.img"), Access::Read).unwrap();
     let volume = Volume::open(device, &OpenOptions::default()).unwrap();
     assert_eq!(volume.statfs().inodes, 2);
 }

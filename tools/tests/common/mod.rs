@@ -103,7 +103,7 @@ impl Lab {
 /// Locks a file as a daemon does that serves it, until the result is dropped.
 pub fn hold(path: &Path, alone: bool) -> File {
     let file = File::options().read(true).write(true).open(path).unwrap();
-    assert!(vexfs_tools::sys::lock(&file, alone).unwrap());
+    assert!(vexfs_image::lock(&file, alone).unwrap());
     file
 }
 

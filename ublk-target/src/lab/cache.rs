@@ -5,7 +5,7 @@
 //! may at any time. It then no longer knows what was there before, so a cut keeps it.
 
 use super::Cut;
-use crate::observe::DirtyLog;
+use crate::dirty_log::DirtyLog;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;

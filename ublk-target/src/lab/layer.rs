@@ -3,14 +3,14 @@
 //! The ring sees none of it, which an experiment can afford.
 
 use super::Lab;
-use crate::layer::{Layer, Step};
+use crate::backend::{Backend, Step};
 use crate::request::Request;
 use std::sync::Arc;
 
 /// One queue's way to the lab.
 pub struct LabLayer(pub Arc<Lab>);
 
-impl Layer for LabLayer {
+impl Backend for LabLayer {
     fn begin(&mut self, _tag: u16, request: &Request, buffer: &mut [u8]) -> Step {
         Step::Done(self.0.request(request, buffer))
     }

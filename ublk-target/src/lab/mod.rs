@@ -13,8 +13,8 @@ mod layer;
 pub use fault::{Fault, FaultKind, FaultState, On};
 pub use layer::LabLayer;
 
+use crate::dirty_log::DirtyLog;
 use crate::log_line;
-use crate::observe::DirtyLog;
 use crate::request::{Op, Request};
 use cache::Cache;
 use fault::Faults;

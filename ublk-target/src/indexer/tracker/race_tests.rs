@@ -4,11 +4,11 @@
 
 use super::tests::settle;
 use super::*;
-use crate::follow::reader::ImageReader;
-use crate::follow::testing::{Mounted, NOW, floats, reader};
+use crate::testing::{Mounted, NOW, floats, reader};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use vexfs::{DeviceError, VectorLayout};
+use vexfs_image::FileDevice;
 use vexfs_index::{Options, npy};
 
 const BYTES: u64 = 16 << 20;
@@ -23,7 +23,7 @@ type Hook = Box<dyn FnOnce(&mut Mounted)>;
 /// What the tracker reads through: something may happen during a read, or the read fails.
 #[derive(Clone)]
 struct Hooked {
-    reader: ImageReader,
+    reader: FileDevice,
     mounted: Rc<RefCell<Mounted>>,
     during: Rc<RefCell<Option<Hook>>>,
     broken: Rc<RefCell<Option<Range<u64>>>>,
@@ -72,7 +72,7 @@ impl Device for Hooked {
 struct World {
     _image: tempfile::NamedTempFile,
     device: Hooked,
-    observer: Arc<DirtyLog>,
+    dirty_log: Arc<DirtyLog>,
     index: Arc<Index>,
     tracker: Tracker<Hooked>,
     dir: Ino,
@@ -82,8 +82,8 @@ impl World {
     fn new(attribute: &str) -> Self {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(BYTES).unwrap();
-        let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
-        let mut mounted = Mounted::format(image.path(), BYTES, observer.clone());
+        let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+        let mut mounted = Mounted::format(image.path(), BYTES, dirty_log.clone());
         let dir = mounted.corpus("corpus", attribute);
         let device = Hooked {
             reader: reader(image.path(), BYTES),
@@ -93,8 +93,8 @@ impl World {
             storm: Rc::default(),
         };
         let index = Arc::new(Index::open(None, Options::default()).unwrap().0);
-        let tracker = Tracker::open(device.clone(), index.clone(), observer.clone()).unwrap();
-        Self { _image: image, device, observer, index, tracker, dir }
+        let tracker = Tracker::open(device.clone(), index.clone(), dirty_log.clone()).unwrap();
+        Self { _image: image, device, dirty_log, index, tracker, dir }
     }
 
     fn create(&mut self, name: &str, rows: usize, start: f32) -> Ino {
@@ -152,7 +152,7 @@ fn a_file_that_goes_while_it_is_read_leaves_nothing() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     assert_eq!(w.tracker.pending(), 1000);
     let dir = w.dir;
     w.during(move |mounted| {
@@ -171,7 +171,7 @@ fn a_file_that_moves_while_it_is_read_is_read_again() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     w.during(move |mounted| {
         mounted.volume.truncate(file, 0, NOW).unwrap();
         mounted.commit();
@@ -189,7 +189,7 @@ fn a_commit_that_leaves_the_file_where_it_was_does_not_keep_its_rows_out() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     let dir = w.dir;
     w.during(move |mounted| {
         mounted.create(dir, "b", FILE);
@@ -240,7 +240,7 @@ fn rows_that_cannot_be_read_are_left_out_until_they_are_written_again() {
     let file = w.create("a", 1000, 0.0);
     w.commit();
     w.change(|mounted| mounted.write(file, 0, &vectors(100, 7.0)));
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     // A mark is of whole blocks: 256 rows.
     assert_eq!(w.tracker.pending(), 256);
     *w.device.broken.borrow_mut() = Some(0..BYTES);
@@ -266,7 +266,7 @@ fn a_file_with_too_many_unreadable_rows_is_given_up() {
     let other = w.create("b", 10, 0.0);
     w.commit();
     w.change(|mounted| mounted.write(file, 0, &vectors(4000, 7.0)));
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     *w.device.broken.borrow_mut() = Some(0..BYTES);
     assert_eq!(w.tracker.step(), Ok(true));
     *w.device.broken.borrow_mut() = None;
@@ -285,7 +285,7 @@ fn rows_that_the_index_refuses_are_given_up_with_a_word() {
     let file = w.create("a", 10, 0.0);
     let other = w.create("b", 10, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     w.index.drop_file(FileId(file.0));
     w.settle();
     assert_eq!((w.tracker.pending(), w.vectors(file), w.vectors(other)), (0, 0, 10));
@@ -409,7 +409,7 @@ fn a_header_that_is_overwritten_is_read_again() {
     let generation = w.tracker.generation();
     // Far behind the header: it is not looked at.
     w.change(|mounted| mounted.write(file, 8192, &vectors(1, 2.0)));
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     assert!(w.tracker.headers.is_empty() && w.tracker.pending() > 0);
     w.settle();
     w.change(|mounted| mounted.write(file, 0, &array(800, 5)[..128]));
@@ -446,7 +446,7 @@ fn a_header_that_is_overwritten_during_a_read_ends_it() {
         mounted.commit();
         file
     });
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     assert_eq!(w.tracker.pending(), 1000);
     w.during(move |mounted| {
         mounted.write(file, 0, &array(800, 5)[..128]);
@@ -486,7 +486,7 @@ fn a_write_to_the_root_ring_without_a_commit_changes_nothing() {
     w.create("a", 10, 0.0);
     w.commit();
     let (roots, generation) = (w.tracker.roots(), w.tracker.generation());
-    w.observer.mark(8192, 4096, true);
+    w.dirty_log.mark(8192, 4096, true);
     assert_eq!(w.tracker.cycle(), Ok(false));
     assert!(w.tracker.roots() > roots && w.tracker.generation() == generation);
 }

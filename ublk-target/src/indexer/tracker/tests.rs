@@ -3,8 +3,8 @@
 //! the files hold.
 
 use super::*;
-use crate::follow::reader::ImageReader;
-use crate::follow::testing::{Mounted, NOW, floats, reader};
+use crate::testing::{Mounted, NOW, floats, reader};
+use vexfs_image::FileDevice;
 use vexfs_index::{Options, npy};
 
 const BYTES: u64 = 64 << 20;
@@ -15,7 +15,7 @@ struct World {
     image: tempfile::NamedTempFile,
     mounted: Mounted,
     index: Arc<Index>,
-    tracker: Tracker<ImageReader>,
+    tracker: Tracker<FileDevice>,
 }
 
 /// Cycles until there is nothing left to read.
@@ -38,10 +38,10 @@ impl World {
     fn new() -> Self {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(BYTES).unwrap();
-        let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
-        let mounted = Mounted::format(image.path(), BYTES, observer.clone());
+        let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+        let mounted = Mounted::format(image.path(), BYTES, dirty_log.clone());
         let index = new_index();
-        let tracker = Tracker::open(reader(image.path(), BYTES), index.clone(), observer).unwrap();
+        let tracker = Tracker::open(reader(image.path(), BYTES), index.clone(), dirty_log).unwrap();
         Self { image, mounted, index, tracker }
     }
 
@@ -177,9 +177,9 @@ fn what_happened_while_nobody_looked_is_found_by_verifying() {
     w.mounted.write(kept, 16 * 20, &rows(1, 5000.0));
     w.mounted.unlink(dir, "b");
     w.mounted.commit();
-    w.mounted.observer.drain();
+    w.mounted.dirty_log.drain();
     w.tracker =
-        Tracker::open(reader(w.image.path(), BYTES), w.index.clone(), w.mounted.observer.clone())
+        Tracker::open(reader(w.image.path(), BYTES), w.index.clone(), w.mounted.dirty_log.clone())
             .unwrap();
     assert_eq!(w.row(kept, 20), row(20, 0.0), "not known yet");
     w.settle();
@@ -283,7 +283,7 @@ fn a_huge_hole_keeps_nobody_waiting() {
 
 /// A medium that does not give back what lies in a range.
 #[derive(Clone)]
-struct Failing(ImageReader, Arc<std::sync::Mutex<Range<u64>>>);
+struct Failing(FileDevice, Arc<std::sync::Mutex<Range<u64>>>);
 
 impl Device for Failing {
     fn len_bytes(&self) -> u64 {
@@ -327,7 +327,7 @@ fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
     let at = block.0 * 4096;
     let bad = Arc::new(std::sync::Mutex::new(at + 512..at + 1024));
     let device = Failing(reader(w.image.path(), BYTES), bad.clone());
-    let mut tracker = Tracker::open(device, w.index.clone(), w.mounted.observer.clone()).unwrap();
+    let mut tracker = Tracker::open(device, w.index.clone(), w.mounted.dirty_log.clone()).unwrap();
     settle(&mut tracker);
     // 4 blocks of 256 rows, then a sector of 32.
     assert_eq!((w.row(files[0], 1055), w.row(files[0], 1056)), (row(1055, 1.0), None));
