@@ -93,7 +93,8 @@ pub fn open(path: &Path, access: Access) -> Result<Opened> {
     Ok(Opened { device, user, identity: Identity::of(&metadata) })
 }
 
-/// True if somebody holds the block device exclusively; it is then opened beside him.
+/// Opens the file. True if a block device was to be opened exclusively but is held by somebody else; it is
+/// then open, but not exclusively.
 fn open_file(path: &Path, access: Access, block_device: bool) -> io::Result<(File, bool)> {
     let mode = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
     let flags = mode | OFlags::CLOEXEC | OFlags::NOCTTY;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `fsck.vexfs` and its exit codes, and what every tool says of damage: each kind of block is
-//! damaged in turn, and nothing is written ever.
+//! `fsck.vexfs` and its exit codes, and what every tool says of a damaged image. Each kind of block is
+//! damaged in turn. Nothing is ever written.
 
 mod common;
 
@@ -135,7 +135,7 @@ fn a_damaged_superblock_is_served_by_its_backup() {
     lab.mkfs("a.img").refused(1, &["damaged VexFS", "--force"]);
 }
 
-/// The dump chose the record with the highest generation by itself, also one that no mount believes.
+/// The dump chose the record with the highest generation by itself, even one that no mount uses.
 #[test]
 fn a_dump_shows_the_tree_that_a_mount_would_show() {
     let lab = filled();
@@ -146,7 +146,7 @@ fn a_dump_shows_the_tree_that_a_mount_would_show() {
     assert_eq!(record.generation.get(), 2);
     record.generation = U64::new(30);
     record.tree.block = U64::new(40);
-    // Not the slot of generation 30.
+    // Generation 30 belongs into another slot.
     file.write_all_at(record.sealed().as_bytes(), 10 * 4096).unwrap();
     let dump = lab.vexfs("dump --tree a.img").ok().out;
     assert!(dump.contains("root ring: 3 of 32") && dump.contains("generation 30"), "{dump}");
@@ -199,7 +199,7 @@ fn a_truncated_image_says_what_is_missing() {
     assert_eq!(lab.path("a.img").metadata().unwrap().len(), 10_000_000);
 }
 
-/// Changes the superblock in all its places.
+/// Changes every copy of the superblock.
 fn patch(lab: &Lab, change: impl Fn(&mut Superblock)) {
     let file = File::options().read(true).write(true).open(lab.path("a.img")).unwrap();
     for at in [1024, 33 * 4096, 4095 * 4096] {
@@ -245,7 +245,7 @@ fn an_image_in_use_is_refused_and_with_n_looked_at() {
     lab.vexfs("put a.img tree again").refused(1, &["a.img: in use"]);
     assert!(lab.bytes("a.img") == before);
     drop(held);
-    // Readers are in nobody's way but a writer's.
+    // A reader is in the way of a writer only.
     let _held = hold(&lab.path("a.img"), false);
     lab.fsck("a.img").ok();
     lab.vexfs("ls a.img").ok();

@@ -195,8 +195,8 @@ fn system(source: std::io::Error) -> Error {
     Error::System { what: "control socket", source }
 }
 
-/// Exactly so many bytes; `None` if the client left. They are taken in as they come, so a length
-/// alone makes nobody allocate much.
+/// Receives exactly `len` bytes; `None` if the client closed the connection. Memory is allocated as they
+/// arrive, so that a length alone costs nothing.
 async fn receive(stream: &UnixStream, len: usize) -> Result<Option<Vec<u8>>> {
     const STEP: usize = 64 << 10;
     let mut bytes = Vec::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The index under power cuts: filesystem and checkpoints on one device that forgets what was not
-//! flushed. After any cut, what is searchable is exactly what the recovered generation holds.
+//! The index under power cuts: filesystem and checkpoints on one device that loses what was not flushed.
+//! After any cut, exactly the vectors of the recovered generation are found.
 
 use super::tracker::Tracker;
 use crate::dirty_log::DirtyLog;
@@ -19,7 +19,7 @@ const DIM: usize = 4;
 const ROW: u64 = 16;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// The one device, as the filesystem sees it and as the checkpoints see it.
+/// One device, used by the filesystem and by the checkpoints.
 #[derive(Clone)]
 struct Disk {
     cache: Arc<Mutex<CacheDevice>>,
@@ -174,7 +174,7 @@ impl Machine {
         self.volume.write_at(ino, slot * ROW, &floats(values), NOW).unwrap();
     }
 
-    /// What is searchable is what is there: row by row, and by exact searches.
+    /// Compares the index with the files: row by row, and by exact searches.
     fn compare(&mut self, rng: &mut Rng, at: &str) {
         let truth = self.truth();
         assert_eq!(self.index.stats().vectors, truth.len() as u64, "{at}: vectors");
