@@ -58,7 +58,7 @@ pub use error::{Corruption, Error, Missing, Result};
 pub use follow::{Change, Follower};
 pub use fs::{Element, Inode, Metric, NewInode, RenameFlags, Renamed, SetAttr, VectorLayout};
 pub use mkfs::{MkfsOptions, mkfs};
-pub use superblock::{Geometry, read_superblock};
+pub use superblock::{Geometry, newest_root, read_superblock};
 pub use tree::LoadedNode;
 pub use types::{Dirent, FileType, Mapping, MappingKind, Progress, StatFs, Time, XattrMode};
 pub use vexfs_format::{BlockNr, FileBlock, Generation, Ino, Superblock};

@@ -11,16 +11,8 @@ use vexfs::{MkfsOptions, Time, mkfs};
 /// needs another value writes `MkfsOptions { block_bytes: 8192, ..mkfs_options(bytes) }`.
 #[must_use]
 pub const fn mkfs_options(bytes: u64) -> MkfsOptions<'static> {
-    MkfsOptions {
-        bytes,
-        block_bytes: BLOCK as u32,
-        label: b"crash lab",
-        uuid: [7; 16],
-        hash_key: [9; 16],
-        now: Time { seconds: 1_600_000_000, nanos: 1 },
-        root_uid: 0,
-        root_gid: 0,
-    }
+    let now = Time { seconds: 1_600_000_000, nanos: 1 };
+    MkfsOptions { label: b"crash lab", ..MkfsOptions::new(bytes, [7; 16], [9; 16], now) }
 }
 
 /// An image of `options.bytes` bytes with such a filesystem, all of it durable.

@@ -3,14 +3,14 @@
 //! nothing to the ring. That blocks the queue, which an experiment can afford.
 
 use super::Lab;
-use crate::layer::{Layer, Step};
+use crate::backend::{Backend, Step};
 use crate::request::Request;
 use std::sync::Arc;
 
 /// Hands one queue's requests to the lab.
 pub struct LabLayer(pub Arc<Lab>);
 
-impl Layer for LabLayer {
+impl Backend for LabLayer {
     fn begin(&mut self, _tag: u16, request: &Request, buffer: &mut [u8]) -> Step {
         Step::Done(self.0.request(request, buffer))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The image as the medium behind the lab's cache.
 
-use crate::observe::DirtyLog;
+use crate::dirty_log::DirtyLog;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

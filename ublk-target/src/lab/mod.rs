@@ -16,8 +16,8 @@ pub use fault::{Fault, FaultKind, FaultState, On};
 pub use layer::LabLayer;
 pub use vexfs_crash::cache::Cut;
 
+use crate::dirty_log::DirtyLog;
 use crate::log_line;
-use crate::observe::DirtyLog;
 use crate::request::{Op, Request};
 use fault::Faults;
 use medium::ImageFile;

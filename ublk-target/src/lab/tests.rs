@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 use super::*;
-use crate::observe::DirtyRange;
+use crate::dirty_log::DirtyRange;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use vexfs_crash::Recording;

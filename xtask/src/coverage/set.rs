@@ -58,9 +58,11 @@ pub const SET: &[Covered] = &[
         functions: &["open"],
         why: "an index from a checkpoint, or without one",
     },
-    whole("ublk-target/src/follow/mod.rs", "which filesystem is followed, and until when"),
-    whole("ublk-target/src/follow/tracker.rs", "which rows are read again"),
-    whole("ublk-target/src/follow/slots.rs", "bytes, extents and slots"),
+    whole("ublk-target/src/indexer/mod.rs", "which filesystem is indexed, and until when"),
+    whole("ublk-target/src/indexer/tracker.rs", "which rows are read again"),
+    whole("ublk-target/src/indexer/vector_file.rs", "the same of one file"),
+    whole("ublk-target/src/indexer/slots.rs", "bytes, extents and slots"),
+    whole("ublk-target/src/indexer/intervals.rs", "sets of them"),
 ];
 
 /// One test program, and which of its tests.
@@ -81,7 +83,7 @@ pub const RUNS: &[Run] = &[
     Run { package: "vexfs", test: Some("smoke"), filter: "" },
     Run { package: "vexfs-index", test: None, filter: "" },
     Run { package: "vexfs-index", test: Some("checkpoint"), filter: "" },
-    Run { package: "vexfs-ublk", test: None, filter: "follow::" },
+    Run { package: "vexfs-ublk", test: None, filter: "indexer::" },
 ];
 
 /// Packages that are instrumented: those of [`SET`], and the one in which the engine is compiled for

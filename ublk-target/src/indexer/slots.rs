@@ -1,86 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Ranges of numbers, and how a file's bytes, extents and slots relate. Pure arithmetic.
-//!
-//! Invariant of [`Ranges`]: sorted, not empty, not touching.
+//! How a vector file's bytes, extents and slots relate. Pure arithmetic.
 
+use super::intervals::IntervalSet;
 use std::ops::Range;
 use vexfs::{Mapping, MappingKind, VectorLayout};
-
-/// A set of numbers, as ranges.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges(Vec<Range<u64>>);
-
-impl Ranges {
-    /// Adds a range.
-    pub fn insert(&mut self, range: Range<u64>) {
-        if range.is_empty() {
-            return;
-        }
-        let first = self.0.partition_point(|r| r.end < range.start);
-        let last = self.0.partition_point(|r| r.start <= range.end);
-        let merged = match self.0.get(first..last) {
-            Some([low, .., high]) => low.start.min(range.start)..high.end.max(range.end),
-            Some([only]) => only.start.min(range.start)..only.end.max(range.end),
-            _ => range,
-        };
-        self.0.splice(first..last, [merged]);
-    }
-
-    /// The first range.
-    #[must_use]
-    pub fn first(&self) -> Option<Range<u64>> {
-        self.0.first().cloned()
-    }
-
-    /// Takes at most `most` numbers off the front.
-    pub fn take(&mut self, most: u64) -> Option<Range<u64>> {
-        let first = self.0.first_mut()?;
-        let end = first.end.min(first.start.saturating_add(most));
-        let taken = first.start..end;
-        first.start = end;
-        if first.is_empty() {
-            self.0.remove(0);
-        }
-        Some(taken)
-    }
-
-    /// Forgets what is not below `end`.
-    pub fn truncate(&mut self, end: u64) {
-        self.0.retain_mut(|r| {
-            r.end = r.end.min(end);
-            !r.is_empty()
-        });
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// How many numbers.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.iter().map(|r| r.end - r.start).sum()
-    }
-
-    /// The ranges, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
-        self.0.iter().cloned()
-    }
-
-    /// The part of `range` that starts at its start and is either wholly in the set, or wholly
-    /// not: its end, and which.
-    #[must_use]
-    pub fn run(&self, range: &Range<u64>) -> (u64, bool) {
-        let at = self.0.partition_point(|r| r.end <= range.start);
-        match self.0.get(at) {
-            Some(r) if r.start <= range.start => (r.end.min(range.end), true),
-            Some(r) => (r.start.min(range.end), false),
-            None => (range.end, false),
-        }
-    }
-}
 
 /// Where the rows of a file lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +19,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// As the attribute says, with the header that was found.
+    /// The rows that the attribute describes, after a header of that many bytes.
     #[must_use]
     pub fn new(layout: &VectorLayout, header: u64) -> Self {
         Self {
@@ -107,7 +30,7 @@ impl Rows {
         }
     }
 
-    /// Whole records of a file of that many bytes, and the bytes after them.
+    /// The number of whole records in a file of `size` bytes, and the bytes after them.
     #[must_use]
     pub fn count(&self, size: u64) -> (u64, u64) {
         let data = size.saturating_sub(self.header);
@@ -120,7 +43,7 @@ impl Rows {
         self.header.saturating_add(slot.saturating_mul(self.stride))
     }
 
-    /// Slots whose vector has a byte in the range.
+    /// The slots whose vector has a byte in the range.
     #[must_use]
     pub fn touching(&self, bytes: &Range<u64>) -> Range<u64> {
         if bytes.is_empty() || bytes.end <= self.header + self.offset {
@@ -133,7 +56,7 @@ impl Rows {
         first..end.max(first)
     }
 
-    /// Slots whose vector lies wholly in the range.
+    /// The slots whose vector lies entirely in the range.
     #[must_use]
     pub fn within(&self, bytes: &Range<u64>) -> Range<u64> {
         let vectors = self.header + self.offset;
@@ -144,9 +67,9 @@ impl Rows {
     }
 }
 
-/// Blocks of a file that hold data, and where: at least one.
+/// Consecutive blocks of a file that hold data and lie consecutively on the device; at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct DataExtent {
     /// First block of the file.
     pub start: u64,
     /// Blocks.
@@ -155,8 +78,8 @@ pub struct Extent {
     pub block: u64,
 }
 
-impl Extent {
-    /// The written parts of a file, in order.
+impl DataExtent {
+    /// The extents among a file's mappings, in order.
     #[must_use]
     pub fn all(mappings: &[Mapping]) -> Vec<Self> {
         let written = |mapping: &Mapping| match mapping.kind {
@@ -168,17 +91,17 @@ impl Extent {
         mappings.iter().filter_map(written).collect()
     }
 
-    /// The file's block after it.
+    /// The block of the file after it.
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.start + self.count
     }
 }
 
-/// Written bytes of a file, cut at its size.
+/// The bytes of a file that are written, up to its size.
 #[must_use]
-pub fn written(extents: &[Extent], block_shift: u32, size: u64) -> Ranges {
-    let mut ranges = Ranges::default();
+pub fn written(extents: &[DataExtent], block_shift: u32, size: u64) -> IntervalSet {
+    let mut ranges = IntervalSet::default();
     for extent in extents {
         ranges.insert(extent.start << block_shift..extent.end() << block_shift);
     }
@@ -186,24 +109,24 @@ pub fn written(extents: &[Extent], block_shift: u32, size: u64) -> Ranges {
     ranges
 }
 
-/// A file's block `at` on the device, and how many lie there from it on.
-fn find(extents: &[Extent], at: u64) -> Option<(u64, u64)> {
+/// Where block `at` of a file lies on the device, and how many blocks its extent has from there on.
+fn find(extents: &[DataExtent], at: u64) -> Option<(u64, u64)> {
     let index = extents.partition_point(|e| e.end() <= at);
     let extent = extents.get(index).filter(|e| e.start <= at)?;
     Some((extent.block + (at - extent.start), extent.end() - at))
 }
 
-/// Bytes of the file that lie elsewhere than before, or are new.
+/// The bytes of the file that lie at another place than before, or are new.
 #[must_use]
-pub fn moved(old: &[Extent], new: &[Extent], block_shift: u32) -> Ranges {
-    let mut ranges = Ranges::default();
+pub fn moved(old: &[DataExtent], new: &[DataExtent], block_shift: u32) -> IntervalSet {
+    let mut ranges = IntervalSet::default();
     for extent in new {
         let mut at = extent.start;
         while at < extent.end() {
-            let (now, left) = (extent.block + (at - extent.start), extent.end() - at);
+            let (block, left) = (extent.block + (at - extent.start), extent.end() - at);
             let index = old.partition_point(|e| e.end() <= at);
             let (same, count) = match (find(old, at), old.get(index)) {
-                (Some((before, count)), _) => (before == now, count),
+                (Some((before, count)), _) => (before == block, count),
                 (None, Some(next)) => (false, next.start - at),
                 (None, None) => (false, left),
             };
@@ -217,28 +140,28 @@ pub fn moved(old: &[Extent], new: &[Extent], block_shift: u32) -> Ranges {
     ranges
 }
 
-/// A run of a file's bytes on the device.
+/// Consecutive bytes of a file that lie consecutively on the device, or in a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Byte of the device; `None` in a hole.
+pub struct Span {
+    /// First byte on the device; `None` in a hole.
     pub at: Option<u64>,
     /// Bytes.
     pub len: u64,
 }
 
-/// The first run of a file's bytes `range`, which has some; holes are runs as well. Never empty.
+/// The first span of the bytes `range` of a file. It is not empty if the range is not.
 #[must_use]
-pub fn first_run(extents: &[Extent], block_shift: u32, range: &Range<u64>) -> Run {
+pub fn first_span(extents: &[DataExtent], block_shift: u32, range: &Range<u64>) -> Span {
     let block = range.start >> block_shift;
     let skip = range.start - (block << block_shift);
     let left = range.end.saturating_sub(range.start);
     if let Some((at, count)) = find(extents, block) {
         let len = ((count << block_shift) - skip).min(left);
-        return Run { at: Some((at << block_shift) + skip), len };
+        return Span { at: Some((at << block_shift) + skip), len };
     }
     let index = extents.partition_point(|e| e.end() <= block);
     let next = extents.get(index).map_or(u64::MAX, |e| e.start << block_shift);
-    Run { at: None, len: next.saturating_sub(range.start).min(left) }
+    Span { at: None, len: next.saturating_sub(range.start).min(left) }
 }
 
 #[cfg(test)]
@@ -246,8 +169,8 @@ mod tests {
     use super::*;
     use vexfs::{BlockNr, FileBlock};
 
-    fn extent(start: u64, count: u64, block: u64) -> Extent {
-        Extent { start, count, block }
+    fn extent(start: u64, count: u64, block: u64) -> DataExtent {
+        DataExtent { start, count, block }
     }
 
     #[test]
@@ -259,31 +182,11 @@ mod tests {
             mapping(3, 5, MappingKind::Hole),
             mapping(8, 1, MappingKind::Written(BlockNr(103))),
         ];
-        assert_eq!(Extent::all(&mappings), [extent(0, 2, 100), extent(8, 1, 103)]);
+        assert_eq!(DataExtent::all(&mappings), [extent(0, 2, 100), extent(8, 1, 103)]);
     }
 
-    fn list(ranges: &Ranges) -> Vec<Range<u64>> {
+    fn list(ranges: &IntervalSet) -> Vec<Range<u64>> {
         ranges.iter().collect()
-    }
-
-    #[test]
-    fn ranges_merge_and_are_taken_from_the_front() {
-        let mut ranges = Ranges::default();
-        for range in [10..20, 30..40, 20..25, 5..8, 39..50, 60..60, 8..10] {
-            ranges.insert(range);
-        }
-        assert_eq!(list(&ranges), [5..25, 30..50]);
-        ranges.insert(0..100);
-        assert_eq!(list(&ranges), std::slice::from_ref(&(0..100)));
-        assert_eq!((ranges.take(30), ranges.take(1000)), (Some(0..30), Some(30..100)));
-        assert_eq!(ranges.take(1), None);
-        ranges.insert(3..9);
-        ranges.insert(20..30);
-        ranges.truncate(7);
-        assert_eq!((list(&ranges).as_slice(), ranges.count()), (std::slice::from_ref(&(3..7)), 4));
-        assert_eq!(ranges.run(&(0..10)), (3, false));
-        assert_eq!(ranges.run(&(4..10)), (7, true));
-        assert_eq!(ranges.run(&(7..10)), (10, false));
     }
 
     #[test]
@@ -335,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn runs_follow_extents_and_holes() {
+    fn spans_follow_extents_and_holes() {
         let extents = [extent(1, 2, 100), extent(3, 1, 50)];
-        let run = |range| first_run(&extents, 12, &range);
-        assert_eq!(run(0..9000), Run { at: None, len: 4096 });
-        assert_eq!(run(5000..20000), Run { at: Some((100 << 12) + 904), len: 8192 - 904 });
-        assert_eq!(run(3 << 12..(3 << 12) + 10), Run { at: Some(50 << 12), len: 10 });
-        assert_eq!(run(4 << 12..(4 << 12) + 10), Run { at: None, len: 10 });
+        let span = |range| first_span(&extents, 12, &range);
+        assert_eq!(span(0..9000), Span { at: None, len: 4096 });
+        assert_eq!(span(5000..20000), Span { at: Some((100 << 12) + 904), len: 8192 - 904 });
+        assert_eq!(span(3 << 12..(3 << 12) + 10), Span { at: Some(50 << 12), len: 10 });
+        assert_eq!(span(4 << 12..(4 << 12) + 10), Span { at: None, len: 10 });
         assert_eq!(list(&written(&extents, 12, 9000)), std::slice::from_ref(&(4096..9000)));
     }
 }

@@ -1,32 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The seam between the queues and the follower: which parts of the image were written.
+//! Which parts of the image were written: marked by the queues, drained by the indexer.
 //!
-//! A queue marks a write after the image took it and before the driver hears so; whoever sees
-//! the write completed therefore finds it marked. Marks are addresses only, of fixed size
-//! chunks, and setting one twice is setting it once, so a write replayed after a recovery
-//! changes nothing. The log is bounded by the device's length, never blocks, and forgets the
-//! order of writes. It does not survive the daemon.
+//! A queue marks a write after the image has it and before the driver is told, so whoever sees a write
+//! completed finds it marked. Marks are bits for chunks of a fixed size; a write that is repeated after
+//! a recovery changes nothing. The log's size depends only on the device's length. It never blocks,
+//! does not know the order of writes, and does not survive the daemon.
 //!
-//! The follower is woken by a write to the root ring, and by a flush after a write to a region
-//! that it watches, which is where vectors are.
+//! It wakes the indexer after a write to the root ring, and after a flush that follows a write to a
+//! watched region, which is where vectors are.
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, fence};
 
-/// Smallest chunk: a block.
+/// `log2` of the smallest chunk: a block.
 const CHUNK_SHIFT_MIN: u32 = 12;
-/// Most chunks a log keeps: 1 MiB of bits.
+/// Most chunks of a log: 1 MiB of bits.
 const CHUNKS_MAX: u64 = 8 << 20;
-/// How many chunks make a region, as a power of two: the bits of one word.
+/// `log2` of the chunks in a region: the bits of one word.
 const REGION_SHIFT: u32 = 6;
-/// First byte past the superblock's block, the smallest there is. A filesystem that is made writes
-/// it last; until then nothing of an image that is not recognised is worth a look.
+/// End of the superblock's block, if blocks have the smallest size. As long as no filesystem is
+/// recognised, only a write before it counts: `mkfs` writes the superblock last.
 const SUPERBLOCK_END: u64 = 1 << vexfs_format::BLOCK_SHIFT_MIN;
-/// First byte past the root ring, for the largest block size.
-const ROOT_RING_END: u64 =
-    (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) << vexfs_format::BLOCK_SHIFT_MAX;
 
 /// A range of bytes of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +33,17 @@ pub struct DirtyRange {
     pub end: u64,
 }
 
-/// The bounded log of written chunks.
+/// The log of written chunks.
 pub struct DirtyLog {
     chunk_shift: u32,
     device_bytes: u64,
     /// One bit per chunk.
     words: Box<[AtomicU64]>,
-    /// One bit per region: the follower wants to hear of flushes after writes to it.
+    /// One bit per region: a flush after a write to it wakes the indexer.
     watched: Box<[AtomicU64]>,
-    ring_end: AtomicU64,
+    /// First byte past the superblock and the root ring.
+    root_ring_end: AtomicU64,
+    /// A watched region was written since the last flush.
     overwritten: AtomicBool,
     root_writes: AtomicU64,
     woken: AtomicBool,
@@ -58,7 +56,7 @@ fn mask(first: u64, last: u64) -> u64 {
 }
 
 impl DirtyLog {
-    /// An empty log for a device of that length.
+    /// An empty log for a device of this length.
     pub fn new(device_bytes: u64) -> std::io::Result<Self> {
         let mut chunk_shift = CHUNK_SHIFT_MIN;
         while (device_bytes >> chunk_shift) >= CHUNKS_MAX {
@@ -71,7 +69,7 @@ impl DirtyLog {
             device_bytes,
             words: zeroed(words),
             watched: zeroed(words.div_ceil(64)),
-            ring_end: AtomicU64::new(SUPERBLOCK_END),
+            root_ring_end: AtomicU64::new(SUPERBLOCK_END),
             overwritten: AtomicBool::new(false),
             root_writes: AtomicU64::new(0),
             woken: AtomicBool::new(false),
@@ -79,18 +77,17 @@ impl DirtyLog {
         })
     }
 
-    /// Tells the block size, once it is known: it is where the root ring ends.
-    pub fn set_block_shift(&self, shift: u32) {
-        let blocks = vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS;
-        self.ring_end.store((blocks << shift).min(ROOT_RING_END), Relaxed);
+    /// Sets where the root ring ends, once the filesystem is known. The superblock lies before it.
+    pub fn set_root_ring_end(&self, end: u64) {
+        self.root_ring_end.store(end, Relaxed);
     }
 
     /// Marks a completed write, discard or zeroing. Called by queues before they complete it.
     pub fn mark(&self, offset: u64, len: u64, durable: bool) {
         let Some(last) = len.checked_sub(1).and_then(|n| offset.checked_add(n)) else { return };
         let (first, last) = (offset >> self.chunk_shift, last >> self.chunk_shift);
-        // Makes the loads below see a concurrent `drain`, or that drain's reader see the data
-        // this write left in the image; likewise for `watch`.
+        // Either the loads below see a concurrent `drain`, or whoever drained sees the data of this
+        // write; likewise for `watch`.
         fence(SeqCst);
         let mut watched = false;
         for index in first / 64..=last / 64 {
@@ -112,66 +109,67 @@ impl DirtyLog {
                 self.flushed();
             }
         }
-        // The superblock counts as well: a filesystem that is made writes it last.
-        if offset < self.ring_end.load(Relaxed) {
+        // A write to the superblock counts, too: `mkfs` writes it last.
+        if offset < self.root_ring_end.load(Relaxed) {
             self.root_writes.fetch_add(1, SeqCst);
             self.wake();
         }
     }
 
-    /// A flush completed: what was written before it may be looked at.
+    /// A flush completed: overwrites before it are durable and can be read.
     pub fn flushed(&self) {
         if self.overwritten.load(Relaxed) && self.overwritten.swap(false, SeqCst) {
             self.wake();
         }
     }
 
-    /// Wakes whoever waits on [`Self::wake_fd`], once until it calls [`Self::rearm`].
+    /// Makes [`Self::wake_fd`] readable, unless it is.
     pub fn wake(&self) {
         if !self.woken.swap(true, SeqCst) {
-            // A full counter wakes as well, so a failure loses nothing.
+            // It fails only if the counter is full, and then the descriptor is readable.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
 
-    /// Readable when there is something to look at since the last [`Self::rearm`].
+    /// Readable if there was something to read since the last [`Self::rearm`].
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
-    /// Arms the wake-up again. Call it *before* looking, so that what comes meanwhile wakes again.
+    /// Makes [`Self::wake_fd`] unreadable. Call it before reading the image, so that a later write wakes
+    /// again.
     pub fn rearm(&self) {
         let mut counter = [0u8; 8];
         let _ = rustix::io::read(&self.wake, &mut counter);
         self.woken.store(false, SeqCst);
     }
 
-    /// How many writes touched the root ring so far.
+    /// How many writes touched the root ring or the superblock so far.
     #[must_use]
     pub fn root_writes(&self) -> u64 {
         self.root_writes.load(SeqCst)
     }
 
-    /// Sets which byte ranges hold vectors. Call [`Self::drain`] afterwards: writes that came
-    /// before the watch are marked, but wake nobody.
+    /// Sets which byte ranges hold vectors. Call [`Self::drain`] afterwards: earlier writes are marked,
+    /// but did not wake anybody.
     pub fn watch(&self, ranges: impl Iterator<Item = DirtyRange>) {
-        let mut fresh = vec![0u64; self.watched.len()];
+        let mut regions = vec![0u64; self.watched.len()];
         let shift = self.chunk_shift + REGION_SHIFT;
         for range in ranges.filter(|r| r.start < r.end) {
             for region in range.start >> shift..=(range.end - 1) >> shift {
-                if let Some(word) = fresh.get_mut((region / 64) as usize) {
+                if let Some(word) = regions.get_mut((region / 64) as usize) {
                     *word |= 1 << (region % 64);
                 }
             }
         }
-        for (word, bits) in self.watched.iter().zip(fresh) {
+        for (word, bits) in self.watched.iter().zip(regions) {
             word.store(bits, SeqCst);
         }
         fence(SeqCst);
     }
 
-    /// Takes all marks as merged ranges, in order. A chunk written while its range is read is
-    /// marked again and comes with the next call.
+    /// Takes all marks, as merged ranges in order. A chunk that is written while it is read is marked again
+    /// and comes with the next call.
     pub fn drain(&self) -> Vec<DirtyRange> {
         let mut ranges: Vec<DirtyRange> = Vec::new();
         fence(SeqCst);
@@ -194,7 +192,7 @@ impl DirtyLog {
         ranges
     }
 
-    /// Puts ranges back that a [`Self::drain`] took and nobody could look at.
+    /// Marks ranges again that were drained but could not be read.
     pub fn put_back(&self, ranges: &[DirtyRange]) {
         for range in ranges {
             self.mark(range.start, range.end - range.start, false);
@@ -259,10 +257,10 @@ mod tests {
     }
 
     #[test]
-    fn a_root_ring_write_wakes_the_follower() {
+    fn a_root_ring_write_wakes_the_indexer() {
         let log = DirtyLog::new(64 * MIB).unwrap();
         let end = (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) << 12;
-        log.set_block_shift(12);
+        log.set_root_ring_end(end);
         log.mark(end, 4096, false);
         assert!(!ready(&log));
         log.mark(end - 512, 512, false);

@@ -1,60 +1,63 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Paths and trees inside an image.
 //!
-//! What an image holds is not trusted: names are checked before they reach the host, and a tree
-//! whose directories contain each other comes to an end. Symbolic links are not followed.
+//! The contents of an image are not trusted: names are checked before they reach the host, and a walk
+//! ends even where directories contain each other. Symbolic links are not followed.
 
-use crate::device::FileDevice;
 use crate::failure::{Failure, Result};
 use std::collections::HashSet;
 use std::path::Path;
 use vexfs::{Corruption, Error, FileType, Ino, Inode, Volume};
+use vexfs_image::FileDevice;
 
-/// An entry of a directory.
+/// Bytes of a file that are copied at a time.
+pub const PIECE_BYTES: u64 = 1 << 20;
+
+/// A directory entry.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name.
     pub name: Vec<u8>,
-    /// What it names.
+    /// The inode that it names.
     pub ino: Ino,
-    /// The type the directory says it has.
+    /// The inode's type according to the directory.
     pub file_type: FileType,
 }
 
 /// Name and value of an extended attribute.
 pub type Xattr = (Vec<u8>, Vec<u8>);
 
-/// What [`Tree::visit`] calls: with the parent's index, the path, and the inode.
+/// What [`Tree::visit`] calls, with the parent's index, the path and the inode.
 pub type Visitor<'a> = dyn FnMut(&mut Tree, Option<usize>, &[u8], &Inode) -> Result<()> + 'a;
 
-/// An open image and its name on the host, for messages.
+/// An open image, with its name on the host for messages.
 #[derive(Debug)]
 pub struct Tree {
     /// The filesystem.
     pub volume: Volume<FileDevice>,
     /// The image's name.
     pub image: String,
-    /// `None` where damage is a failure; else it is stepped over, and counted here.
+    /// `None` if damage is a failure. Otherwise what is damaged is left out and counted here.
     pub lost: Option<u64>,
 }
 
 impl Tree {
-    /// A tree in which damage is a failure.
+    /// A tree where damage is a failure.
     pub fn new(volume: Volume<FileDevice>, image: &Path) -> Self {
         Self { volume, image: image.display().to_string(), lost: None }
     }
 }
 
-/// Text of a path inside an image.
+/// A path inside an image as text, without control characters.
 pub fn text(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// The parts of a path, `.` and empty ones left out.
+/// The names in a path, without `.` and empty ones.
 ///
 /// # Errors
-/// Where it goes upwards: inside an image a path is taken from the root.
+/// If the path contains `..`: inside an image every path starts at the root.
 pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, Error> {
     let parts: Vec<&[u8]> =
         path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
@@ -75,7 +78,7 @@ fn damaged(ino: Ino, what: &'static str) -> Error {
 }
 
 impl Tree {
-    /// For `map_err` on what the engine says about `path`.
+    /// For `map_err` on the engine's results about `path`.
     pub fn at(&self, path: &[u8]) -> impl FnOnce(Error) -> Failure + use<> {
         let slash = if path.starts_with(b"/") { "" } else { "/" };
         Failure::engine(format!("{}:{slash}{}", self.image, text(path)))
@@ -92,12 +95,12 @@ impl Tree {
     /// The inode at `path`.
     ///
     /// # Errors
-    /// The engine's, about that path.
+    /// The engine's, with the path.
     pub fn find(&mut self, path: &[u8]) -> Result<Inode> {
         self.walk(path).map_err(self.at(path))
     }
 
-    /// The inode at `path`, or `None` if nothing has the last of its names.
+    /// The inode at `path`, or `None` if there is no such file.
     ///
     /// # Errors
     /// The engine's.
@@ -121,10 +124,10 @@ impl Tree {
         Ok(inode)
     }
 
-    /// The entries of a directory, by name.
+    /// The entries of a directory, sorted by name.
     ///
     /// # Errors
-    /// The engine's; damage, where a name cannot be one or is there twice.
+    /// The engine's; damage, if a name is impossible or occurs twice.
     pub fn entries(&mut self, dir: Ino) -> Result<Vec<Entry>, Error> {
         match self.readable_entries(dir) {
             (entries, None) => Ok(entries),
@@ -132,7 +135,7 @@ impl Tree {
         }
     }
 
-    /// The entries that can be read and believed, and why these are not all.
+    /// The entries that can be read and are possible, and the error if these are not all.
     fn readable_entries(&mut self, dir: Ino) -> (Vec<Entry>, Option<Error>) {
         let mut entries: Vec<Entry> = Vec::new();
         let mut wrong = None;
@@ -168,11 +171,11 @@ impl Tree {
         (entries, wrong)
     }
 
-    /// Where damage is to be stepped over, tells of it and counts it; anything else stays a failure.
+    /// Reports and counts damage if it is to be left out; any other failure is returned.
     ///
     /// # Errors
     /// The failure.
-    pub fn step_over(&mut self, failure: Failure) -> Result<()> {
+    pub fn skip_damage(&mut self, failure: Failure) -> Result<()> {
         match (&mut self.lost, &failure) {
             (Some(lost), Failure::Engine { error: Error::Corrupt(_), .. }) => {
                 *lost += 1;
@@ -183,11 +186,11 @@ impl Tree {
         }
     }
 
-    /// Visits `top` and all below it, parents first. `visit` gets the index its parent had (`None`
-    /// for the top), the path, and the inode; indices count the visits.
+    /// Visits `top` and everything below it, parents first. Visits are numbered from 0; `visit` gets the
+    /// number of the parent's visit (`None` for the top), the path and the inode.
     ///
     /// # Errors
-    /// The engine's, about the path it happened at; the visitor's.
+    /// The engine's, with the path; the visitor's.
     pub fn visit(&mut self, path: &[u8], top: Inode, visit: &mut Visitor<'_>) -> Result<()> {
         let mut stack = vec![(None, path.to_vec(), top)];
         let mut directories = HashSet::new();
@@ -201,18 +204,18 @@ impl Tree {
             }
             if !directories.insert(inode.ino.0) {
                 let twice = damaged(inode.ino, "the directory is reached twice");
-                self.step_over(self.at(&path)(twice))?;
+                self.skip_damage(self.at(&path)(twice))?;
                 continue;
             }
             let (entries, wrong) = self.readable_entries(inode.ino);
             if let Some(error) = wrong {
-                self.step_over(self.at(&path)(error))?;
+                self.skip_damage(self.at(&path)(error))?;
             }
             for entry in entries.into_iter().rev() {
                 let below = join(&path, &entry.name);
                 match self.inode(entry.ino).map_err(self.at(&below)) {
                     Ok(inode) => stack.push((Some(index), below, inode)),
-                    Err(failure) => self.step_over(failure)?,
+                    Err(failure) => self.skip_damage(failure)?,
                 }
             }
         }

@@ -1,47 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A file or a block device of the host as the engine's [`Device`].
 //!
-//! Positional reads and writes, so that `&self` may be shared. A flush is `fdatasync`; durable
-//! writes are `RWF_DSYNC` where the kernel has it. It neither opens nor locks.
+//! Reads and writes are positional, so clones may be used side by side. A flush is `fdatasync`;
+//! durable writes are `RWF_DSYNC` where the kernel has it. It neither opens nor locks: a file that
+//! was opened for reading refuses writes with the kernel's `EBADF`.
 
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 use vexfs::{Device, DeviceError, Write};
 
-/// Most pieces one `pwritev` takes: the kernel's `UIO_MAXIOV`.
+/// Most pieces that one `pwritev` takes: the kernel's `UIO_MAXIOV`.
 const PIECES_MAX: usize = 1024;
 
-/// An open file or block device.
-#[derive(Debug)]
+/// An open file or block device. Clones share the descriptor.
+#[derive(Clone, Debug)]
 pub struct FileDevice {
-    file: File,
+    file: Arc<File>,
     bytes: u64,
     block_device: bool,
 }
 
 impl FileDevice {
-    /// A device of an open file, which may be one of its descriptors among several.
+    /// All of an open file.
     ///
     /// # Errors
-    /// Where its length cannot be told.
+    /// The host's, where it cannot measure the file.
     pub fn new(file: File) -> io::Result<Self> {
-        let block_device = file.metadata()?.file_type().is_block_device();
         let bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
-        if block_device {
-            // A mounted kernel writes past this cache; what it holds may be old.
-            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        let device = Self::first_bytes(file, bytes)?;
+        if device.block_device {
+            // A mounted filesystem writes past the block device's page cache, whose pages may be stale.
+            let _ = rustix::fs::fadvise(&device.file, 0, None, rustix::fs::Advice::DontNeed);
         }
-        Ok(Self { file, bytes, block_device })
+        Ok(device)
     }
 
-    /// The file.
-    pub const fn file(&self) -> &File {
+    /// The first `bytes` bytes of an open file.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn first_bytes(file: File, bytes: u64) -> io::Result<Self> {
+        let block_device = file.metadata()?.file_type().is_block_device();
+        Ok(Self { file: Arc::new(file), bytes, block_device })
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// True of a block device.
+    /// Whether it is a block device.
+    #[must_use]
     pub const fn is_block_device(&self) -> bool {
         self.block_device
     }
@@ -65,7 +78,7 @@ fn errno(error: Errno) -> DeviceError {
     DeviceError::Io(error.raw_os_error())
 }
 
-/// Writes all of `pieces`, one behind the other, from byte `at` on.
+/// Writes all of `pieces`, one after the other, from byte `at` on.
 fn write_pieces(file: &File, mut at: u64, pieces: &[&[u8]]) -> Result<(), DeviceError> {
     for batch in pieces.chunks(PIECES_MAX) {
         let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|piece| IoSlice::new(piece)).collect();

@@ -1,48 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the log says of requests that the image failed.
+//! Log lines for requests that the image failed.
 //!
-//! The submitter is told an errno and nothing of the image; the log has the rest. The first failure of
-//! a kind is told at once, more of the same kind at most every [`PAUSE`], with their number: an image on a full
-//! disk fails thousands of requests, and the log may lie on that disk.
+//! The submitter only gets an errno; the log says what is wrong with the image. The lines are rate
+//! limited, because an image on a full disk fails thousands of requests, and the log may be on that
+//! disk: the first failure with an errno is logged at once, later ones at most every [`PAUSE`], with
+//! their number.
 
 use crate::request::{Kind, Op, Request};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Shortest time between two lines about the same kind of failure.
+/// Shortest time between two lines about the same errno.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
-/// Failures of one kind: the errno, when it was last told, how many came since.
-struct Told {
+/// The failures with one errno.
+struct Failures {
     errno: i32,
-    at: Instant,
+    /// When a line was last logged.
+    logged: Instant,
+    /// How many came since then.
     since: u64,
 }
 
-/// One queue's failures.
+/// The failures of one queue.
 #[derive(Default)]
-pub struct Complaints(Vec<Told>);
+pub struct FailureLog(Vec<Failures>);
 
-impl Complaints {
-    /// A request failed with this (positive) errno; the line to be logged, if it is time for one.
-    pub fn hear(
+impl FailureLog {
+    /// Counts a request that failed with this (positive) errno. Returns a line to be logged, if it is time
+    /// for one.
+    pub fn report(
         &mut self,
         now: Instant,
         image: &Path,
         request: &Request,
         errno: i32,
     ) -> Option<String> {
-        let since = match self.0.iter_mut().find(|told| told.errno == errno) {
-            Some(told) if now.duration_since(told.at) < PAUSE => {
-                told.since += 1;
+        let since = match self.0.iter_mut().find(|failures| failures.errno == errno) {
+            Some(failures) if now.duration_since(failures.logged) < PAUSE => {
+                failures.since += 1;
                 return None;
             }
-            Some(told) => {
-                told.at = now;
-                std::mem::take(&mut told.since)
+            Some(failures) => {
+                failures.logged = now;
+                std::mem::take(&mut failures.since)
             }
             None => {
-                self.0.push(Told { errno, at: now, since: 0 });
+                self.0.push(Failures { errno, logged: now, since: 0 });
                 0
             }
         };
@@ -60,9 +64,9 @@ impl Complaints {
 
 /// What a failed flush means, whatever its errno.
 const FLUSH_FAILED: &str = ": what was written before it may be lost, so every flush fails from now on: unmount the \
-     device, see to what the image lies on, then 'vexfs-ublk del' and 'add' it again";
+     device, repair the medium of the image, then 'vexfs-ublk del' and 'add' it again";
 
-/// What can be done about it, where that is known.
+/// What can be done about it, if that is known.
 const fn advice(errno: i32) -> &'static str {
     match errno {
         libc::ENOSPC => {
@@ -83,13 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_told_at_once_and_then_seldom_each_kind_for_itself() {
-        let mut complaints = Complaints::default();
+    fn the_first_failure_of_an_errno_is_logged_at_once_and_later_ones_seldom() {
+        let mut failures = FailureLog::default();
         let image = Path::new("/data/vexfs.img");
         let write = Request { op: Op::Write { fua: false }, offset: 8192, len: 4096 };
         let flush = Request { op: Op::Flush, offset: 0, len: 0 };
         let start = Instant::now();
-        let line = complaints.hear(start, image, &write, libc::ENOSPC).unwrap();
+        let line = failures.report(start, image, &write, libc::ENOSPC).unwrap();
         assert_eq!(
             line,
             "/data/vexfs.img: a write of 4096 bytes at byte 8192 failed: No space left on device (os error 28): \
@@ -97,13 +101,13 @@ mod tests {
         );
         for second in 1..10 {
             let now = start + Duration::from_secs(second);
-            assert_eq!(complaints.hear(now, image, &write, libc::ENOSPC), None);
+            assert_eq!(failures.report(now, image, &write, libc::ENOSPC), None);
         }
-        let line = complaints.hear(start, image, &flush, libc::EIO).unwrap();
+        let line = failures.report(start, image, &flush, libc::EIO).unwrap();
         assert!(line.contains(": a flush failed: Input/output error"), "{line}");
         assert!(line.contains("'vexfs-ublk del' and 'add'"), "{line}");
-        let line = complaints.hear(start + PAUSE, image, &write, libc::ENOSPC).unwrap();
+        let line = failures.report(start + PAUSE, image, &write, libc::ENOSPC).unwrap();
         assert!(line.contains(" (9 more before it): what"), "{line}");
-        assert_eq!(complaints.hear(start + PAUSE, image, &write, libc::ENOSPC), None);
+        assert_eq!(failures.report(start + PAUSE, image, &write, libc::ENOSPC), None);
     }
 }

@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tracker while the filesystem changes under its hands: between its look at the tree and its
-//! read of the rows, and where either fails. What is found in the end is what the files hold.
+//! The tracker while the filesystem changes between its walk of the tree and its reads of rows, and when
+//! one of them fails. In the end the index holds what the files hold.
 
 use super::tests::settle;
 use super::*;
-use crate::follow::reader::ImageReader;
-use crate::follow::testing::{Mounted, NOW, floats, reader};
+use crate::testing::{Mounted, NOW, floats, reader};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use vexfs::{DeviceError, VectorLayout};
+use vexfs_image::FileDevice;
 use vexfs_index::{Options, npy};
 
 const BYTES: u64 = 16 << 20;
 const FILE: u32 = 0o100_644;
 const L2: &str = "type=f32,dim=4,metric=l2";
-/// Where the superblock and the root ring are behind.
+/// First byte behind the superblock and the root ring.
 const TREE: u64 = (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) * 4096;
 const EIO: Error = Error::Device(DeviceError::Io(libc::EIO));
 
 type Hook = Box<dyn FnOnce(&mut Mounted)>;
 
-/// What the tracker reads through: something may happen during a read, or the read fails.
+/// The device that the tracker reads. During a read, something can happen, or the read fails.
 #[derive(Clone)]
 struct Hooked {
-    reader: ImageReader,
+    reader: FileDevice,
     mounted: Rc<RefCell<Mounted>>,
     during: Rc<RefCell<Option<Hook>>>,
     broken: Rc<RefCell<Option<Range<u64>>>>,
-    /// Every block of the tree that is read was used for something else by a commit just before.
+    /// Before every read of a block of the tree, a commit reuses that block.
     storm: Rc<Cell<bool>>,
 }
 
@@ -72,7 +72,7 @@ impl Device for Hooked {
 struct World {
     _image: tempfile::NamedTempFile,
     device: Hooked,
-    observer: Arc<DirtyLog>,
+    dirty_log: Arc<DirtyLog>,
     index: Arc<Index>,
     tracker: Tracker<Hooked>,
     dir: Ino,
@@ -82,8 +82,8 @@ impl World {
     fn new(attribute: &str) -> Self {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(BYTES).unwrap();
-        let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
-        let mut mounted = Mounted::format(image.path(), BYTES, observer.clone());
+        let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+        let mut mounted = Mounted::format(image.path(), BYTES, dirty_log.clone());
         let dir = mounted.corpus("corpus", attribute);
         let device = Hooked {
             reader: reader(image.path(), BYTES),
@@ -93,8 +93,8 @@ impl World {
             storm: Rc::default(),
         };
         let index = Arc::new(Index::open(None, Options::default()).unwrap().0);
-        let tracker = Tracker::open(device.clone(), index.clone(), observer.clone()).unwrap();
-        Self { _image: image, device, observer, index, tracker, dir }
+        let tracker = Tracker::open(device.clone(), index.clone(), dirty_log.clone()).unwrap();
+        Self { _image: image, device, dirty_log, index, tracker, dir }
     }
 
     fn create(&mut self, name: &str, rows: usize, start: f32) -> Ino {
@@ -109,7 +109,7 @@ impl World {
         change(&mut self.device.mounted.borrow_mut())
     }
 
-    /// Has something happen during the next read.
+    /// Makes something happen during the next read.
     fn during(&self, hook: impl FnOnce(&mut Mounted) + 'static) {
         *self.device.during.borrow_mut() = Some(Box::new(hook));
     }
@@ -152,7 +152,7 @@ fn a_file_that_goes_while_it_is_read_leaves_nothing() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     assert_eq!(w.tracker.pending(), 1000);
     let dir = w.dir;
     w.during(move |mounted| {
@@ -165,13 +165,13 @@ fn a_file_that_goes_while_it_is_read_leaves_nothing() {
     assert!(w.index.files().is_empty() && w.row(file, 0).is_none());
 }
 
-/// Its old blocks are free, and whoever gets them may have written them when they were read.
+/// Its old blocks are free and may have been written by another file before they were read.
 #[test]
 fn a_file_that_moves_while_it_is_read_is_read_again() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     w.during(move |mounted| {
         mounted.volume.truncate(file, 0, NOW).unwrap();
         mounted.commit();
@@ -189,7 +189,7 @@ fn a_commit_that_leaves_the_file_where_it_was_does_not_keep_its_rows_out() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     let dir = w.dir;
     w.during(move |mounted| {
         mounted.create(dir, "b", FILE);
@@ -199,7 +199,7 @@ fn a_commit_that_leaves_the_file_where_it_was_does_not_keep_its_rows_out() {
     assert_eq!((w.vectors(file), w.tracker.pending()), (1000, 0));
 }
 
-/// The same between two reads of one tree: the walk begins again.
+/// The same between two reads of one tree: the walk starts again.
 #[test]
 fn a_tree_that_moves_on_while_it_is_walked_is_walked_again() {
     let mut w = World::new(L2);
@@ -218,9 +218,9 @@ fn a_tree_that_moves_on_while_it_is_walked_is_walked_again() {
     assert_eq!(w.tracker.generation(), w.change(|mounted| mounted.volume.generation().0));
 }
 
-/// Commits that come faster than a walk: others get their turn, and it goes on where it was.
+/// Commits come faster than a walk: the caller gets its turn, and the next cycle tries again.
 #[test]
-fn a_tree_that_never_stands_still_is_given_up_for_now() {
+fn a_walk_that_never_catches_up_returns_to_the_caller() {
     let mut w = World::new(L2);
     let file = w.create("a", 10, 0.0);
     w.change(Mounted::commit);
@@ -240,14 +240,14 @@ fn rows_that_cannot_be_read_are_left_out_until_they_are_written_again() {
     let file = w.create("a", 1000, 0.0);
     w.commit();
     w.change(|mounted| mounted.write(file, 0, &vectors(100, 7.0)));
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     // A mark is of whole blocks: 256 rows.
     assert_eq!(w.tracker.pending(), 256);
     *w.device.broken.borrow_mut() = Some(0..BYTES);
     assert_eq!(w.tracker.step(), Ok(true));
     assert_eq!((w.tracker.pending(), w.vectors(file), w.row(file, 0)), (0, 744, None));
     assert!(matches!(w.trouble(file), Some(Trouble::Unreadable(why)) if why.starts_with("256 ")));
-    // Nor the roots, nor the tree.
+    // Neither the roots nor the tree can be read.
     w.change(Mounted::commit);
     assert_eq!(w.tracker.cycle(), Err(EIO));
     *w.device.broken.borrow_mut() = Some(TREE..BYTES);
@@ -258,7 +258,7 @@ fn rows_that_cannot_be_read_are_left_out_until_they_are_written_again() {
     assert_eq!((w.vectors(file), w.row(file, 0), w.trouble(file)), (1000, Some(7.0), None));
 }
 
-/// A file of which hardly anything can be read is not searched at all, and not read row by row.
+/// A file of which hardly any row can be read is not searched at all, and not read row by row.
 #[test]
 fn a_file_with_too_many_unreadable_rows_is_given_up() {
     let mut w = World::new(L2);
@@ -266,7 +266,7 @@ fn a_file_with_too_many_unreadable_rows_is_given_up() {
     let other = w.create("b", 10, 0.0);
     w.commit();
     w.change(|mounted| mounted.write(file, 0, &vectors(4000, 7.0)));
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     *w.device.broken.borrow_mut() = Some(0..BYTES);
     assert_eq!(w.tracker.step(), Ok(true));
     *w.device.broken.borrow_mut() = None;
@@ -277,15 +277,16 @@ fn a_file_with_too_many_unreadable_rows_is_given_up() {
     assert_eq!((w.vectors(file), w.vectors(other), w.tracker.pending()), (0, 10, 0));
 }
 
-/// The index and the tracker disagree about a file: that is said of it, and the others go on.
+/// The index does not know a file that the tracker has: the file's trouble says so, and other files are
+/// indexed.
 #[test]
-fn rows_that_the_index_refuses_are_given_up_with_a_word() {
-    // Without a header that would have the file looked at again.
+fn a_file_whose_rows_the_index_refuses_is_given_up_with_a_reason() {
+    // With a header, a write to it would refresh the file.
     let mut w = World::new("type=f32,dim=4,metric=l2,header=0");
     let file = w.create("a", 10, 0.0);
     let other = w.create("b", 10, 0.0);
     w.change(Mounted::commit);
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     w.index.drop_file(FileId(file.0));
     w.settle();
     assert_eq!((w.tracker.pending(), w.vectors(file), w.vectors(other)), (0, 0, 10));
@@ -294,17 +295,17 @@ fn rows_that_the_index_refuses_are_given_up_with_a_word() {
         matches!(&trouble, Some(Trouble::Unusable(why)) if why.contains("not in the index")),
         "{trouble:?}"
     );
-    // Written again, and not committed: still none of it.
+    // Overwritten without a commit: still no row is indexed.
     w.change(|mounted| mounted.write(file, 0, &vectors(10, 3.0)));
     w.settle();
     assert_eq!((w.tracker.pending(), w.vectors(file)), (0, 0));
-    // With its next change it is looked at anew.
+    // The next commit that changes it refreshes it.
     w.change(|mounted| mounted.write(file, 160, &vectors(1, 9.0)));
     w.commit();
     assert_eq!((w.vectors(file), w.row(file, 0), w.trouble(file)), (11, Some(3.0), None));
 }
 
-/// One file's freed blocks become another's within one walk, and the other comes first in it.
+/// Within one walk, a file gets the blocks that another one freed, and comes before it.
 #[test]
 fn a_block_belongs_to_the_file_that_has_it_now() {
     let mut w = World::new(L2);
@@ -323,7 +324,7 @@ fn a_block_belongs_to_the_file_that_has_it_now() {
         mounted.unlink(dir, "b");
         mounted.commit();
         mounted.commit();
-        // Until it has the block.
+        // Until it gets that block.
         for i in 1..3000 {
             mounted.write(first, i * 4096, &vectors(256, 1.0));
             let parts = mounted.volume.resolve(|v| v.map(first, vexfs::FileBlock(i), 1)).unwrap();
@@ -354,7 +355,7 @@ fn what_is_no_vector_file_any_more_is_forgotten() {
     let plain = w.create("plain", 10, 0.0);
     let open = w.create("open", 10, 0.0);
     let dir = w.dir;
-    // As an index of an earlier life may hold them: a directory, and what never was.
+    // A checkpoint may have them: a directory, and an inode that does not exist.
     let space = vexfs_index::Space::new(vexfs_index::Element::F32, vexfs_index::Metric::L2, 4);
     for ino in [dir.0, 999_999] {
         w.index.declare(FileId(ino), space, vexfs_index::Params::default()).unwrap();
@@ -378,7 +379,7 @@ fn another_attribute_has_everything_read_again() {
     let mut w = World::new(L2);
     let file = w.create("a", 100, 1.0);
     w.commit();
-    // Another space, then the same one in other places.
+    // Another space, then the same space with another stride.
     for (attribute, count, first) in [
         ("type=f32,dim=8,metric=l2", 50, 1.0 + 8.0),
         ("type=f32,dim=8,metric=l2,stride=64", 25, 1.0 + 16.0),
@@ -394,7 +395,7 @@ fn another_attribute_has_everything_read_again() {
     }
 }
 
-/// A header that is written in place changes what the file is, without a commit.
+/// A header that is overwritten in place changes the layout of the file, without a commit.
 #[test]
 fn a_header_that_is_overwritten_is_read_again() {
     let mut w = World::new("type=f32,dim=4,metric=cosine");
@@ -407,23 +408,23 @@ fn a_header_that_is_overwritten_is_read_again() {
     w.commit();
     assert_eq!(w.vectors(file), 1000);
     let generation = w.tracker.generation();
-    // Far behind the header: it is not looked at.
+    // Far behind the header, which is not read again.
     w.change(|mounted| mounted.write(file, 8192, &vectors(1, 2.0)));
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     assert!(w.tracker.headers.is_empty() && w.tracker.pending() > 0);
     w.settle();
     w.change(|mounted| mounted.write(file, 0, &array(800, 5)[..128]));
     w.settle();
     assert_eq!((w.vectors(file), w.tracker.generation()), (0, generation));
     assert!(matches!(w.trouble(file), Some(Trouble::Unusable(why)) if why.contains("f32 x 5")));
-    // Its rows are marked as well, and stay unread: it has no layout.
+    // Its rows are marked, too, but not read, because the file has no layout.
     w.change(|mounted| mounted.write(file, 8192, &vectors(1, 3.0)));
     w.settle();
     assert_eq!((w.vectors(file), w.tracker.pending()), (0, 0));
     w.change(|mounted| mounted.write(file, 0, &array(1000, 4)[..128]));
     w.settle();
     assert_eq!((w.vectors(file), w.trouble(file)), (1000, None));
-    // The header cannot be read: nothing of the file is believed until it is written again.
+    // The header cannot be read: no row is indexed until it is written again.
     w.change(|mounted| mounted.write(file, 0, &array(1000, 4)[..128]));
     *w.device.broken.borrow_mut() = Some(0..BYTES);
     w.settle();
@@ -435,7 +436,7 @@ fn a_header_that_is_overwritten_is_read_again() {
     assert_eq!((w.vectors(file), w.trouble(file)), (1000, None));
 }
 
-/// What a file is changes while its rows are read: they are not believed, nor read again.
+/// The layout of a file changes while its rows are read: they are neither indexed nor read again.
 #[test]
 fn a_header_that_is_overwritten_during_a_read_ends_it() {
     let mut w = World::new(L2);
@@ -446,7 +447,7 @@ fn a_header_that_is_overwritten_during_a_read_ends_it() {
         mounted.commit();
         file
     });
-    w.tracker.look().unwrap();
+    w.tracker.catch_up().unwrap();
     assert_eq!(w.tracker.pending(), 1000);
     w.during(move |mounted| {
         mounted.write(file, 0, &array(800, 5)[..128]);
@@ -460,10 +461,10 @@ fn a_header_that_is_overwritten_during_a_read_ends_it() {
     assert!(!w.index.files().contains(&FileId(file.0)));
 }
 
-/// The first walk is begun again, because the tree moved on: what was written before the daemon
-/// started is marked nowhere, so the rows of a file that was met already are all read once more.
+/// The first walk starts again because the tree moved on. Writes before the daemon started are not
+/// marked, so all rows of a file that the first try has visited are read again.
 #[test]
-fn until_a_whole_walk_is_done_no_row_is_known() {
+fn until_the_first_walk_is_complete_every_row_is_read_again() {
     let mut w = World::new(L2);
     let file = w.create("a", 1000, 0.0);
     w.change(Mounted::commit);
@@ -479,14 +480,14 @@ fn until_a_whole_walk_is_done_no_row_is_known() {
     assert_eq!(w.tracker.pending(), 0);
 }
 
-/// Something else was written where the roots are, as by a host that repeats a request.
+/// A write to the root ring need not be a commit: a host may repeat a request.
 #[test]
 fn a_write_to_the_root_ring_without_a_commit_changes_nothing() {
     let mut w = World::new(L2);
     w.create("a", 10, 0.0);
     w.commit();
     let (roots, generation) = (w.tracker.roots(), w.tracker.generation());
-    w.observer.mark(8192, 4096, true);
+    w.dirty_log.mark(8192, 4096, true);
     assert_eq!(w.tracker.cycle(), Ok(false));
     assert!(w.tracker.roots() > roots && w.tracker.generation() == generation);
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! For tests: a filesystem in a file, written by the engine as a kernel would write it through a
+//! For tests: a filesystem in a file, written by the engine as the kernel would write it through a
 //! device, so that every completed write is marked.
 
-use super::reader::ImageReader;
-use crate::observe::DirtyLog;
+use crate::dirty_log::DirtyLog;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -12,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use vexfs::{
     Device, DeviceError, Ino, MkfsOptions, NewInode, OpenOptions, Time, VectorLayout, Volume, mkfs,
 };
+use vexfs_image::FileDevice;
 
-/// The device that a mount would write to.
+/// A device that marks what is written to it.
 pub struct Marked {
     file: File,
     bytes: u64,
-    observer: Arc<DirtyLog>,
+    dirty_log: Arc<DirtyLog>,
 }
 
 impl Device for Marked {
@@ -31,7 +31,7 @@ impl Device for Marked {
 
     fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.file.write_all_at(data, at).map_err(|_| DeviceError::Io(libc::EIO))?;
-        self.observer.mark(at, data.len() as u64, false);
+        self.dirty_log.mark(at, data.len() as u64, false);
         Ok(())
     }
 
@@ -40,7 +40,7 @@ impl Device for Marked {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        self.observer.flushed();
+        self.dirty_log.flushed();
         Ok(())
     }
 }
@@ -50,43 +50,39 @@ static KEYS: AtomicU64 = AtomicU64::new(0);
 /// The time of every change.
 pub const NOW: Time = Time { seconds: 1_800_000_000, nanos: 0 };
 
+/// For a filesystem of that length with blocks of 4096 bytes.
+pub const fn mkfs_options(bytes: u64) -> MkfsOptions<'static> {
+    MkfsOptions::new(bytes, [7; 16], [1; 16], NOW)
+}
+
 /// A mounted filesystem.
 pub struct Mounted {
     /// The engine.
     pub volume: Volume<Marked>,
-    /// What it marks.
-    pub observer: Arc<DirtyLog>,
+    /// What it has written.
+    pub dirty_log: Arc<DirtyLog>,
 }
 
 impl Mounted {
     /// Formats the file and mounts it.
-    pub fn format(path: &Path, bytes: u64, observer: Arc<DirtyLog>) -> Self {
+    pub fn format(path: &Path, bytes: u64, dirty_log: Arc<DirtyLog>) -> Self {
         let file = File::options().read(true).write(true).open(path).unwrap();
-        let device = Marked { file, bytes, observer: observer.clone() };
-        let options = MkfsOptions {
-            bytes,
-            block_bytes: 4096,
-            label: b"test",
-            uuid: [7; 16],
-            // Another one each time, as from mkfs.vexfs.
-            hash_key: KEYS.fetch_add(1, Relaxed).to_le_bytes().repeat(2).try_into().unwrap(),
-            now: NOW,
-            root_uid: 0,
-            root_gid: 0,
-        };
-        mkfs(&device, &options).unwrap();
-        Self::mount(device, observer)
+        let device = Marked { file, bytes, dirty_log: dirty_log.clone() };
+        // A different key each time, as from mkfs.vexfs.
+        let key = KEYS.fetch_add(1, Relaxed).to_le_bytes().repeat(2).try_into().unwrap();
+        mkfs(&device, &MkfsOptions { hash_key: key, ..mkfs_options(bytes) }).unwrap();
+        Self::mount(device, dirty_log)
     }
 
-    fn mount(device: Marked, observer: Arc<DirtyLog>) -> Self {
+    fn mount(device: Marked, dirty_log: Arc<DirtyLog>) -> Self {
         let volume = Volume::open(device, &OpenOptions::default()).unwrap();
-        Self { volume, observer }
+        Self { volume, dirty_log }
     }
 
-    /// Mounts what is in the file.
-    pub fn open(path: &Path, bytes: u64, observer: Arc<DirtyLog>) -> Self {
+    /// Mounts the filesystem in the file.
+    pub fn open(path: &Path, bytes: u64, dirty_log: Arc<DirtyLog>) -> Self {
         let file = File::options().read(true).write(true).open(path).unwrap();
-        Self::mount(Marked { file, bytes, observer: observer.clone() }, observer)
+        Self::mount(Marked { file, bytes, dirty_log: dirty_log.clone() }, dirty_log)
     }
 
     /// Makes a directory or a file.
@@ -113,16 +109,16 @@ impl Mounted {
         self.volume.commit(NOW).unwrap();
     }
 
-    /// Removes a file and what it held.
+    /// Removes a file and its contents.
     pub fn unlink(&mut self, dir: Ino, name: &str) {
         self.volume.resolve(|v| v.unlink(dir, name.as_bytes(), NOW)).unwrap();
         self.volume.evict_orphans(NOW).unwrap();
     }
 }
 
-/// The same file as a follower reads it.
-pub fn reader(path: &Path, bytes: u64) -> ImageReader {
-    ImageReader::new(File::open(path).unwrap(), bytes)
+/// The same file as the indexer reads it.
+pub fn reader(path: &Path, bytes: u64) -> FileDevice {
+    FileDevice::first_bytes(File::open(path).unwrap(), bytes).unwrap()
 }
 
 /// `f32` rows as bytes.

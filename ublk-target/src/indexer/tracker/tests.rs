@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tracker beside a filesystem that the engine writes: after every cycle the index holds what
-//! the files hold.
+//! The tracker on a filesystem that the engine writes: after every cycle the index holds what the files
+//! hold.
 
 use super::*;
-use crate::follow::reader::ImageReader;
-use crate::follow::testing::{Mounted, NOW, floats, reader};
+use crate::testing::{Mounted, NOW, floats, reader};
+use vexfs_image::FileDevice;
 use vexfs_index::{Options, npy};
 
 const BYTES: u64 = 64 << 20;
@@ -15,7 +15,7 @@ struct World {
     image: tempfile::NamedTempFile,
     mounted: Mounted,
     index: Arc<Index>,
-    tracker: Tracker<ImageReader>,
+    tracker: Tracker<FileDevice>,
 }
 
 /// Cycles until there is nothing left to read.
@@ -38,10 +38,10 @@ impl World {
     fn new() -> Self {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(BYTES).unwrap();
-        let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
-        let mounted = Mounted::format(image.path(), BYTES, observer.clone());
+        let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+        let mounted = Mounted::format(image.path(), BYTES, dirty_log.clone());
         let index = new_index();
-        let tracker = Tracker::open(reader(image.path(), BYTES), index.clone(), observer).unwrap();
+        let tracker = Tracker::open(reader(image.path(), BYTES), index.clone(), dirty_log).unwrap();
         Self { image, mounted, index, tracker }
     }
 
@@ -124,7 +124,7 @@ fn a_numpy_file_is_read_from_where_numpy_put_its_rows() {
     let trouble: BTreeMap<_, _> = w.tracker.files().collect();
     assert_eq!(trouble[&file.0], None);
     assert!(matches!(&trouble[&other.0], Some(Trouble::Unusable(why)) if why.contains("f32 x 5")));
-    // The wrong one is put right in place.
+    // The wrong one is replaced by a right one.
     npy::write(scratch.path(), 4, &values[..80]).unwrap();
     w.mounted.volume.truncate(other, 0, NOW).unwrap();
     w.mounted.write(other, 0, &std::fs::read(scratch.path()).unwrap());
@@ -143,7 +143,7 @@ fn holes_cuts_and_removed_files_leave_the_index() {
     w.commit();
     assert_eq!(w.index.stats().counts.vectors, 1024 + 256);
     assert_eq!((w.row(file, 1024), w.row(file, 2048)), (None, row(0, 1.0)));
-    // The hole is filled, and a part in use punched.
+    // The hole is filled, and a hole punched into rows.
     w.mounted.write(file, 16_384, &rows(256, 2.0));
     w.mounted.volume.steps(NOW, |v| v.punch(file, vexfs::FileBlock(1), 1, Some(NOW))).unwrap();
     w.commit();
@@ -177,9 +177,9 @@ fn what_happened_while_nobody_looked_is_found_by_verifying() {
     w.mounted.write(kept, 16 * 20, &rows(1, 5000.0));
     w.mounted.unlink(dir, "b");
     w.mounted.commit();
-    w.mounted.observer.drain();
+    w.mounted.dirty_log.drain();
     w.tracker =
-        Tracker::open(reader(w.image.path(), BYTES), w.index.clone(), w.mounted.observer.clone())
+        Tracker::open(reader(w.image.path(), BYTES), w.index.clone(), w.mounted.dirty_log.clone())
             .unwrap();
     assert_eq!(w.row(kept, 20), row(20, 0.0), "not known yet");
     w.settle();
@@ -187,7 +187,7 @@ fn what_happened_while_nobody_looked_is_found_by_verifying() {
     assert_eq!(w.index.files(), [FileId(kept.0)]);
 }
 
-/// A file's rows by its own bytes.
+/// A file's rows according to its bytes.
 fn expected(w: &mut World, ino: Ino) -> BTreeMap<u64, Vec<f32>> {
     let size = w.mounted.volume.resolve(|v| v.inode(ino)).unwrap().size;
     let mut bytes = vec![0; size as usize];
@@ -239,7 +239,7 @@ fn after_random_changes_the_index_is_what_the_files_are() {
                 _ => w.mounted.commit(),
             }
             if random(3) == 0 {
-                // A look at any moment must not harm.
+                // A cycle at any moment must do no harm.
                 let _ = w.tracker.cycle();
             }
         }
@@ -247,7 +247,7 @@ fn after_random_changes_the_index_is_what_the_files_are() {
         for (name, ino) in files {
             let expected = expected(&mut w, ino);
             let id = FileId(ino.0);
-            // What a truncation put back as a hole is left out.
+            // Rows in a hole, which a truncation may leave, are not indexed.
             let missing = expected.len() as u64 - w.index.file_stats(id).map_or(0, |s| s.vectors);
             let mut zeroes = 0;
             for (slot, row) in expected {
@@ -265,10 +265,9 @@ fn after_random_changes_the_index_is_what_the_files_are() {
     }
 }
 
-// A file of 2^58 rows without a block kept the follower busy for longer than anybody lives, and
-// every file behind it waited.
+// A file of 2^58 rows without a block kept the indexer busy forever, and no file after it was indexed.
 #[test]
-fn a_huge_hole_keeps_nobody_waiting() {
+fn a_huge_hole_does_not_keep_other_files_waiting() {
     let mut w = World::new();
     let dir = w.mounted.corpus("corpus", L2);
     let hole = w.mounted.create(dir, "a", FILE);
@@ -281,9 +280,9 @@ fn a_huge_hole_keeps_nobody_waiting() {
     assert_eq!(w.row(file, 9), row(9, 5.0));
 }
 
-/// A medium that does not give back what lies in a range.
+/// A medium on which a range cannot be read.
 #[derive(Clone)]
-struct Failing(ImageReader, Arc<std::sync::Mutex<Range<u64>>>);
+struct Failing(FileDevice, Arc<std::sync::Mutex<Range<u64>>>);
 
 impl Device for Failing {
     fn len_bytes(&self) -> u64 {
@@ -311,8 +310,7 @@ impl Device for Failing {
     }
 }
 
-// One bad sector in one file stopped the index of all files, and searches answered as if nothing
-// were wrong.
+// One bad sector in one file stopped the indexing of all files, and searches did not say so.
 #[test]
 fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
     let mut w = World::new();
@@ -327,7 +325,7 @@ fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
     let at = block.0 * 4096;
     let bad = Arc::new(std::sync::Mutex::new(at + 512..at + 1024));
     let device = Failing(reader(w.image.path(), BYTES), bad.clone());
-    let mut tracker = Tracker::open(device, w.index.clone(), w.mounted.observer.clone()).unwrap();
+    let mut tracker = Tracker::open(device, w.index.clone(), w.mounted.dirty_log.clone()).unwrap();
     settle(&mut tracker);
     // 4 blocks of 256 rows, then a sector of 32.
     assert_eq!((w.row(files[0], 1055), w.row(files[0], 1056)), (row(1055, 1.0), None));

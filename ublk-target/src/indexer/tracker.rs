@@ -1,111 +1,85 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! One filesystem on the image: which vector files it holds, and which of their slots the index
-//! has yet to read again.
+//! The vector files of one filesystem, and which of their slots the index still has to read.
 //!
-//! The order is what makes it right. A cycle first moves to the newest committed tree and learns
-//! from it where files lie; then it takes the marks of what was written, which may come from
-//! later commits; then it reads slots. Before a slot that was read is believed, the tree is looked
-//! at once more: if a commit came meanwhile and moved the file, its blocks may be somebody else's
-//! by now, and the slots are read again. So a slot of a file is never fed with another file's
-//! bytes, and a slot written after it was read is marked and comes again.
+//! Invariant: a slot is never indexed with the bytes of another file, and a slot that is written after
+//! it was read is read again. The order of the steps in a cycle keeps it. First it moves to the newest
+//! committed tree, which says where files lie. Then it drains the marks of what was written, which may
+//! belong to later commits. Then it reads slots. Before it uses what it read, it checks for a newer
+//! tree: if a commit moved the file meanwhile, its old blocks may belong to another file, and the slots
+//! are read again.
 //!
-//! Rows in holes are not indexed. Everything is idempotent.
+//! Rows in holes are not indexed. Every step can be repeated without harm.
 
 use super::header::{Layout, Trouble, layout};
-use super::slots::{Extent, Ranges, Rows, Run, first_run, moved, written};
+use super::intervals::IntervalSet;
+use super::slots::{DataExtent, Span, first_span, moved, written};
+use super::vector_file::{Batch, Slots, VectorFile};
+use crate::dirty_log::{DirtyLog, DirtyRange};
 use crate::log_line;
-use crate::observe::{DirtyLog, DirtyRange};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use vexfs::follow::{Change, Follower};
-use vexfs::{Device, DeviceError, Error, Generation, Ino, Inode, VectorLayout};
+use vexfs::{BlockNr, Device, DeviceError, Error, Generation, Ino, Inode, VectorLayout};
+use vexfs_format::{ROOT_RING_START, ROOT_SLOTS};
 use vexfs_index::{FileId, Index, Slot};
 
-/// Bytes of tree nodes kept in memory.
+/// Bytes of tree nodes that are kept in memory.
 const CACHE_BYTES: usize = 4 << 20;
-/// Bytes of a file's start that are looked at for a header.
+/// Bytes at the start of a file in which a header is looked for.
 const HEADER_BYTES: u64 = 4096;
-/// Bytes read at once.
-const BATCH_BYTES: u64 = 1 << 20;
-/// How often a walk is begun again because the tree moved on, before somebody else gets a turn.
+/// How often a walk is repeated because the tree moved on, until the caller gets its turn.
 const WALKS: usize = 64;
 /// A file with more unreadable rows than this is not indexed at all.
 const UNREADABLE_MAX: usize = 1024;
 
-/// What is known of a vector file.
-#[derive(Debug)]
-struct VectorFile {
-    attribute: VectorLayout,
-    size: u64,
-    extents: Vec<Extent>,
-    slots: Result<Slots, Trouble>,
-    /// Grows when the file's place or layout changes.
-    epoch: u64,
-}
-
-/// The slots of a file that can be indexed.
-#[derive(Debug)]
-struct Slots {
-    layout: Layout,
-    /// Those whose vectors are there.
-    present: Ranges,
-    /// Those to be read again.
-    todo: Ranges,
-    /// Those that the medium did not give back when they were read.
-    unreadable: BTreeSet<u64>,
-}
-
-/// Slots on their way into the index: all of them present, or none.
-struct Batch {
-    ino: u64,
-    epoch: u64,
-    rows: Rows,
-    slots: Range<u64>,
-    present: bool,
-}
-
-/// What became of slots that were to be read.
+/// What became of slots that were read.
 enum Fed {
-    Whole,
+    /// They are indexed, or their file is given up.
+    Done,
     /// The file moved meanwhile: they have to be read again.
     Moved,
+    /// The medium returned this error.
     Unreadable(DeviceError),
 }
 
 /// The vector files of one filesystem.
 pub struct Tracker<D> {
     follower: Follower<D>,
-    /// The same device, for file contents.
+    /// The same device, to read file contents.
     device: D,
     index: Arc<Index>,
-    observer: Arc<DirtyLog>,
+    dirty_log: Arc<DirtyLog>,
     files: BTreeMap<u64, VectorFile>,
-    /// First byte on the device of each extent of a vector file: its end, the file, the byte there.
+    /// The extents of all vector files by their first byte on the device: the end on the device, the file,
+    /// the first byte in the file.
     places: BTreeMap<u64, (u64, u64, u64)>,
+    /// The generation of the tree that `files` is of.
     seen: Generation,
-    /// Writes to the root ring when the tree was last looked at.
+    /// How many writes to the root ring the newest tree takes into account.
     roots: u64,
-    /// Vector files whose first block was written.
+    /// Vector files whose header may have been overwritten.
     headers: BTreeSet<u64>,
-    /// Whether overwrites are known from marks; not so for what happened before this daemon.
+    /// Whether all overwrites since the index was fed are marked; those before this daemon are not.
     marks_complete: bool,
+    /// `places` changed since the dirty log was told.
     moved: bool,
     block_shift: u32,
 }
 
 impl<D: Device + Clone> Tracker<D> {
-    /// Opens the filesystem on the device. `index` may hold files of an earlier run: they are
-    /// verified against the image, row by row, and dropped if they are gone.
-    pub fn open(device: D, index: Arc<Index>, observer: Arc<DirtyLog>) -> Result<Self, Error> {
+    /// Opens the filesystem on the device. `index` may hold files from a checkpoint: every row of them is
+    /// compared with the image, and files that are gone are dropped.
+    pub fn open(device: D, index: Arc<Index>, dirty_log: Arc<DirtyLog>) -> Result<Self, Error> {
         let mut follower = Follower::open(device.clone(), CACHE_BYTES)?;
-        let block_shift = follower.volume().geometry().block_shift;
-        observer.set_block_shift(block_shift);
+        let geometry = follower.volume().geometry();
+        dirty_log.set_root_ring_end(geometry.byte_of(BlockNr(ROOT_RING_START + ROOT_SLOTS)));
+        let block_shift = geometry.block_shift;
         Ok(Self {
             follower,
             device,
             index,
-            observer,
+            dirty_log,
             files: BTreeMap::new(),
             places: BTreeMap::new(),
             seen: Generation(0),
@@ -117,47 +91,47 @@ impl<D: Device + Clone> Tracker<D> {
         })
     }
 
-    /// The generation that the index follows.
+    /// The generation that is indexed.
     pub fn generation(&self) -> u64 {
         self.seen.0
     }
 
-    /// Writes to the root ring that were looked at.
+    /// How many writes to the root ring are taken into account.
     pub fn roots(&self) -> u64 {
         self.roots
     }
 
-    /// Slots to be read again.
+    /// How many slots have to be read.
     pub fn pending(&self) -> u64 {
         self.files.values().flat_map(|file| &file.slots).map(|slots| slots.todo.count()).sum()
     }
 
-    /// Vector files, and what is to be said of them.
+    /// The vector files, each with why it is not searched as expected.
     pub fn files(&self) -> impl Iterator<Item = (u64, Option<Trouble>)> {
         self.files.iter().map(|(ino, file)| (*ino, file.trouble()))
     }
 
-    /// Moves to the newest tree, takes the marks, and reads one batch of slots. True: there is more,
-    /// or the tree moves on too fast and has to be looked at again.
+    /// Moves to the newest tree, drains the marks, and reads one batch of slots. True if it has to be called
+    /// again: there is more to read, or the tree moves on too fast.
     pub fn cycle(&mut self) -> Result<bool, Error> {
-        match self.look().and_then(|()| self.step()) {
+        match self.catch_up().and_then(|()| self.step()) {
             Err(Error::Stale) => Ok(true),
             other => other,
         }
     }
 
-    /// Learns what was committed and what was written.
-    fn look(&mut self) -> Result<(), Error> {
-        if self.observer.root_writes() != self.roots {
-            self.sync()?;
+    /// Takes in what was committed and what was written.
+    fn catch_up(&mut self) -> Result<(), Error> {
+        if self.dirty_log.root_writes() != self.roots {
+            self.follow_commits()?;
         }
         if self.moved {
             let ends = self.places.iter();
-            self.observer
+            self.dirty_log
                 .watch(ends.map(|(start, (end, ..))| DirtyRange { start: *start, end: *end }));
             self.moved = false;
         }
-        let dirty = self.observer.drain();
+        let dirty = self.dirty_log.drain();
         self.overwritten(&dirty);
         while let Some(ino) = self.headers.first().copied() {
             self.refresh(Ino(ino))?;
@@ -166,10 +140,10 @@ impl<D: Device + Clone> Tracker<D> {
         Ok(())
     }
 
-    /// Brings the files to the newest tree.
-    fn sync(&mut self) -> Result<(), Error> {
+    /// Brings `files` to the newest tree.
+    fn follow_commits(&mut self) -> Result<(), Error> {
         for _ in 0..WALKS {
-            let roots = self.observer.root_writes();
+            let roots = self.dirty_log.root_writes();
             self.follower.poll()?;
             let generation = self.follower.generation();
             if generation == self.seen {
@@ -190,6 +164,7 @@ impl<D: Device + Clone> Tracker<D> {
         Err(Error::Stale)
     }
 
+    /// Refreshes every file that a commit since `seen` may have changed.
     fn walk(&mut self) -> Result<(), Error> {
         let mut touched: BTreeSet<u64> = BTreeSet::new();
         let known: BTreeSet<u64> =
@@ -212,13 +187,13 @@ impl<D: Device + Clone> Tracker<D> {
         Ok(())
     }
 
-    /// Looks at one file again.
+    /// Brings one file to the newest tree.
     fn refresh(&mut self, ino: Ino) -> Result<(), Error> {
         let Some((inode, attribute)) = self.attributes(ino)? else {
             self.forget(ino.0);
             return Ok(());
         };
-        let extents = Extent::all(&self.follower.written(ino)?);
+        let extents = DataExtent::all(&self.follower.written(ino)?);
         let head = 0..if attribute.auto_header { HEADER_BYTES.min(inode.size) } else { 0 };
         let found = match read_extents(&self.device, &extents, self.block_shift, &head) {
             Ok(first) => layout(&attribute, &first),
@@ -229,7 +204,7 @@ impl<D: Device + Clone> Tracker<D> {
         };
         let old = self.files.remove(&ino.0);
         let found = found.inspect_err(|_| {
-            // What the index had of it is of another layout.
+            // The index has rows of its earlier layout.
             self.index.drop_file(FileId(ino.0));
         });
         let compared = found
@@ -250,7 +225,7 @@ impl<D: Device + Clone> Tracker<D> {
         Ok(())
     }
 
-    /// A regular file with a name and a vector attribute, or nothing.
+    /// The inode and attribute of a vector file; `None` if it is none, or has no name any more.
     fn attributes(&mut self, ino: Ino) -> Result<Option<(Inode, VectorLayout)>, Error> {
         let found = self.follower.volume().resolve(|volume| {
             let inode = volume.inode(ino)?;
@@ -265,37 +240,35 @@ impl<D: Device + Clone> Tracker<D> {
         }
     }
 
-    /// Finds out which slots of the file have to be read again, and whether its place or layout
-    /// changed.
+    /// Finds out which slots of the file have to be read, and whether its place or layout changed.
     fn compare(
         &self,
         ino: u64,
         old: Option<&VectorFile>,
         layout: Layout,
         size: u64,
-        extents: &[Extent],
+        extents: &[DataExtent],
     ) -> Result<(Slots, bool), Trouble> {
         let rows = layout.rows;
         let (count, _) = rows.count(size);
         let mut slots = Slots {
             layout,
-            present: Ranges::default(),
-            todo: Ranges::default(),
+            present: IntervalSet::default(),
+            todo: IntervalSet::default(),
             unreadable: BTreeSet::new(),
         };
         for range in written(extents, self.block_shift, size).iter() {
             let within = rows.within(&range);
             slots.present.insert(within.start..within.end.min(count));
         }
-        let fresh = self
+        let declared = self
             .index
             .declare(FileId(ino), layout.space, layout.params)
             .map_err(|e| Trouble::Unusable(e.to_string()))?;
         self.index.truncate(FileId(ino), count);
-        // The bytes of a file that was there before this daemon, or that changed while nobody
-        // marked, cannot be known to be those that were indexed.
+        // If overwrites may be unmarked, nothing says that the indexed rows are those in the file.
         let known = old
-            .filter(|_| !fresh && self.marks_complete)
+            .filter(|_| !declared && self.marks_complete)
             .and_then(|old| Some((old, old.slots.as_ref().ok()?)))
             .filter(|(_, before)| before.layout == layout);
         let Some((old, before)) = known else {
@@ -314,11 +287,11 @@ impl<D: Device + Clone> Tracker<D> {
             let touched = rows.touching(&range);
             slots.todo.insert(touched.start..touched.end.min(count));
         }
-        // Rows that lost their blocks, and those that got them back.
+        // Rows whose blocks became a hole, and rows in a former hole.
         for (one, other) in [(&before.present, &slots.present), (&slots.present, &before.present)] {
             for mut range in one.iter() {
                 while !range.is_empty() {
-                    let (end, both) = other.run(&range);
+                    let (end, both) = other.prefix(&range);
                     if !both {
                         slots.todo.insert(range.start..end.min(count));
                     }
@@ -336,23 +309,23 @@ impl<D: Device + Clone> Tracker<D> {
         }
     }
 
-    fn spans(&self, extents: &[Extent]) -> Vec<(u64, u64, u64)> {
+    fn spans(&self, extents: &[DataExtent]) -> Vec<(u64, u64, u64)> {
         let shift = self.block_shift;
-        let span = |extent: &Extent| {
+        let span = |extent: &DataExtent| {
             let start = extent.block << shift;
             (start, start + (extent.count << shift), extent.start << shift)
         };
         extents.iter().map(span).collect()
     }
 
-    fn place(&mut self, ino: u64, extents: &[Extent]) {
+    fn place(&mut self, ino: u64, extents: &[DataExtent]) {
         for (start, end, at) in self.spans(extents) {
             self.places.insert(start, (end, ino, at));
         }
         self.moved = true;
     }
 
-    fn unplace(&mut self, ino: u64, extents: &[Extent]) {
+    fn unplace(&mut self, ino: u64, extents: &[DataExtent]) {
         for (start, ..) in self.spans(extents) {
             if self.places.get(&start).is_some_and(|(_, owner, _)| *owner == ino) {
                 self.places.remove(&start);
@@ -361,10 +334,10 @@ impl<D: Device + Clone> Tracker<D> {
         self.moved = true;
     }
 
-    /// Turns written ranges of the device into slots.
+    /// Marks the slots to be read that lie in written ranges of the device.
     fn overwritten(&mut self, dirty: &[DirtyRange]) {
         for range in dirty {
-            // The extent that begins before the range may reach into it.
+            // The extent that starts before the range may reach into it.
             let before = self.places.range(..range.start).next_back();
             let hit: Vec<(u64, Range<u64>)> = before
                 .into_iter()
@@ -388,7 +361,7 @@ impl<D: Device + Clone> Tracker<D> {
         }
     }
 
-    /// Reads one batch of slots into the index. True: there is more to read.
+    /// Reads one batch of slots into the index. True if there may be more.
     fn step(&mut self) -> Result<bool, Error> {
         let next = self.files.iter_mut().find_map(|(ino, file)| file.next_batch(*ino));
         let Some(batch) = next else { return Ok(false) };
@@ -396,12 +369,12 @@ impl<D: Device + Clone> Tracker<D> {
             self.index.remove(FileId(batch.ino), batch.slots);
             return Ok(true);
         }
-        // Halved where the medium does not give all of it back, down to the rows that it keeps.
+        // What cannot be read is halved, down to single rows.
         let mut parts = vec![batch.slots.clone()];
         while let Some(part) = parts.pop() {
             let fed = self.feed(&batch, &part);
             match fed {
-                Ok(Fed::Whole) => {}
+                Ok(Fed::Done) => {}
                 Ok(Fed::Unreadable(error)) if part.end - part.start == 1 => {
                     self.leave_out(batch.ino, part.start, error);
                 }
@@ -410,7 +383,7 @@ impl<D: Device + Clone> Tracker<D> {
                     parts.extend([middle..part.end, part.start..middle]);
                 }
                 Ok(Fed::Moved) | Err(_) => {
-                    // What was not fed comes again, if the file is still there.
+                    // The rest is read again, if the file still exists.
                     parts.push(part);
                     self.files
                         .entry(batch.ino)
@@ -422,10 +395,10 @@ impl<D: Device + Clone> Tracker<D> {
         Ok(true)
     }
 
-    /// Reads slots of a batch that are present and hands them to the index.
+    /// Reads slots of a batch and hands them to the index.
     fn feed(&mut self, batch: &Batch, slots: &Range<u64>) -> Result<Fed, Error> {
         let Batch { ino, epoch, rows, .. } = *batch;
-        // Given up after too many unreadable rows.
+        // The file may have been given up after too many unreadable rows.
         let Some(VectorFile { slots: Ok(_), extents, .. }) = self.files.get(&ino) else {
             return Ok(Fed::Moved);
         };
@@ -436,8 +409,8 @@ impl<D: Device + Clone> Tracker<D> {
             other => other?,
         };
         bytes.resize(((slots.end - slots.start) * rows.stride) as usize, 0);
-        if self.observer.root_writes() != self.roots {
-            self.look()?;
+        if self.dirty_log.root_writes() != self.roots {
+            self.catch_up()?;
         }
         if self.files.get(&ino).is_none_or(|file| file.epoch != epoch) {
             return Ok(Fed::Moved);
@@ -447,11 +420,10 @@ impl<D: Device + Clone> Tracker<D> {
         if let Err(e) = fed {
             self.give_up(ino, e.to_string());
         }
-        Ok(Fed::Whole)
+        Ok(Fed::Done)
     }
 
-    /// A row that the medium does not give back is not searched until it is written again: the
-    /// others are.
+    /// Leaves out a row that cannot be read, until it is written again. The other rows are searched.
     fn leave_out(&mut self, ino: u64, slot: u64, error: DeviceError) {
         self.index.remove(FileId(ino), slot..slot + 1);
         let count = self.files.get_mut(&ino).map_or(0, |file| file.leave_out(slot));
@@ -463,14 +435,14 @@ impl<D: Device + Clone> Tracker<D> {
         }
     }
 
-    /// A file that cannot be indexed, for a reason that a look at the tree does not show.
+    /// Stops indexing a file, for a reason that the tree does not show.
     fn give_up(&mut self, ino: u64, why: String) {
         log_line!("inode {ino} is not indexed: {why}");
         self.index.drop_file(FileId(ino));
         self.files.entry(ino).and_modify(|file| file.slots = Err(Trouble::Unusable(why)));
     }
 
-    /// Writes a checkpoint of everything that is indexed.
+    /// Writes a checkpoint of the index.
     pub fn checkpoint(&self) -> Result<(), vexfs_index::IndexError> {
         let files: Vec<_> = self
             .files
@@ -482,10 +454,10 @@ impl<D: Device + Clone> Tracker<D> {
     }
 }
 
-/// Reads bytes of a file whose extents are known; holes are zeroes. The engine's devices take whole sectors.
+/// Reads bytes of a file; holes read as zeroes. The engine's devices read only whole sectors.
 fn read_extents<D: Device>(
     device: &D,
-    extents: &[Extent],
+    extents: &[DataExtent],
     block_shift: u32,
     range: &Range<u64>,
 ) -> Result<Vec<u8>, Error> {
@@ -494,7 +466,7 @@ fn read_extents<D: Device>(
     let mut at = range.start;
     let mut sectors = Vec::new();
     while at < range.end {
-        let Run { at: place, len } = first_run(extents, block_shift, &(at..range.end));
+        let Span { at: place, len } = first_span(extents, block_shift, &(at..range.end));
         if let Some(place) = place {
             let start = place - place % SECTOR;
             let end = (place + len).next_multiple_of(SECTOR);
@@ -507,63 +479,6 @@ fn read_extents<D: Device>(
         at += len;
     }
     Ok(bytes)
-}
-
-impl VectorFile {
-    /// Takes the next slots that have to be read again.
-    fn next_batch(&mut self, ino: u64) -> Option<Batch> {
-        let Slots { layout: Layout { rows, .. }, present, todo, unreadable } =
-            self.slots.as_mut().ok()?;
-        let first = todo.first()?;
-        let (end, present) = present.run(&first);
-        // A hole is forgotten at once, however long it is.
-        let most = if present { (BATCH_BYTES / rows.stride).max(1) } else { u64::MAX };
-        let slots = todo.take(most.min(end - first.start))?;
-        unreadable.retain(|slot| !slots.contains(slot));
-        Some(Batch { ino, epoch: self.epoch, rows: *rows, slots, present })
-    }
-
-    /// Notes a slot that cannot be read; how many of them there are.
-    fn leave_out(&mut self, slot: u64) -> usize {
-        self.slots.as_mut().map_or(0, |slots| {
-            slots.unreadable.insert(slot);
-            slots.unreadable.len()
-        })
-    }
-
-    /// Has slots read again after all.
-    fn put_back(&mut self, again: Range<u64>) {
-        if let Ok(slots) = &mut self.slots {
-            let (count, _) = slots.layout.rows.count(self.size);
-            slots.todo.insert(again.start..again.end.min(count));
-        }
-    }
-
-    /// Has the slots read again that have a vector in these bytes of the file.
-    fn mark(&mut self, bytes: &Range<u64>) {
-        if let Ok(slots) = &mut self.slots {
-            let touched = slots.layout.rows.touching(bytes);
-            self.put_back(touched);
-        }
-    }
-
-    fn trouble(&self) -> Option<Trouble> {
-        match &self.slots {
-            Err(why) => Some(why.clone()),
-            Ok(Slots { layout, unreadable, .. }) => match layout.rows.count(self.size) {
-                (_, 0) => unreadable.first().map(|first| {
-                    let count = unreadable.len();
-                    Trouble::Unreadable(format!(
-                        "{count} of its rows cannot be read, the first is {first}: they are not searched; write them again"
-                    ))
-                }),
-                (count, rest) => Some(Trouble::Partial(format!(
-                    "its {} bytes are not a multiple of its stride: after a header of {} and {count} records of {} bytes, {rest} are left; complete or truncate it",
-                    self.size, layout.rows.header, layout.rows.stride
-                ))),
-            },
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the follower shows to the rest of the daemon, and how others ask it to catch up.
+//! The indexer's state as the rest of the daemon sees it, and how others ask it to catch up.
 //!
-//! A ticket is taken by whoever wants to see everything that was committed, or flushed, before:
-//! once the ticket is served, it is in the index. Nobody ever waits for the follower without a
-//! bound, and the follower waits for nobody.
+//! Whoever wants to find everything that was committed or flushed so far takes a ticket: once the
+//! ticket is served, it is in the index. Nobody waits for the indexer without a time limit, and the
+//! indexer waits for nobody.
 
 use super::header::Trouble;
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,34 +14,36 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vexfs_index::Index;
 
-/// A state of the follower.
+/// A state of the indexer.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     /// The index of the filesystem on the image, if there is one.
     pub index: Option<Arc<Index>>,
-    /// The generation it follows.
+    /// The generation that is indexed.
     pub generation: u64,
-    /// Writes to the root ring that it has looked at.
+    /// Writes to the root ring that it has taken into account.
     pub roots: u64,
-    /// Slots that it has yet to read.
+    /// Slots that it still has to read.
     pub pending: u64,
-    /// Vector files, with what is to be said of them.
+    /// The vector files, each with why it is not searched as expected.
     pub files: Arc<BTreeMap<u64, Option<Trouble>>>,
-    /// Why it does not follow.
+    /// Why the index is not kept up to date.
     pub problem: Option<String>,
 }
 
-/// The meeting point of the follower and those who ask.
+/// What the indexer shares with those who ask it.
 pub struct View {
+    /// The newest state, and the newest ticket that is served.
     snapshot: Mutex<(Snapshot, u64)>,
     served: Condvar,
+    /// How many tickets were taken.
     tickets: AtomicU64,
     stopping: AtomicBool,
     urgent: OwnedFd,
 }
 
 impl View {
-    /// A view of a follower that has not looked yet.
+    /// A view of an indexer that has not read anything yet.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             snapshot: Mutex::default(),
@@ -53,17 +55,18 @@ impl View {
     }
 
     fn lock(&self) -> MutexGuard<'_, (Snapshot, u64)> {
-        // A panic elsewhere leaves a whole snapshot: it is replaced in one assignment.
+        // A thread that panicked left a whole snapshot, because it is replaced in one assignment.
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state as it is.
+    /// The newest state.
     #[must_use]
     pub fn now(&self) -> Snapshot {
         self.lock().0.clone()
     }
 
-    /// Asks the follower to catch up with this moment and waits for it, so long. False: too long.
+    /// Asks the indexer for everything so far, and waits until it has caught up; false if that takes longer
+    /// than the limit.
     #[must_use]
     pub fn catch_up(&self, limit: Duration) -> (Snapshot, bool) {
         let ticket = self.tickets.fetch_add(1, SeqCst) + 1;
@@ -81,19 +84,19 @@ impl View {
         (state.0.clone(), true)
     }
 
-    /// The newest ticket. Whoever looks after this call serves it.
+    /// The newest ticket. An update that begins after this call serves it.
     #[must_use]
     pub fn newest_ticket(&self) -> u64 {
         self.tickets.load(SeqCst)
     }
 
-    /// Whether somebody waits.
+    /// Whether somebody waits for a ticket to be served.
     #[must_use]
     pub fn awaited(&self) -> bool {
         self.lock().1 < self.newest_ticket()
     }
 
-    /// Shows a state, and, with `ticket`, that all up to it are served.
+    /// Publishes a state; with `ticket`, it serves all tickets up to that one.
     pub fn show(&self, snapshot: Snapshot, ticket: Option<u64>) {
         let mut state = self.lock();
         state.0 = snapshot;
@@ -103,13 +106,13 @@ impl View {
         }
     }
 
-    /// Asks the follower to finish.
+    /// Asks the indexer to finish.
     pub fn stop(&self) {
         self.stopping.store(true, SeqCst);
         self.call();
     }
 
-    /// Whether it was asked to finish.
+    /// Whether the indexer was asked to finish.
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.stopping.load(SeqCst)
@@ -119,12 +122,12 @@ impl View {
         let _ = rustix::io::write(&self.urgent, &1u64.to_ne_bytes());
     }
 
-    /// Readable when somebody calls.
+    /// Readable after somebody took a ticket or asked to finish, until [`Self::rearm`].
     pub fn urgent_fd(&self) -> BorrowedFd<'_> {
         self.urgent.as_fd()
     }
 
-    /// Forgets calls so far.
+    /// Makes [`Self::urgent_fd`] unreadable. Call it before [`Self::newest_ticket`].
     pub fn rearm(&self) {
         let _ = rustix::io::read(&self.urgent, &mut [0u8; 8]);
     }
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_is_served_by_a_look_that_began_after_it_was_taken() {
+    fn a_ticket_is_served_by_an_update_that_began_after_it_was_taken() {
         let view = Arc::new(View::new().unwrap());
         let (_, served) = view.catch_up(Duration::from_millis(1));
         assert!(!served && view.awaited());
@@ -145,7 +148,7 @@ mod tests {
             std::thread::yield_now();
         }
         view.show(Snapshot::default(), Some(1));
-        assert!(view.awaited(), "the second came after that look");
+        assert!(view.awaited(), "the second came after that update");
         let ticket = view.newest_ticket();
         view.show(Snapshot { generation: 9, ..Default::default() }, Some(ticket));
         let (snapshot, served) = waiter.join().unwrap();

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Counters and latency histograms of one queue, readable from any thread.
+//! Statistics of a device's requests: counted by its queues, merged, and sent to whoever asks.
 //!
-//! A queue's thread is the only writer, so an update is a plain load and store; readers merge
-//! queues and may see a request counted in one number and not yet in another. A histogram has
-//! four buckets per power of two of nanoseconds, so a percentile is at most 25% too high. The
-//! latencies are a sample of the requests, the counts are of all.
+//! Only a queue's thread updates its numbers, so an update is a plain load and store. A reader in
+//! another thread may see a request counted in one number and not yet in another. A latency histogram
+//! has four buckets per power of two of nanoseconds, so a percentile is at most 25% too high. Every
+//! request is counted; latencies are those of a sample.
 
 use crate::request::Kind;
+use bincode::{Decode, Encode};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const SUB_BITS: u32 = 2;
@@ -20,7 +21,7 @@ fn bucket_of(nanos: u64) -> usize {
     ((log as usize) << SUB_BITS) | sub as usize
 }
 
-/// The largest number of nanoseconds that falls into the bucket.
+/// The largest number of nanoseconds in the bucket.
 fn bucket_top(bucket: usize) -> u64 {
     let log = (bucket >> SUB_BITS) as u32;
     let sub = (bucket & ((1 << SUB_BITS) - 1)) as u64;
@@ -55,7 +56,7 @@ fn bump(cell: &AtomicU64, by: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
-/// The statistics of one queue.
+/// The numbers of one queue.
 pub struct QueueStats {
     kinds: [KindCells; KINDS],
 }
@@ -67,7 +68,7 @@ impl Default for QueueStats {
 }
 
 impl QueueStats {
-    /// Counts one finished request. Only the queue's own thread may call it.
+    /// Counts a finished request. Only the queue's thread may call it.
     pub fn record(&self, kind: Kind, bytes: u64, failed: bool) {
         let cells = &self.kinds[kind as usize];
         bump(&cells.requests, 1);
@@ -78,7 +79,7 @@ impl QueueStats {
         }
     }
 
-    /// Takes in the latency of a request that was measured. Only the queue's own thread may call it.
+    /// Adds the latency of a request that was measured. Only the queue's thread may call it.
     pub fn record_latency(&self, kind: Kind, nanos: u64) {
         let cells = &self.kinds[kind as usize];
         if nanos > cells.max_ns.load(Relaxed) {
@@ -88,29 +89,32 @@ impl QueueStats {
     }
 }
 
-/// What is reported of one kind of request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Finished requests, failed ones too.
+/// The requests of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct KindStats {
+    /// Finished requests, including failed ones.
     pub requests: u64,
     /// Bytes of those that succeeded.
     pub bytes: u64,
     /// Requests that failed.
     pub errors: u64,
-    /// Latency at 50%, 90%, 99% and 99.9%, then the largest, in nanoseconds.
-    pub latency_ns: [u64; 5],
+    /// Latencies in nanoseconds, in the order of [`PERCENTILES`].
+    pub latency_ns: [u64; PERCENTILES.len()],
 }
 
-/// Merges the queues' statistics of one kind.
-pub fn summarise<'a>(queues: impl Iterator<Item = &'a QueueStats>, kind: Kind) -> Summary {
-    let mut summary = Summary::default();
+/// Names of the latencies that are reported: percentiles, and the largest.
+pub const PERCENTILES: [&str; 5] = ["p50", "p90", "p99", "p999", "max"];
+
+/// Merges the numbers that the queues have for one kind.
+pub fn merge<'a>(queues: impl Iterator<Item = &'a QueueStats>, kind: Kind) -> KindStats {
+    let mut merged = KindStats::default();
     let mut buckets = [0u64; BUCKETS];
     let mut max_ns = 0;
     for queue in queues {
         let cells = &queue.kinds[kind as usize];
-        summary.requests += cells.requests.load(Relaxed);
-        summary.bytes += cells.bytes.load(Relaxed);
-        summary.errors += cells.errors.load(Relaxed);
+        merged.requests += cells.requests.load(Relaxed);
+        merged.bytes += cells.bytes.load(Relaxed);
+        merged.errors += cells.errors.load(Relaxed);
         max_ns = max_ns.max(cells.max_ns.load(Relaxed));
         for (sum, cell) in buckets.iter_mut().zip(&cells.buckets) {
             *sum += cell.load(Relaxed);
@@ -118,10 +122,10 @@ pub fn summarise<'a>(queues: impl Iterator<Item = &'a QueueStats>, kind: Kind) -
     }
     let total: u64 = buckets.iter().sum();
     for (slot, permille) in [500, 900, 990, 999].into_iter().enumerate() {
-        summary.latency_ns[slot] = percentile(&buckets, total, permille).min(max_ns);
+        merged.latency_ns[slot] = percentile(&buckets, total, permille).min(max_ns);
     }
-    summary.latency_ns[4] = max_ns;
-    summary
+    merged.latency_ns[4] = max_ns;
+    merged
 }
 
 fn percentile(buckets: &[u64; BUCKETS], total: u64, permille: u64) -> u64 {
@@ -158,13 +162,13 @@ mod tests {
             queue.record(Kind::Read, 4096, i == 0);
             queue.record_latency(Kind::Read, (i + 1) * 1000);
         }
-        let summary = summarise(queues.iter(), Kind::Read);
-        assert_eq!((summary.requests, summary.errors), (1000, 1));
-        assert_eq!(summary.bytes, 999 * 4096);
-        let [p50, p90, p99, p999, max] = summary.latency_ns;
+        let merged = merge(queues.iter(), Kind::Read);
+        assert_eq!((merged.requests, merged.errors), (1000, 1));
+        assert_eq!(merged.bytes, 999 * 4096);
+        let [p50, p90, p99, p999, max] = merged.latency_ns;
         assert!((500_000..625_000).contains(&p50), "{p50}");
         assert!((900_000..=1_000_000).contains(&p90), "{p90}");
         assert!(p99 >= 990_000 && p999 >= p99 && max == 1_000_000);
-        assert_eq!(summarise(queues.iter(), Kind::Flush), Summary::default());
+        assert_eq!(merge(queues.iter(), Kind::Flush), KindStats::default());
     }
 }

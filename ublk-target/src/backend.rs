@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The seam between a queue and the image: how one request becomes operations on the image.
+//! Between a queue and the image: how one request becomes operations on the image.
 //!
-//! A layer decides, a queue executes: for each request the queue calls [`Layer::begin`], carries
-//! out the image operation it is told, calls [`Layer::advance`] with the outcome, and so on until
-//! it hears [`Step::Done`]. A layer never does I/O itself and never waits, so the same code runs
-//! under a ring and, in tests, under plain system calls. [`Plain`] passes requests through; a
-//! layer that holds writes back can take its place.
+//! A backend decides and a queue executes: for each request the queue calls [`Backend::begin`], carries
+//! out the image operation that it returns, calls [`Backend::advance`] with the result, and so on until
+//! that returns [`Step::Done`]. [`Passthrough`] does no I/O itself and never waits, so the same code
+//! runs on a ring and, in tests, on plain system calls. The crash lab takes its place under a device
+//! that holds writes back.
 
 use crate::request::{Op, Request};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub enum ImageOp {
         /// Durable when it completes.
         durable: bool,
     },
-    /// Zeroes to the image, at most [`ZEROES_MAX`] at once.
+    /// Zeroes to the image, at most [`ZEROES_MAX`] bytes.
     Zeroes {
         /// First byte of the image.
         offset: u64,
@@ -62,17 +62,17 @@ pub enum ImageOp {
 /// What to do next for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Carry this out, then call [`Layer::advance`].
+    /// Carry this out, then call [`Backend::advance`].
     Image(ImageOp),
-    /// The request is finished: what the driver is told, a byte count or a negative errno.
+    /// The request is finished: its result for the driver, a byte count or a negative errno.
     Done(i32),
 }
 
 /// Turns requests into operations on the image. One per queue.
-pub trait Layer: Send {
-    /// A request arrived. `buffer` is the request's own, of its length; empty without data.
+pub trait Backend: Send {
+    /// A request arrived. `buffer` holds its data and has its length; it is empty if there is no data.
     fn begin(&mut self, tag: u16, request: &Request, buffer: &mut [u8]) -> Step;
-    /// The operation asked for ended with a byte count or a negative errno.
+    /// The image operation ended with a byte count or a negative errno.
     fn advance(&mut self, tag: u16, result: i32, buffer: &mut [u8]) -> Step;
 }
 
@@ -81,22 +81,22 @@ pub const ZEROES_MAX: u32 = 128 << 10;
 
 const EIO: i32 = -libc::EIO;
 
-/// Whether an image still keeps what was written to it, as far as its queues were told.
+/// Whether a flush of the image has ever failed.
 ///
-/// The system tells a failed `fdatasync` once, and may have dropped any of the data it was for. No
-/// later success means anything: from the first failure on every flush fails, until the image is
-/// opened anew. Of flushes of several queues at once, one that the system called a success before
-/// the failure was told stays one.
+/// The system reports a failed `fdatasync` once, and may have dropped any of the data. A later success
+/// says nothing about it: from the first failure on every flush fails, until the image is opened again.
+/// If several queues flush at the same time, one that succeeded before the failure was reported has
+/// succeeded.
 #[derive(Debug, Default)]
 pub struct Durability(AtomicI32);
 
 impl Durability {
-    /// Notes the negative errno of an operation that should have made writes durable.
-    fn failed(&self, result: i32) {
+    /// Records the negative errno of an operation that should have made writes durable.
+    fn record_failure(&self, result: i32) {
         let _ = self.0.compare_exchange(0, result, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// The first failure, a negative errno, if there was one.
+    /// The first failure, as a negative errno.
     fn failure(&self) -> Option<i32> {
         Some(self.0.load(Ordering::Acquire)).filter(|result| *result != 0)
     }
@@ -120,8 +120,8 @@ struct Slot {
     done: u64,
 }
 
-/// Requests go to the image as they are.
-pub struct Plain {
+/// Passes requests on to the image.
+pub struct Passthrough {
     slots: Box<[Slot]>,
     align: u64,
     punch: bool,
@@ -129,9 +129,9 @@ pub struct Plain {
     durability: Arc<Durability>,
 }
 
-impl Plain {
-    /// A layer for `depth` requests at once. `align`: a transfer is cut only at its multiples.
-    /// `punch`: whether the image can give blocks back. `durability`: the image's.
+impl Passthrough {
+    /// A backend for `depth` requests at once. `align`: a short transfer is continued at a multiple of
+    /// it. `punch`: whether the image can give blocks back. `durability`: the image's.
     #[must_use]
     pub fn new(depth: u16, align: u64, punch: bool, durability: Arc<Durability>) -> Self {
         let slots = vec![Slot::default(); usize::from(depth)].into();
@@ -173,7 +173,7 @@ impl Plain {
         Step::Done(result)
     }
 
-    /// A range is zeroed; with FUA it must become durable as well.
+    /// A range was zeroed; with FUA it must become durable, too.
     fn zeroed(&mut self, tag: u16, request: &Request) -> Step {
         match request.op {
             Op::WriteZeroes { fua: true, .. } => self.enter(tag, Stage::Flush),
@@ -181,24 +181,24 @@ impl Plain {
         }
     }
 
-    /// A request that makes a promise ended with `result`: it holds only if none was broken before.
-    fn promised(&mut self, tag: u16, result: i32) -> Step {
+    /// Data was made durable. That can be promised only if no flush failed before.
+    fn made_durable(&mut self, tag: u16, result: i32) -> Step {
         let result = self.durability.failure().unwrap_or(result);
         self.finish(tag, result)
     }
 
-    /// An operation failed. What was being made durable then may be lost; that a durable write
-    /// finds no room says nothing of what was written before.
+    /// An operation failed. If it should have made data durable, that data may be lost; but a durable write
+    /// without room was not written at all, and earlier writes are as safe as before.
     fn failed(&mut self, tag: u16, request: &Request, stage: Stage, result: i32) -> Step {
         let no_room = matches!(-result, libc::ENOSPC | libc::EDQUOT);
         let durable = stage == Stage::Transfer && request.op == Op::Write { fua: true };
         if stage == Stage::Flush || (durable && !no_room) {
-            self.durability.failed(result);
+            self.durability.record_failure(result);
         }
         self.finish(tag, result)
     }
 
-    /// Counts what a transfer moved; `None` when nothing is left to move.
+    /// Counts the bytes that a transfer moved; true if nothing is left to move.
     fn moved(&mut self, tag: u16, result: i32) -> Result<bool, i32> {
         let align = self.align;
         let slot = self.slots.get_mut(usize::from(tag)).ok_or(EIO)?;
@@ -207,9 +207,9 @@ impl Plain {
         if reached >= len {
             return Ok(true);
         }
-        // What follows a short transfer must be aligned again, even if a part is moved twice.
+        // The next transfer must be aligned, even if that moves some bytes twice.
         let kept = reached - reached % align;
-        // Nothing moved: past the image's end, or a medium that takes no byte.
+        // No progress: past the end of the image, or the medium takes nothing.
         if kept <= slot.done {
             return Err(EIO);
         }
@@ -218,14 +218,14 @@ impl Plain {
     }
 }
 
-impl Layer for Plain {
+impl Backend for Passthrough {
     fn begin(&mut self, tag: u16, request: &Request, _buffer: &mut [u8]) -> Step {
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return Step::Done(EIO) };
         *slot = Slot { request: Some(*request), stage: Stage::Idle, done: 0 };
         match request.op {
             Op::Read | Op::Write { .. } => self.enter(tag, Stage::Transfer),
             Op::Flush => self.enter(tag, Stage::Flush),
-            // A hint that nobody can follow is not an error.
+            // A discard is a hint, so it is no error if the image cannot follow it.
             Op::Discard if !self.punch => self.finish(tag, 0),
             Op::Discard => self.enter(tag, Stage::Punch),
             Op::WriteZeroes { keep_allocated: false, .. } if self.punch => {
@@ -260,7 +260,7 @@ impl Layer for Plain {
             _ if result < 0 => self.failed(tag, &request, stage, result),
             Stage::Transfer => match self.moved(tag, result) {
                 Ok(true) if request.op == Op::Write { fua: true } => {
-                    self.promised(tag, request.len as i32)
+                    self.made_durable(tag, request.len as i32)
                 }
                 Ok(true) => self.finish(tag, request.len as i32),
                 Ok(false) => self.enter(tag, Stage::Transfer),
@@ -272,7 +272,7 @@ impl Layer for Plain {
                 Err(errno) => self.finish(tag, errno),
             },
             Stage::Punch | Stage::ZeroRange => self.zeroed(tag, &request),
-            Stage::Flush => self.promised(tag, 0),
+            Stage::Flush => self.made_durable(tag, 0),
             Stage::Idle => self.finish(tag, EIO),
         }
     }

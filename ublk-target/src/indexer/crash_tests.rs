@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The index under power cuts: filesystem and checkpoints on one device that forgets what was not
-//! flushed. After any cut, what is searchable is exactly what the recovered generation holds.
+//! The index under power cuts: filesystem and checkpoints on one device that loses what was not flushed.
+//! After any cut, exactly the vectors of the recovered generation are found.
 
-use super::testing::{NOW, floats};
 use super::tracker::Tracker;
-use crate::observe::DirtyLog;
+use crate::dirty_log::DirtyLog;
+use crate::testing::{NOW, floats, mkfs_options};
 use std::io;
 use std::sync::{Arc, Mutex};
 use vexfs::{Device, DeviceError, Ino, NewInode, OpenOptions, VectorLayout, Volume, mkfs};
-use vexfs_crash::{CacheDevice, Image, Keep, Rng, mkfs_options};
+use vexfs_crash::{CacheDevice, Image, Keep, Rng};
 use vexfs_index::{FileId, Index, Medium, Options, Slot, TailStore};
 
 /// Bytes of the filesystem, and of the checkpoints behind it.
@@ -19,17 +19,17 @@ const DIM: usize = 4;
 const ROW: u64 = 16;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// The one device, as the filesystem sees it and as the checkpoints see it.
+/// One device, used by the filesystem and by the checkpoints.
 #[derive(Clone)]
 struct Disk {
     cache: Arc<Mutex<CacheDevice>>,
-    observer: Arc<DirtyLog>,
+    dirty_log: Arc<DirtyLog>,
 }
 
 impl Disk {
     fn new(image: Image) -> Self {
-        let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
-        Self { cache: Arc::new(Mutex::new(CacheDevice::new(image))), observer }
+        let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+        Self { cache: Arc::new(Mutex::new(CacheDevice::new(image))), dirty_log }
     }
 }
 
@@ -44,19 +44,19 @@ impl Device for Disk {
 
     fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.cache.lock().unwrap().write(at, data)?;
-        self.observer.mark(at, data.len() as u64, false);
+        self.dirty_log.mark(at, data.len() as u64, false);
         Ok(())
     }
 
     fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.cache.lock().unwrap().write_fua(at, data)?;
-        self.observer.mark(at, data.len() as u64, true);
+        self.dirty_log.mark(at, data.len() as u64, true);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
         self.cache.lock().unwrap().flush()?;
-        self.observer.flushed();
+        self.dirty_log.flushed();
         Ok(())
     }
 }
@@ -103,7 +103,7 @@ impl Medium for Disk {
     }
 }
 
-/// A mounted filesystem and a daemon that follows it.
+/// A mounted filesystem and the index of its vectors.
 struct Machine {
     disk: Disk,
     volume: Volume<Disk>,
@@ -120,11 +120,11 @@ impl Machine {
         let options = Options { owner: [7; 16], ..Options::default() };
         let (index, _) = Index::open(Some(Box::new(store)), options).unwrap();
         let index = Arc::new(index);
-        let tracker = Tracker::open(disk.clone(), index.clone(), disk.observer.clone()).unwrap();
+        let tracker = Tracker::open(disk.clone(), index.clone(), disk.dirty_log.clone()).unwrap();
         Self { disk, volume, tracker, index }
     }
 
-    fn follow(&mut self) {
+    fn catch_up(&mut self) {
         while self.tracker.cycle().unwrap() {}
     }
 
@@ -174,7 +174,7 @@ impl Machine {
         self.volume.write_at(ino, slot * ROW, &floats(values), NOW).unwrap();
     }
 
-    /// What is searchable is what is there: row by row, and by exact searches.
+    /// Compares the index with the files: row by row, and by exact searches.
     fn compare(&mut self, rng: &mut Rng, at: &str) {
         let truth = self.truth();
         assert_eq!(self.index.stats().counts.vectors, truth.len() as u64, "{at}: vectors");
@@ -233,14 +233,14 @@ fn after_any_cut_the_index_is_that_of_the_recovered_generation() {
             let at = format!("seed {seed} round {round}");
             let mut machine = Machine::boot(image);
             loaded += u64::from(machine.index.stats().generation.is_some());
-            machine.follow();
+            machine.catch_up();
             machine.compare(&mut rng, &at);
             for _ in 0..rng.below(12) {
                 match rng.below(8) {
                     0..4 => machine.change(&mut rng),
                     4 => drop(machine.volume.commit(NOW).unwrap()),
                     5 => drop(machine.tracker.cycle().unwrap()),
-                    6 => machine.follow(),
+                    6 => machine.catch_up(),
                     _ => machine.tracker.checkpoint().unwrap(),
                 }
             }

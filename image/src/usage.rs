@@ -1,28 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Who uses a file or device: mounts, loop devices, and processes that hold a lock on it.
 //!
-//! The host's view at one moment, to refuse with a name rather than to guard: the lock guards.
+//! This is what the host shows at one moment. It lets a refusal name the user; the guard is the lock.
 
+use crate::open::Identity;
+use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// A mount of a block device.
+/// Who uses an image, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Where.
-    pub on: String,
-    /// Nothing can be written through it.
-    pub read_only: bool,
+pub enum User {
+    /// The kernel: it is mounted or attached to a loop device.
+    Kernel(String),
+    /// Another process: it has the image locked, or holds the device exclusively.
+    Process(String),
 }
 
-/// The mount of device `major:minor` in the text of `/proc/self/mountinfo`. One that is writable is preferred.
+impl User {
+    /// Whoever holds a block device exclusively: the kernel does not say who.
+    pub(crate) fn exclusive() -> Self {
+        Self::Process("the kernel or another program holds the device exclusively".to_owned())
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Kernel(words) | Self::Process(words)) = self;
+        f.write_str(words)
+    }
+}
+
+/// A mount of a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mount {
+    /// The directory.
+    on: String,
+    /// Nothing can be written through it.
+    read_only: bool,
+}
+
+/// The mount of device `major:minor` in the text of `/proc/self/mountinfo`; of several, a writable one.
 fn find_mount(mountinfo: &str, device: &str) -> Option<Mount> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let found = fields.nth(2)?;
         let on = fields.nth(1)?;
-        // Behind the dash: type, source, options of the filesystem (not of this one mount).
+        // After the dash: type, source, and the options of the filesystem, not of this one mount.
         let super_options = line.split_once(" - ")?.1.rsplit(' ').next()?;
         (found == device).then(|| Mount {
             on: on.replace("\\040", " "),
@@ -37,22 +62,21 @@ fn mount_of(major: u32, minor: u32) -> Option<Mount> {
     find_mount(&mountinfo, &format!("{major}:{minor}"))
 }
 
-/// What uses the file or block device, if anything that can be seen does. A reader is told of
-/// nothing that only reads.
-pub fn user_of(metadata: &Metadata, writing: bool) -> Option<String> {
-    let matters = |mount: &Mount| writing || !mount.read_only;
+/// The mount or loop device that uses the file or block device. A reader does not mind one that only reads.
+pub fn kernel_user(metadata: &Metadata, writing: bool) -> Option<User> {
+    let in_the_way = |mount: &Mount| writing || !mount.read_only;
     if metadata.file_type().is_block_device() {
         let device = metadata.rdev();
         let mount = mount_of(rustix::fs::major(device), rustix::fs::minor(device))?;
-        return matters(&mount).then(|| format!("it is mounted on {}", mount.on));
+        let words = format!("it is mounted on {}", mount.on);
+        return in_the_way(&mount).then_some(User::Kernel(words));
     }
+    let identity = Identity::of(metadata);
     for block in fs::read_dir("/sys/block").ok()?.flatten() {
         let Ok(backing) = fs::read_to_string(block.path().join("loop/backing_file")) else {
             continue;
         };
-        let same = fs::metadata(backing.trim_end_matches('\n'))
-            .is_ok_and(|at| (at.dev(), at.ino()) == (metadata.dev(), metadata.ino()));
-        if !same {
+        if Identity::at(backing.trim_end_matches('\n')).ok() != Some(identity) {
             continue;
         }
         let name = block.file_name().to_string_lossy().into_owned();
@@ -63,11 +87,12 @@ pub fn user_of(metadata: &Metadata, writing: bool) -> Option<String> {
             .split_once(':')
             .and_then(|(major, minor)| mount_of(major.parse().ok()?, minor.parse().ok()?));
         match mount {
-            Some(mount) if matters(&mount) => {
-                return Some(format!("it is mounted on {} through /dev/{name}", mount.on));
+            Some(mount) if in_the_way(&mount) => {
+                let words = format!("it is mounted on {} through /dev/{name}", mount.on);
+                return Some(User::Kernel(words));
             }
             None if writing || !read_only => {
-                return Some(format!("it is attached to /dev/{name}"));
+                return Some(User::Kernel(format!("it is attached to /dev/{name}")));
             }
             _ => {}
         }
@@ -75,10 +100,10 @@ pub fn user_of(metadata: &Metadata, writing: bool) -> Option<String> {
     None
 }
 
-/// Names the process that holds a lock on the file: the lock itself does not tell.
-pub fn lock_holder(path: &Path) -> String {
-    let unknown = || "another process has it locked".to_owned();
-    let Ok(wanted) = fs::metadata(path) else { return unknown() };
+/// The process that holds a lock on the file. The lock itself does not tell whose it is.
+pub fn lock_holder(path: &Path) -> User {
+    let unknown = || User::Process("another process has it locked".to_owned());
+    let Ok(identity) = Identity::at(path) else { return unknown() };
     let Ok(processes) = fs::read_dir("/proc") else { return unknown() };
     for process in processes.flatten() {
         let name = process.file_name();
@@ -87,16 +112,16 @@ pub fn lock_holder(path: &Path) -> String {
             continue;
         }
         let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
-        // A descriptor through which a lock is held says so in its fdinfo.
+        // The fdinfo of a descriptor through which a lock is held has a line for it.
         let holds = descriptors.flatten().any(|fd| {
-            fs::metadata(fd.path())
-                .is_ok_and(|at| (at.dev(), at.ino()) == (wanted.dev(), wanted.ino()))
+            Identity::at(fd.path()).is_ok_and(|at| at == identity)
                 && fs::read_to_string(process.path().join("fdinfo").join(fd.file_name()))
                     .is_ok_and(|info| info.contains("\nlock:"))
         });
         if holds {
             let program = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return format!("process {pid} ({}) has it locked", program.trim_end());
+            let program = program.trim_end();
+            return User::Process(format!("process {pid} ({program}) has it locked"));
         }
     }
     unknown()

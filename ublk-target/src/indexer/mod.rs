@@ -1,68 +1,67 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! From what is written to what is searched: the follower's thread.
+//! Keeps the index of the vectors up to date with the filesystem on the image, in a thread of its own.
 //!
-//! It sleeps until the queues report a commit or a flushed overwrite, or until somebody asks;
-//! then it looks at the image and feeds the index. It reads the image like any other reader, so
-//! a queue never waits for it, and it may always be behind: [`view::View`] says how far. A
-//! filesystem that is made on the device while it is served is recognised, one that is gone is
-//! forgotten.
+//! It sleeps until the queues report a commit or a flushed overwrite, or until somebody asks for
+//! everything so far; then it reads what changed and feeds the index. It reads the image like any
+//! other reader, so a queue never waits for it, and it may always be behind; [`view::View`] says how
+//! far. It notices a filesystem that is made on the device while the device is served, and drops the
+//! index of one that is gone.
 
 pub mod header;
-pub mod reader;
+pub mod intervals;
 pub mod slots;
-#[cfg(test)]
-mod testing;
 pub mod tracker;
+mod vector_file;
 pub mod view;
 
+use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::log_line;
-use crate::observe::DirtyLog;
-use reader::ImageReader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracker::Tracker;
+use vexfs_image::{Access, FileDevice};
 use vexfs_index::{DirStore, Index, IndexError, Options, Store, TailStore};
 use view::{Snapshot, View};
 
-/// Shortest time between two looks that nobody waits for: commits come in bursts.
+/// Shortest time between two updates that nobody waits for, because commits come in bursts.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
-/// Time that the last look at a stopped device may take.
-const LAST_LOOK: Duration = Duration::from_secs(10);
-/// Alignment of the checkpoints' place in the image.
+/// Time for the last update, of a device that is stopped.
+const LAST_UPDATE: Duration = Duration::from_secs(10);
+/// Alignment of the checkpoints in the image.
 const TAIL_ALIGN: u64 = 4096;
 
-/// The running follower.
-pub struct FollowThread {
+/// The running indexer.
+pub struct IndexerThread {
     view: Arc<View>,
     thread: JoinHandle<()>,
 }
 
-impl FollowThread {
+impl IndexerThread {
     /// Starts it.
-    pub fn start(image: Arc<Image>, observer: Arc<DirtyLog>) -> Result<Self> {
-        let worker = Worker::new(image, observer)?;
+    pub fn start(image: Arc<Image>, dirty_log: Arc<DirtyLog>) -> Result<Self> {
+        let worker = Worker::new(image, dirty_log)?;
         let view = worker.view.clone();
         let thread = std::thread::Builder::new()
-            .name("vexfs-follow".into())
+            .name("vexfs-indexer".into())
             .spawn(move || worker.run())
             .map_err(|source| Error::System { what: "thread", source })?;
         Ok(Self { view, thread })
     }
 
-    /// What it shows.
+    /// Its state as others see it.
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.view
     }
 
-    /// Lets it look once more, save a checkpoint, and end.
+    /// Lets it update the index once more, write a checkpoint, and end.
     pub fn finish(self) {
         self.view.stop();
         let _ = self.thread.join();
@@ -71,28 +70,29 @@ impl FollowThread {
 
 struct Worker {
     image: Arc<Image>,
-    observer: Arc<DirtyLog>,
+    dirty_log: Arc<DirtyLog>,
     view: Arc<View>,
-    reader: ImageReader,
-    tracker: Option<(Tracker<ImageReader>, Arc<Index>)>,
-    /// UUID and checksum of the superblock: `mkfs` with an old UUID makes another filesystem.
+    reader: FileDevice,
+    tracker: Option<(Tracker<FileDevice>, Arc<Index>)>,
+    /// UUID and checksum of the superblock: with an old UUID, `mkfs` still makes another filesystem.
     identity: Option<([u8; 16], u32)>,
     problem: Option<String>,
+    /// The index holds something that is in no checkpoint.
     unsaved: bool,
+    /// When the last checkpoint was written.
     saved: Instant,
     pause: Duration,
     checkpoint_every: Duration,
 }
 
 impl Worker {
-    fn new(image: Arc<Image>, observer: Arc<DirtyLog>) -> Result<Self> {
+    fn new(image: Arc<Image>, dirty_log: Arc<DirtyLog>) -> Result<Self> {
         let system = |what| move |source| Error::System { what, source };
         let view = Arc::new(View::new().map_err(system("eventfd"))?);
-        let file = image.open_reader().map_err(system("image"))?;
-        let reader = ImageReader::new(file, image.exposed_bytes());
+        let reader = image.reader().map_err(system("image"))?;
         Ok(Self {
             image,
-            observer,
+            dirty_log,
             view,
             reader,
             tracker: None,
@@ -107,15 +107,16 @@ impl Worker {
 
     fn run(mut self) {
         while !self.view.stopping() {
-            self.look(None);
+            self.update(None);
             self.checkpoint(false);
             self.sleep();
         }
-        self.look(Some(Instant::now() + LAST_LOOK));
+        self.update(Some(Instant::now() + LAST_UPDATE));
         self.checkpoint(true);
     }
 
-    /// Waits for something to look at: at once if somebody asks, else not too often.
+    /// Sleeps until there is something to read. Returns at once if somebody asks for an update, and otherwise
+    /// not before the pause is over.
     fn sleep(&self) {
         if self.view.awaited() {
             return;
@@ -129,27 +130,27 @@ impl Worker {
         let wait = Timespec::try_from(wait).ok();
         let mut fds = [
             PollFd::from_borrowed_fd(self.view.urgent_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.observer.wake_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.dirty_log.wake_fd(), PollFlags::IN),
         ];
         let _ = poll(&mut fds, wait.as_ref());
     }
 
-    /// Looks at the image until there is nothing new to read, or until then.
-    fn look(&mut self, until: Option<Instant>) {
+    /// Updates the index until there is nothing new to read, or until the given time.
+    fn update(&mut self, until: Option<Instant>) {
         self.view.rearm();
-        self.observer.rearm();
+        self.dirty_log.rearm();
         let ticket = self.view.newest_ticket();
-        let outcome = self.recognise().and_then(|()| self.follow(until));
+        let outcome = self.recognise().and_then(|()| self.run_cycles(until));
         if let Err(problem) = &outcome
             && self.problem.as_ref() != Some(problem)
         {
-            log_line!("follower: {problem}");
+            log_line!("indexer: {problem}");
         }
         self.problem = outcome.err();
         self.show(Some(ticket));
     }
 
-    fn follow(&mut self, until: Option<Instant>) -> std::result::Result<(), String> {
+    fn run_cycles(&mut self, until: Option<Instant>) -> std::result::Result<(), String> {
         let mut shown = Instant::now();
         loop {
             let Some((tracker, _)) = &mut self.tracker else { return Ok(()) };
@@ -180,12 +181,12 @@ impl Worker {
             snapshot.pending = tracker.pending();
             snapshot.files = Arc::new(tracker.files().collect());
         } else {
-            snapshot.roots = self.observer.root_writes();
+            snapshot.roots = self.dirty_log.root_writes();
         }
         self.view.show(snapshot, ticket);
     }
 
-    /// Sees to it that the filesystem that is there now is the one that is followed.
+    /// Makes sure that the filesystem on the image is the one whose vectors are indexed.
     fn recognise(&mut self) -> std::result::Result<(), String> {
         let found = match vexfs::read_superblock(&self.reader) {
             Ok(superblock) => Some((superblock.uuid, superblock.crc.get())),
@@ -203,10 +204,10 @@ impl Worker {
             Err(e) => return Err(format!("the index cannot be opened: {e}")),
         };
         for problem in &recovered.problems {
-            log_line!("follower: index: {problem}: it is built again");
+            log_line!("indexer: {problem}: the index is built again");
         }
         let index = Arc::new(index);
-        let tracker = Tracker::open(self.reader.clone(), index.clone(), self.observer.clone())
+        let tracker = Tracker::open(self.reader.clone(), index.clone(), self.dirty_log.clone())
             .map_err(|e| e.to_string())?;
         self.tracker = Some((tracker, index));
         Ok(())
@@ -219,14 +220,14 @@ impl Worker {
         let store = match self.open_store(uuid) {
             Ok(store) => store,
             Err(e) => {
-                log_line!("follower: no place for checkpoints: {e}");
+                log_line!("indexer: no place for checkpoints: {e}");
                 None
             }
         };
         Index::open(store, Options { owner: uuid, ..Options::default() })
     }
 
-    /// Checkpoints lie in the image past the device, or, where that is not possible, beside it.
+    /// The store for checkpoints: in the image behind the device or, if that is not possible, beside it.
     fn open_store(&self, uuid: [u8; 16]) -> std::result::Result<Option<Box<dyn Store>>, String> {
         let image = &*self.image;
         if image.read_only() {
@@ -238,7 +239,7 @@ impl Worker {
             let store = DirStore::open(&path).map_err(|e| e.to_string())?;
             return Ok(Some(Box::new(store)));
         }
-        let file = image.open_writer().map_err(|e| e.to_string())?;
+        let file = image.reopen(Access::Write).map_err(|e| e.to_string())?;
         let start = image.exposed_bytes().next_multiple_of(TAIL_ALIGN);
         let store = TailStore::open(file, start, None).map_err(|e| e.to_string())?;
         Ok(Some(Box::new(store)))
@@ -252,16 +253,16 @@ impl Worker {
         }
         match tracker.checkpoint() {
             Ok(()) | Err(IndexError::NoStore) => {}
-            Err(e) => log_line!("follower: checkpoint: {e}: the index is built again next time"),
+            Err(e) => log_line!("indexer: checkpoint: {e}: the index is built again next time"),
         }
-        // What is not in a graph yet is worth another checkpoint later.
+        // Once all vectors are in graphs, another checkpoint is worth its while.
         self.unsaved = index.stats().building;
         self.saved = Instant::now();
     }
 }
 
-/// Where the checkpoints of an image lie that has no room for them: a block device ends where its
-/// filesystem does, and a raw image keeps its length.
+/// The directory for the checkpoints of an image that has no room for them: a block device ends where
+/// its filesystem does, and a raw image must keep its length.
 fn directory(image: &Path, block_device: bool, raw: bool, uuid: [u8; 16]) -> Option<PathBuf> {
     if block_device {
         let name = format!("{:032x}", u128::from_be_bytes(uuid));

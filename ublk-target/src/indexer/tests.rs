@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The follower's thread over an image file: catching up, checkpoints, restarts, a filesystem that
+//! The indexer's thread on an image file: catching up, checkpoints, restarts, and a filesystem that
 //! appears on a raw image.
 
-use super::testing::{Mounted, floats};
 use super::view::Snapshot;
 use super::*;
-use crate::image::ImageOptions;
+use crate::options::ImageOptions;
+use crate::testing::{Mounted, floats};
 use vexfs_index::{FileId, Slot};
 
 const BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Daemon {
-    thread: FollowThread,
-    observer: Arc<DirtyLog>,
+    thread: IndexerThread,
+    dirty_log: Arc<DirtyLog>,
 }
 
 impl Daemon {
     fn start(path: &std::path::Path, raw: bool) -> Self {
-        let options = ImageOptions { raw, ..ImageOptions::default() };
-        let image = Arc::new(Image::open(path, options).unwrap());
-        let observer = Arc::new(DirtyLog::new(image.exposed_bytes()).unwrap());
-        Self { thread: FollowThread::start(image, observer.clone()).unwrap(), observer }
+        let options = ImageOptions { path: path.to_owned(), raw, ..ImageOptions::default() };
+        let image = Arc::new(Image::open(&options).unwrap());
+        let dirty_log = Arc::new(DirtyLog::new(image.exposed_bytes()).unwrap());
+        Self { thread: IndexerThread::start(image, dirty_log.clone()).unwrap(), dirty_log }
     }
 
     fn now(&self) -> Snapshot {
@@ -79,20 +79,20 @@ fn a_filesystem_that_is_made_on_a_raw_image_is_recognised_and_one_that_goes_is_f
     let image = image();
     let daemon = Daemon::start(image.path(), true);
     assert!(daemon.now().index.is_none());
-    let mut mounted = Mounted::format(image.path(), BYTES, daemon.observer.clone());
+    let mut mounted = Mounted::format(image.path(), BYTES, daemon.dirty_log.clone());
     fill(&mut mounted, 100);
     let snapshot = daemon.now();
     assert_eq!(snapshot.index.unwrap().stats().counts.vectors, 100);
     assert_eq!((snapshot.generation, snapshot.files.len()), (mounted.volume.generation().0, 1));
     // Formatted again with the same UUID, empty.
     drop(mounted);
-    let mounted = Mounted::format(image.path(), BYTES, daemon.observer.clone());
+    let mounted = Mounted::format(image.path(), BYTES, daemon.dirty_log.clone());
     let snapshot = daemon.now();
     assert_eq!(snapshot.generation, mounted.volume.generation().0);
     assert_eq!(snapshot.index.unwrap().stats().counts.vectors, 0);
     // Overwritten by something else.
     std::os::unix::fs::FileExt::write_all_at(image.as_file(), &vec![0xee; 262_144], 0).unwrap();
-    daemon.observer.mark(0, 262_144, false);
+    daemon.dirty_log.mark(0, 262_144, false);
     assert!(daemon.now().index.is_none());
     daemon.thread.finish();
     assert_eq!(image.as_file().metadata().unwrap().len(), BYTES, "a raw image keeps its length");
