@@ -4,7 +4,6 @@
 use crate::cache::Keep;
 use crate::device::CacheDevice;
 use crate::image::Image;
-use crate::model::BLOCK;
 use vexfs::{MkfsOptions, Time, mkfs};
 
 /// A filesystem of `bytes` bytes in blocks of 4096, with a fixed UUID, key and birth. A test that
