@@ -46,12 +46,13 @@ impl Default for OpenOptions {
 
 /// An open filesystem on device `D`.
 ///
-/// `&self` operations may run side by side, `&mut self` operations alone; the host owns the lock.
+/// `&self` operations may run concurrently, `&mut self` operations need exclusive access; the lock is
+/// the host's.
 ///
-/// An operation whose blocks are not in memory fails with [`Error::Miss`], and one that finds no room
-/// until something is committed with [`Error::NeedCommit`]; neither changed anything.
-/// [`resolve`](Self::resolve) reads and calls again, [`run`](Self::run) commits as well. What
-/// was changed is durable after a [`commit`](Self::commit).
+/// An operation fails with [`Error::Miss`] if a block is not in memory, and with [`Error::NeedCommit`]
+/// if there is no room before the next commit; neither changed anything. [`resolve`](Self::resolve)
+/// reads the block and repeats the operation, [`run`](Self::run) commits as well. Changes are durable
+/// after a [`commit`](Self::commit).
 ///
 /// ```
 /// use vexfs::{Ino, MkfsOptions, NewInode, OpenOptions, Time, Volume, check, mkfs};
