@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! One group of blocks in memory: its bitmap, and which of its free blocks are pinned.
+//! A loaded group of blocks: its bitmap, and which of its free blocks are pinned.
 //!
-//! Invariant: a pinned block is clear in `used` and is not handed out. Who pins and unpins is
-//! [`super::Space`].
+//! Invariant: a pinned block is clear in `used` and is not allocated. [`super::Space`] pins and unpins.
 
 use crate::error::{Error, Result};
 use alloc::vec::Vec;
@@ -60,7 +59,7 @@ fn spans(from: usize, end: usize) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
-/// A group in memory.
+/// A loaded group.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) index: u64,
@@ -71,13 +70,13 @@ pub(crate) struct Group {
     pub(super) pinned_commit: Bits,
     /// Clear bits of `used`.
     pub(crate) free: u64,
-    /// Set bits of the two above.
+    /// Set bits of `pinned_running` and `pinned_commit`.
     pub(super) pinned: u64,
-    /// Where the bitmap is, or will be; `None` if it was never written.
+    /// The bitmap's block, or the one it will be written to; `None` if it has none yet.
     pub(crate) pointer: Option<Pointer>,
-    /// `used` differs from what the last freeze wrote.
+    /// `used` changed since the last freeze.
     pub(crate) dirty: bool,
-    /// The running generation, once the bitmap has a new place in it.
+    /// The generation in which the bitmap got its last new block.
     pub(crate) placed: Generation,
 }
 
@@ -122,7 +121,7 @@ impl Group {
         len.min(count)
     }
 
-    /// Blocks that may be handed out.
+    /// Blocks that may be allocated.
     pub(crate) const fn available(&self) -> u64 {
         self.free.saturating_sub(self.pinned)
     }

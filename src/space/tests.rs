@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The allocator alone: pins, deferred frees, runs.
+//! The allocator without a tree: pins, deferred frees, runs.
 
 use super::Space;
 use crate::error::Error;
@@ -23,7 +23,7 @@ fn space(blocks: u64) -> Space {
 }
 
 #[test]
-fn a_freed_block_is_handed_out_again_only_after_its_commit() {
+fn a_freed_block_is_allocated_again_only_after_its_commit() {
     let mut space = space(1_000);
     let (start, count) = space.find(0, BlockNr(500), 10, 1).unwrap();
     assert_eq!((start, count), (BlockNr(500), 10));
@@ -40,7 +40,7 @@ fn a_freed_block_is_handed_out_again_only_after_its_commit() {
 }
 
 #[test]
-fn what_is_freed_while_a_commit_runs_waits_for_the_next_one() {
+fn a_block_freed_while_a_commit_is_in_flight_waits_for_the_next_commit() {
     let mut space = space(1_000);
     space.take(BlockNr(500), 2).unwrap();
     space.release(BlockNr(500), 1).unwrap();
@@ -54,7 +54,7 @@ fn what_is_freed_while_a_commit_runs_waits_for_the_next_one() {
 }
 
 #[test]
-fn a_free_of_a_group_that_is_not_in_memory_waits_for_it() {
+fn a_free_in_a_group_that_is_not_loaded_is_deferred() {
     let mut space = space(3 * GROUP);
     let mut bitmap = [0u8; 4096];
     bitmap[0] = 0b1111;
@@ -91,7 +91,7 @@ fn the_end_and_the_reserved_blocks_are_never_free() {
     assert_eq!(space.run_at(BlockNr(999), 1), 0, "the last backup superblock");
 }
 
-/// Handing out what is used is the engine's own mistake; to free what is free means damage.
+/// Allocating a block in use is the engine's mistake; freeing a free one means that the tree is damaged.
 #[test]
 fn a_bug_is_told_apart_from_damage() {
     let mut space = space(1_000);
@@ -139,7 +139,7 @@ fn a_bitmap_that_marks_reserved_blocks_free_is_refused() {
 }
 
 #[test]
-fn what_a_commit_writes_lies_in_a_row() {
+fn blocks_of_a_commit_are_contiguous() {
     let mut space = space(4_000);
     let first = space.take_meta(None).unwrap();
     for offset in 1..20 {

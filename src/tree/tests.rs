@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tree beside a map, through splits, merges, copies and seals, without a device.
+//! The tree compared with a map through splits, merges, copies and seals, without a device.
 
 use super::{Tree, TreeMut, node};
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ fn geometry() -> Geometry {
     Geometry { uuid, hash_key, label, block_shift: 12, blocks: 1 << 15 }
 }
 
-/// A tree with the space and the generation it needs; blocks of frozen generations are usable at once.
+/// A tree with the space and the generation that it needs. Each commit is durable at once.
 struct Fixture {
     tree: Tree,
     space: Space,
@@ -44,7 +44,7 @@ impl Fixture {
         apply(&mut TreeMut { tree: &mut self.tree, space: &mut self.space, running, begun })
     }
 
-    /// Makes room for a change of one item and no more, so that a change that takes more is seen.
+    /// Reserves what a change of one item needs and no more, so that a change that needs more fails.
     fn reserve(&mut self) {
         self.space.reserve_frees(64).unwrap();
         let levels = self.tree.levels() as usize;
@@ -136,7 +136,7 @@ fn agrees_with_a_map_under_random_use() {
     assert_eq!((fixture.tree.level(), fixture.tree.dirty_nodes()), (0, 1));
 }
 
-/// Keys that were added in order, which leave full leaves behind, and taken out in order.
+/// Keys are added in order, which leaves full leaves behind, and removed in order.
 #[test]
 fn nodes_of_a_removed_tree_are_given_back() {
     let mut fixture = Fixture::new();
@@ -154,7 +154,7 @@ fn nodes_of_a_removed_tree_are_given_back() {
 }
 
 #[test]
-fn what_is_not_cached_is_missed_and_changes_nothing() {
+fn a_change_that_misses_a_node_changes_nothing() {
     let mut fixture = Fixture::new();
     for offset in 0..500 {
         fixture.put(key(1, offset), &[1; 100]);
@@ -171,9 +171,9 @@ fn what_is_not_cached_is_missed_and_changes_nothing() {
     assert_eq!((fixture.tree.root(), fixture.tree.dirty_nodes()), (root, 0));
 }
 
-/// Memory is taken before a change. Without it a split fails, and says whose mistake that is.
+/// Memory is reserved before a change. If the engine forgot to, a split fails as a bug, not as damage.
 #[test]
-fn a_split_without_memory_set_aside_is_a_bug() {
+fn a_split_without_reserved_memory_is_a_bug() {
     let mut fixture = Fixture::new();
     let full = (0..100).find_map(|offset| {
         fixture.space.reserve_frees(64).unwrap();
@@ -182,7 +182,7 @@ fn a_split_without_memory_set_aside_is_a_bug() {
     assert!(matches!(full, Some(Error::Bug(_))), "{full:?}");
 }
 
-/// All levels that the format allows, and no room on any: only a crafted image has such a tree.
+/// All levels that the format allows, each full: only a crafted image has such a tree.
 #[test]
 fn a_tree_that_cannot_grow_is_damage() {
     let mut fixture = Fixture::new();
