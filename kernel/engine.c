@@ -9,7 +9,6 @@
  * called.
  */
 #include <linux/blkdev.h>
-#include <linux/module.h>
 #include <linux/slab.h>
 
 #include "vexfs.h"
@@ -19,10 +18,6 @@ enum { HELD_NOT, HELD_SHARED, HELD_EXCLUSIVE };
 /* No operation needs more blocks than this; reclaim may take some away again. */
 #define VEXFS_ROUNDS_MAX 65536
 #define VEXFS_COMMITS_MAX 3
-
-static int panic_next;
-module_param(panic_next, int, 0600);
-MODULE_PARM_DESC(panic_next, "For tests: 1 makes the engine panic in its next call, which stops that volume");
 
 static bool vexfs_lock_shared(struct vexfs_op *op)
 {
@@ -42,7 +37,7 @@ static bool vexfs_lock_exclusive(struct vexfs_op *op)
 	return !down_write_killable(&op->fs->lock);
 }
 
-static void vexfs_release(struct vexfs_op *op)
+void vexfs_release(struct vexfs_op *op)
 {
 	current->journal_info = op->outer;
 	memalloc_nofs_restore(op->nofs);
@@ -53,7 +48,7 @@ static void vexfs_release(struct vexfs_op *op)
 	op->held = HELD_NOT;
 }
 
-static void vexfs_enter(struct vexfs_op *op)
+void vexfs_enter(struct vexfs_op *op)
 {
 	op->nofs = memalloc_nofs_save();
 	op->outer = current->journal_info;
@@ -238,8 +233,8 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err)
 	struct vexfs_state state;
 
 	/* The guard of the caller's frame is still the one that counts. */
-	if (unlikely(READ_ONCE(panic_next)) && !op->panicked && xchg(&panic_next, 0))
-		*err = vexfs_rust_test_panic(1);
+	if (!op->panicked)
+		vexfs_hook_panic();
 	if (op->panicked) {
 		WRITE_ONCE(fs->abandoned, true);
 		WRITE_ONCE(fs->failed, true);
@@ -412,19 +407,6 @@ static unsigned long vexfs_shrink_scan(struct shrinker *shrinker, struct shrink_
 	return freed;
 }
 
-/* Runs a call on a volume that nobody else knows yet, or no longer. */
-#define vexfs_run_alone(op, fs, expression)				\
-({									\
-	int __err;							\
-	vexfs_op_init((op), (fs), VEXFS_EXCLUSIVE);			\
-	vexfs_enter(op);						\
-	__err = vexfs_guard_enter(&(op)->guard) ? -EIO : (expression);	\
-	vexfs_release(op);						\
-	if ((op)->panicked)						\
-		(fs)->abandoned = (fs)->failed = (fs)->dead = true;	\
-	__err;								\
-})
-
 int vexfs_engine_open(struct vexfs_fs *fs, bool read_only, struct vexfs_report *report)
 {
 	size_t cache = clamp(totalram_pages() / 16, 2048UL, 65536UL) << PAGE_SHIFT;
@@ -512,20 +494,4 @@ void vexfs_engine_stop(struct vexfs_fs *fs)
 		destroy_workqueue(fs->wq);
 	}
 	fs->wq = NULL;
-}
-
-/* The engine on a filesystem in memory, for module parameter selftest=1. */
-int vexfs_engine_selftest(void)
-{
-	struct vexfs_fs *fs = kzalloc(sizeof(*fs), GFP_KERNEL);
-	struct vexfs_op op;
-	int err;
-
-	if (!fs)
-		return -ENOMEM;
-	err = vexfs_run_alone(&op, fs, vexfs_rust_test_basic());
-	if (!err)
-		err = vexfs_run_alone(&op, fs, vexfs_rust_test_vector_ops());
-	kfree(fs);
-	return err;
 }

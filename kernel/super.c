@@ -15,10 +15,6 @@
 
 static struct kmem_cache *vexfs_inode_cache;
 
-static bool selftest;
-module_param(selftest, bool, 0444);
-MODULE_PARM_DESC(selftest, "Run the engine on a filesystem in memory when the module is loaded");
-
 static struct inode *vexfs_alloc_inode(struct super_block *sb)
 {
 	struct vexfs_inode *vi = alloc_inode_sb(sb, vexfs_inode_cache, GFP_KERNEL);
@@ -361,12 +357,9 @@ static int __init vexfs_init(void)
 	err = vexfs_rust_get_version(version, sizeof(version));
 	if (err)
 		return err;
-	if (selftest) {
-		err = vexfs_engine_selftest();
-		pr_info(VEXFS_NAME ": self-test: %s (%d)\n", err ? "failed" : "passed", err);
-		if (err)
-			return err;
-	}
+	err = vexfs_hook_selftest();
+	if (err)
+		return err;
 	vexfs_inode_cache = kmem_cache_create("vexfs_inode", sizeof(struct vexfs_inode), 0,
 					      SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, vexfs_inode_once);
 	if (!vexfs_inode_cache)

@@ -177,7 +177,22 @@ bool vexfs_op_unlock(struct vexfs_op *op, int *err);
 	__err;								\
 })
 
+/* Runs a call on a volume that nobody else knows yet, or no longer. */
+#define vexfs_run_alone(op, fs, expression)				\
+({									\
+	int __err;							\
+	vexfs_op_init((op), (fs), VEXFS_EXCLUSIVE);			\
+	vexfs_enter(op);						\
+	__err = vexfs_guard_enter(&(op)->guard) ? -EIO : (expression);	\
+	vexfs_release(op);						\
+	if ((op)->panicked)						\
+		(fs)->abandoned = (fs)->failed = (fs)->dead = true;	\
+	__err;								\
+})
+
 /* engine.c */
+void vexfs_enter(struct vexfs_op *op);
+void vexfs_release(struct vexfs_op *op);
 int vexfs_commit(struct vexfs_fs *fs, u64 target, unsigned int mode);
 int vexfs_sync(struct vexfs_fs *fs, unsigned int mode);
 int vexfs_fsync_inode(struct inode *inode);
@@ -187,7 +202,6 @@ int vexfs_engine_set_read_only(struct vexfs_fs *fs, bool read_only);
 void vexfs_engine_close(struct vexfs_fs *fs);
 int vexfs_engine_start(struct vexfs_fs *fs);
 void vexfs_engine_stop(struct vexfs_fs *fs);
-int vexfs_engine_selftest(void);
 void vexfs_error(struct vexfs_fs *fs, const char *message);
 void vexfs_stop(struct vexfs_fs *fs, const char *why);
 
@@ -263,6 +277,15 @@ struct posix_acl *vexfs_get_acl(struct inode *inode, int type, bool rcu);
 int vexfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl *acl, int type);
 int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type, unsigned int valid);
 int vexfs_init_security(struct inode *inode, struct inode *dir, const struct qstr *name);
+
+/* hooks.c */
+#ifdef VEXFS_TEST_HOOKS
+void vexfs_hook_panic(void);
+int vexfs_hook_selftest(void);
+#else
+static inline void vexfs_hook_panic(void) { }
+static inline int vexfs_hook_selftest(void) { return 0; }
+#endif
 
 /* export.c */
 extern const struct export_operations vexfs_export_ops;

@@ -2,6 +2,11 @@
 /*
  * The VexFS engine's functions for C. Generated from kernel/ffi; do not edit:
  * UPDATE=1 cargo test -p vexfs-ffi --test header
+ *
+ * The names are those of an older interface. Each description begins with what
+ * the function is in the engine's own words. Three sections: what the module
+ * calls, its self-tests, and what only hosts in userspace call. The rules for
+ * pointers and locks are the contract in kernel/ffi/src/lib.rs.
  */
 #ifndef VEXFS_FFI_H
 #define VEXFS_FFI_H
@@ -128,38 +133,6 @@ struct vexfs_report {
 	uint8_t message[160];
 };
 
-// A point in time.
-struct vexfs_timestamp {
-	// Seconds since 1970, negative before.
-	int64_t seconds;
-	// Nanoseconds, below 10^9.
-	uint32_t nanos;
-	// Zero.
-	uint32_t reserved;
-};
-
-// How to format a device.
-struct vexfs_format_options {
-	// Bytes of the filesystem, at most the device's.
-	uint64_t bytes;
-	// When it is made.
-	struct vexfs_timestamp now;
-	// Bytes of a block: a power of two from 4096 to 65536.
-	uint32_t block_bytes;
-	// Owner of the root directory.
-	uint32_t root_uid;
-	// Group of the root directory.
-	uint32_t root_gid;
-	// Bytes of `label` that count, at most 64.
-	uint32_t label_len;
-	// UUID.
-	uint8_t uuid[16];
-	// Secret key of the hash of names.
-	uint8_t hash_key[16];
-	// Label.
-	uint8_t label[64];
-};
-
 // Figures of the filesystem.
 struct vexfs_figures {
 	// Blocks of the filesystem.
@@ -198,6 +171,16 @@ struct vexfs_state {
 	uint32_t dead;
 	// 1 if changes are refused.
 	uint32_t read_only;
+	// Zero.
+	uint32_t reserved;
+};
+
+// A point in time.
+struct vexfs_timestamp {
+	// Seconds since 1970, negative before.
+	int64_t seconds;
+	// Nanoseconds, below 10^9.
+	uint32_t nanos;
 	// Zero.
 	uint32_t reserved;
 };
@@ -304,6 +287,28 @@ struct vexfs_extent {
 	uint32_t reserved;
 };
 
+// How to format a device.
+struct vexfs_format_options {
+	// Bytes of the filesystem, at most the device's.
+	uint64_t bytes;
+	// When it is made.
+	struct vexfs_timestamp now;
+	// Bytes of a block: a power of two from 4096 to 65536.
+	uint32_t block_bytes;
+	// Owner of the root directory.
+	uint32_t root_uid;
+	// Group of the root directory.
+	uint32_t root_gid;
+	// Bytes of `label` that count, at most 64.
+	uint32_t label_len;
+	// UUID.
+	uint8_t uuid[16];
+	// Secret key of the hash of names.
+	uint8_t hash_key[16];
+	// Label.
+	uint8_t label[64];
+};
+
 // Shape of a vector file.
 struct vexfs_vector_shape {
 	// Whole vectors in the file.
@@ -379,11 +384,6 @@ int32_t vexfs_rust_put_super(struct vexfs_volume *volume);
 // Gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or `-EFAULT`.
 int32_t vexfs_rust_cleanup_superblock(struct vexfs_volume *volume);
 
-// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
-int32_t vexfs_rust_userspace_init(const struct vexfs_host_device *device,
-				  const struct vexfs_format_options *options,
-				  struct vexfs_report *report);
-
 // Writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
 int32_t vexfs_rust_get_statfs(const struct vexfs_volume *volume, struct vexfs_figures *out);
 
@@ -393,9 +393,6 @@ int32_t vexfs_rust_get_state(const struct vexfs_volume *volume, struct vexfs_sta
 // Refuses changes from now on (`read_only` true), or allows them again. Commit before refusing. 0, or `-EFAULT`.
 int32_t vexfs_rust_set_read_only(struct vexfs_volume *volume,
 				 bool read_only);
-
-// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
-int32_t vexfs_rust_kill(struct vexfs_volume *volume);
 
 // Evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or `-EFAULT`.
 int32_t vexfs_rust_trim(struct vexfs_volume *volume,
@@ -439,24 +436,6 @@ int32_t vexfs_rust_commit_write(struct vexfs_commit *commit,
 int32_t vexfs_rust_commit_finish(struct vexfs_volume *volume,
 				 struct vexfs_commit *commit,
 				 struct vexfs_report *report);
-
-// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
-// `*generation`, if not null, gets the newest durable generation.
-//
-// 0, or what the stages fail with; after a failure of the device the volume is dead.
-int32_t vexfs_rust_sync_fs(struct vexfs_volume *volume,
-			   struct vexfs_timestamp now,
-			   uint64_t *generation,
-			   struct vexfs_report *report);
-
-// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
-//
-// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
-int32_t vexfs_rust_fsync_file(struct vexfs_volume *volume,
-			      uint64_t ino,
-			      struct vexfs_timestamp now,
-			      struct vexfs_report *report);
 
 // Reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_init_inode(const struct vexfs_volume *volume,
@@ -616,25 +595,6 @@ int32_t vexfs_rust_rename(struct vexfs_volume *volume,
 			  struct vexfs_rename_result *out,
 			  struct vexfs_report *report);
 
-// Checks that regular file `ino` can be opened (`flags`: 0 or `VEXFS_OPEN_WRITE`) and reads it into `*out`. Nothing is
-// held: an open file is the host's matter.
-//
-// 0, `-EISDIR`, `-EINVAL` if it is no regular file, `-EROFS`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_open_file(const struct vexfs_volume *volume,
-			     uint64_t ino,
-			     uint32_t flags,
-			     struct vexfs_attr *out,
-			     struct vexfs_report *report);
-
-// The counterpart of `vexfs_rust_open_file`: tells with `*destroy` = 1 that the file has no name left, so that its last
-// user has to destroy it.
-//
-// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_release_file(const struct vexfs_volume *volume,
-				uint64_t ino,
-				uint32_t *destroy,
-				struct vexfs_report *report);
-
 // Finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there, of at most `count` blocks.
 // What does not exist is a hole.
 //
@@ -691,30 +651,6 @@ int32_t vexfs_rust_truncate_file(struct vexfs_volume *volume,
 				 struct vexfs_timestamp now,
 				 uint32_t *more_out,
 				 struct vexfs_report *report);
-
-// Reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device; `*read` gets how many there were.
-// For hosts without a page cache.
-//
-// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_read_file(struct vexfs_volume *volume,
-			     uint64_t ino,
-			     uint64_t offset,
-			     uint8_t *buf,
-			     size_t len,
-			     size_t *read,
-			     struct vexfs_report *report);
-
-// Writes `len` bytes to file `ino` from byte `offset` on, through the device, and commits when it must.
-// For hosts without a page cache.
-//
-// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_write_file(struct vexfs_volume *volume,
-			      uint64_t ino,
-			      uint64_t offset,
-			      const uint8_t *data,
-			      size_t len,
-			      struct vexfs_timestamp now,
-			      struct vexfs_report *report);
 
 // Reads an attribute's value into the `len` bytes at `buf`; `*used` gets its length. With `len` 0 only the length is told.
 //
@@ -795,6 +731,104 @@ int32_t vexfs_rust_get_vector(const struct vexfs_volume *volume,
 			      size_t *used,
 			      struct vexfs_report *report);
 
+/*
+ * Self-tests: in the kernel's object only if that was linked with test hooks.
+ */
+#if !defined(__KERNEL__) || defined(VEXFS_TEST_HOOKS)
+
+// Formats a filesystem in 1 MiB of memory, works on it, commits, opens it again and compares.
+//
+// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
+int32_t vexfs_rust_test_basic(void);
+
+// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
+// 0 otherwise.
+//
+// # Panics
+// If `really` is 1.
+int32_t vexfs_rust_test_panic(uint32_t really);
+
+// Parses and prints vector attributes, and has one inherited by a new file.
+//
+// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
+int32_t vexfs_rust_test_vector_ops(void);
+
+#endif /* !__KERNEL__ || VEXFS_TEST_HOOKS */
+
+/*
+ * For hosts in userspace: not in the kernel's object.
+ */
+#ifndef __KERNEL__
+
+// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
+int32_t vexfs_rust_userspace_init(const struct vexfs_host_device *device,
+				  const struct vexfs_format_options *options,
+				  struct vexfs_report *report);
+
+// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
+int32_t vexfs_rust_kill(struct vexfs_volume *volume);
+
+// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
+// `*generation`, if not null, gets the newest durable generation.
+//
+// 0, or what the stages fail with; after a failure of the device the volume is dead.
+int32_t vexfs_rust_sync_fs(struct vexfs_volume *volume,
+			   struct vexfs_timestamp now,
+			   uint64_t *generation,
+			   struct vexfs_report *report);
+
+// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
+// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
+//
+// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
+int32_t vexfs_rust_fsync_file(struct vexfs_volume *volume,
+			      uint64_t ino,
+			      struct vexfs_timestamp now,
+			      struct vexfs_report *report);
+
+// Checks that regular file `ino` can be opened (`flags`: 0 or `VEXFS_OPEN_WRITE`) and reads it into `*out`. Nothing is
+// held: an open file is the host's matter.
+//
+// 0, `-EISDIR`, `-EINVAL` if it is no regular file, `-EROFS`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_open_file(const struct vexfs_volume *volume,
+			     uint64_t ino,
+			     uint32_t flags,
+			     struct vexfs_attr *out,
+			     struct vexfs_report *report);
+
+// The counterpart of `vexfs_rust_open_file`: tells with `*destroy` = 1 that the file has no name left, so that its last
+// user has to destroy it.
+//
+// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_release_file(const struct vexfs_volume *volume,
+				uint64_t ino,
+				uint32_t *destroy,
+				struct vexfs_report *report);
+
+// Reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device; `*read` gets how many there were.
+// For hosts without a page cache.
+//
+// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_read_file(struct vexfs_volume *volume,
+			     uint64_t ino,
+			     uint64_t offset,
+			     uint8_t *buf,
+			     size_t len,
+			     size_t *read,
+			     struct vexfs_report *report);
+
+// Writes `len` bytes to file `ino` from byte `offset` on, through the device, and commits when it must.
+// For hosts without a page cache.
+//
+// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_write_file(struct vexfs_volume *volume,
+			      uint64_t ino,
+			      uint64_t offset,
+			      const uint8_t *data,
+			      size_t len,
+			      struct vexfs_timestamp now,
+			      struct vexfs_report *report);
+
 // Writes the shape of vector file `ino` to `*out`: how many whole vectors it holds and where they are. Reads the device.
 //
 // 0, `-ENODATA` without a vector attribute, `-EINVAL` for a directory, `-ENOENT`, `-EUCLEAN`, `-EIO`.
@@ -818,22 +852,7 @@ int32_t vexfs_rust_vector_search(struct vexfs_volume *volume,
 				 uint32_t *found,
 				 struct vexfs_report *report);
 
-// Formats a filesystem in 1 MiB of memory, works on it, commits, opens it again and compares.
-//
-// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
-int32_t vexfs_rust_test_basic(void);
-
-// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
-// 0 otherwise.
-//
-// # Panics
-// If `really` is 1.
-int32_t vexfs_rust_test_panic(uint32_t really);
-
-// Parses and prints vector attributes, and has one inherited by a new file.
-//
-// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
-int32_t vexfs_rust_test_vector_ops(void);
+#endif /* !__KERNEL__ */
 
 // Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null. May sleep; must not
 // enter a filesystem.

@@ -12,7 +12,7 @@ modprobe loop
 
 step "load and unload"
 need "20 times" sh -c 'for i in $(seq 20); do insmod "$VEXFS_MODULE" && rmmod vexfs || exit 1; done'
-need "with its self-test" insmod "$VEXFS_MODULE" selftest=1
+need "with its self-test" insmod "$VEXFS_DIST/modules/$(uname -r)/test/vexfs.ko" selftest=1
 check "which passed" sh -c 'dmesg | grep -q "vexfs: self-test: passed"'
 
 step "not a VexFS"

@@ -2,11 +2,11 @@
 //! Making changes durable, in three stages so that the lock is not held while the device writes:
 //! begin (exclusive), write (no lock), finish (exclusive). One commit may be under way at a time.
 
-use crate::abi::{Answer, FAULT, Report, Timestamp, answer};
+use crate::abi::{FAULT, Report, Timestamp, answer};
 use crate::handle::{CommitHandle, Room, VolumeHandle, exclusive, take};
 use crate::pointer::Place;
 use core::ptr;
-use vexfs::{Device, Error, Ino};
+use vexfs::Error;
 
 /// Freezes the running transaction. `*out` gets the commit, or null if nothing has changed since the last one.
 ///
@@ -67,53 +67,6 @@ pub unsafe extern "C" fn vexfs_rust_commit_finish(
         let volume = unsafe { exclusive(volume)? };
         for handle in commit? {
             volume.finish(&handle.commit, handle.result.unwrap_or(Err(Error::Dead)))?;
-        }
-        Ok(())
-    })
-}
-
-/// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
-/// `*generation`, if not null, gets the newest durable generation.
-///
-/// 0, or what the stages fail with; after a failure of the device the volume is dead.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_sync_fs(
-    volume: *mut VolumeHandle,
-    now: Timestamp,
-    generation: *mut u64,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || -> Answer {
-        // SAFETY: the crate's contract.
-        let (volume, out) = unsafe { (exclusive(volume)?, Place::optional(generation)) };
-        let durable = volume.commit(now.into())?;
-        if let Some(out) = out {
-            out.set(durable.0);
-        }
-        Ok(())
-    })
-}
-
-/// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-/// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
-///
-/// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_fsync_file(
-    volume: *mut VolumeHandle,
-    ino: u64,
-    now: Timestamp,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || -> Answer {
-        // SAFETY: the crate's contract.
-        let volume = unsafe { exclusive(volume)? };
-        volume.resolve(|volume| volume.inode(Ino(ino)))?;
-        if volume.is_dirty() {
-            volume.commit(now.into())?;
-        } else if let Err(error) = volume.device().flush() {
-            volume.kill();
-            return Err(Error::from(error).into());
         }
         Ok(())
     })

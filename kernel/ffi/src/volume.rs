@@ -2,19 +2,32 @@
 //! Opening and closing a volume, its figures, and bringing in what an operation missed.
 
 use crate::abi::{
-    ABI_VERSION, Answer, FAULT, Figures, FormatOptions, HostDevice, INVALID, Report, State, answer,
-    plain,
+    ABI_VERSION, Answer, FAULT, Figures, HostDevice, INVALID, Report, State, answer, plain,
 };
 use crate::device::KernelDevice;
 use crate::handle::{NodeHandle, VolumeHandle, exclusive, give, shared, take};
 use crate::pointer::{Place, bytes_mut, input};
-use vexfs::{MkfsOptions, OpenOptions, Volume};
+use vexfs::{MkfsOptions, OpenOptions, Time, Volume};
 
 /// `fill_super`: refuse every change.
 pub const OPEN_READ_ONLY: u32 = 1;
 
 /// Text of [`vexfs_rust_get_version`].
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What mkfs is to make, where nothing else is said: blocks of 4096 bytes, owned by root, without a UUID of its own.
+pub(crate) fn mkfs_options(bytes: u64, label: &[u8], now: Time) -> MkfsOptions<'_> {
+    MkfsOptions {
+        bytes,
+        block_bytes: 4096,
+        label,
+        uuid: [0; 16],
+        hash_key: [0; 16],
+        now,
+        root_uid: 0,
+        root_gid: 0,
+    }
+}
 
 /// Prepares the library. `abi_version` is the `VEXFS_ABI_VERSION` of the caller's header.
 ///
@@ -101,35 +114,6 @@ pub unsafe extern "C" fn vexfs_rust_cleanup_superblock(volume: *mut VolumeHandle
     })
 }
 
-/// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_userspace_init(
-    device: *const HostDevice,
-    options: *const FormatOptions,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (host, options) = unsafe { (*input(device)?, input(options)?) };
-        let device = KernelDevice::new(host)?;
-        let label = options.label.get(..options.label_len as usize).ok_or(INVALID)?;
-        vexfs::mkfs(
-            &device,
-            &MkfsOptions {
-                bytes: options.bytes,
-                block_bytes: options.block_bytes,
-                label,
-                uuid: options.uuid,
-                hash_key: options.hash_key,
-                now: options.now.into(),
-                root_uid: options.root_uid,
-                root_gid: options.root_gid,
-            },
-        )?;
-        Ok(())
-    })
-}
-
 /// Writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_statfs(
@@ -184,16 +168,6 @@ pub unsafe extern "C" fn vexfs_rust_set_read_only(
     plain(|| {
         // SAFETY: the crate's contract.
         unsafe { exclusive(volume)? }.set_read_only(read_only);
-        Ok(())
-    })
-}
-
-/// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_kill(volume: *mut VolumeHandle) -> i32 {
-    plain(|| {
-        // SAFETY: the crate's contract.
-        unsafe { exclusive(volume)? }.kill();
         Ok(())
     })
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Extended attributes, by their full names ("user.x"). `vexfs.vector` is not among them: see [`crate::vector`].
+//! Extended attributes, by their full names ("user.x"), and the vector attribute (`vexfs.vector`), which is none of them:
+//! the engine keeps it as a structure.
 
 use crate::abi::{
     Answer, INVALID, RANGE, Report, SetAttrs, Timestamp, XATTR_CREATE, XATTR_REPLACE, answer,
@@ -8,7 +9,8 @@ use crate::device::KernelDevice;
 use crate::handle::{VolumeHandle, exclusive, fill};
 use crate::inode::changed;
 use crate::pointer::{bytes, input};
-use vexfs::{Ino, Volume, XattrMode};
+use core::fmt::{self, Write as _};
+use vexfs::{Error, Ino, VectorLayout, Volume, XattrMode};
 
 unsafe fn attribute<'a>(name: *const u8, len: u32) -> Answer<&'a [u8]> {
     match len {
@@ -156,4 +158,70 @@ pub unsafe extern "C" fn vexfs_rust_set_acl(
         volume.acl_set(Ino(ino), name, value, &changed(attrs)?)?;
         Ok(())
     })
+}
+
+/// Sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
+///
+/// 0; `-EINVAL` with a message if the text is wrong or the file is not empty; `-ENOENT`, `-EROFS`, `-EAGAIN`,
+/// `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_set_vector(
+    volume: *mut VolumeHandle,
+    ino: u64,
+    text: *const u8,
+    len: usize,
+    now: Timestamp,
+    report: *mut Report,
+) -> i32 {
+    answer(report, || {
+        // SAFETY: the crate's contract.
+        let (volume, text) = unsafe { (exclusive(volume)?, bytes(text, len)?) };
+        let layout = if len == 0 {
+            None
+        } else {
+            let text = core::str::from_utf8(text).map_err(|_| INVALID)?;
+            Some(VectorLayout::parse(text)?)
+        };
+        volume.set_vector(Ino(ino), layout.as_ref(), now.into())?;
+        Ok(())
+    })
+}
+
+struct Text<'a> {
+    target: &'a mut [u8],
+    len: usize,
+}
+
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(place) = self.target.get_mut(self.len..self.len + text.len()) {
+            place.copy_from_slice(text.as_bytes());
+        }
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+/// Writes the text of the vector attribute of `ino` (no zero behind it) to the `len` bytes at `buf`; `*used` gets its
+/// length. With `len` 0 only the length is told.
+///
+/// 0, `-ENODATA` without one, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_get_vector(
+    volume: *const VolumeHandle,
+    ino: u64,
+    buf: *mut u8,
+    len: usize,
+    used: *mut usize,
+    report: *mut Report,
+) -> i32 {
+    let print = |volume: &Volume<KernelDevice>, target: &mut [u8]| {
+        let layout = volume.vector(Ino(ino))?.ok_or(Error::NoAttr)?;
+        let mut text = Text { target, len: 0 };
+        // Cannot fail: it counts what does not fit.
+        let _ = write!(text, "{layout}");
+        if len != 0 && text.len > len { Err(RANGE) } else { Ok(text.len) }
+    };
+    // SAFETY: the crate's contract.
+    unsafe { fill(volume, (buf, len), used, report, print) }
 }
