@@ -12,14 +12,20 @@
 /* Entries are copied out of the engine in batches: readers' buffers may fault. */
 #define VEXFS_READDIR_BYTES 8192
 
-static const u8 *vexfs_name(const struct dentry *dentry)
+/* Where the engine finds the name of @dentry, which is in @dir. */
+static struct vexfs_name_at vexfs_name_at(const struct inode *dir, const struct dentry *dentry)
 {
-	return dentry->d_name.name;
+	return (struct vexfs_name_at){
+		.dir = dir->i_ino,
+		.name = dentry->d_name.name,
+		.len = dentry->d_name.len,
+	};
 }
 
 static struct dentry *vexfs_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct inode *inode = NULL;
 	struct vexfs_attr attr;
 	struct vexfs_op op;
@@ -30,8 +36,7 @@ static struct dentry *vexfs_lookup(struct inode *dir, struct dentry *dentry, uns
 		return ERR_PTR(-ENAMETOOLONG);
 	vexfs_op_init(&op, fs, VEXFS_SHARED);
 	err = vexfs_run(&op, (changes = fs->changes,
-			      vexfs_rust_lookup_inode(fs->volume, dir->i_ino, vexfs_name(dentry),
-						      dentry->d_name.len, &attr, &op.report)));
+			      vexfs_rust_lookup_inode(fs->volume, &at, &attr, &op.report)));
 	if (!err)
 		inode = vexfs_iget(dir->i_sb, attr.ino, &attr, changes);
 	else if (err != -ENOENT)
@@ -79,7 +84,8 @@ out:
 	return err;
 }
 
-static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *inode, dev_t rdev)
+static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *inode, dev_t rdev,
+			    const char *target)
 {
 	*attrs = (struct vexfs_new_attrs){
 		.now = vexfs_time(inode_get_ctime(inode)),
@@ -87,6 +93,8 @@ static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *i
 		.uid = i_uid_read(inode),
 		.gid = i_gid_read(inode),
 		.rdev = new_encode_dev(rdev),
+		.target = target,
+		.target_len = target ? strlen(target) : 0,
 	};
 }
 
@@ -174,8 +182,7 @@ static int vexfs_remove(struct inode *dir, struct dentry *dentry, struct inode *
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
 	struct vexfs_timestamp now = vexfs_now();
-	const u8 *name = vexfs_name(dentry);
-	u32 len = dentry->d_name.len;
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct vexfs_attr attr, dir_attr;
 	struct vexfs_op op;
 
@@ -183,11 +190,11 @@ static int vexfs_remove(struct inode *dir, struct dentry *dentry, struct inode *
 	op.inode[0] = dir;
 	op.inode[1] = inode;
 	if (S_ISDIR(inode->i_mode))
-		return vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino, name, len, now,
-							    &attr, &dir_attr, &op.report) ?:
+		return vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, &at, now, &attr,
+							    &dir_attr, &op.report) ?:
 				      vexfs_removed(dir, inode, &attr, &dir_attr, now));
-	return vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino, name, len, now,
-						     &attr, &dir_attr, &op.report) ?:
+	return vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, &at, now, &attr,
+						     &dir_attr, &op.report) ?:
 			      vexfs_removed(dir, inode, &attr, &dir_attr, now));
 }
 
@@ -197,9 +204,8 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
 	struct posix_acl *default_acl = NULL, *acl = NULL;
 	struct vexfs_attr attr, dir_attr;
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct vexfs_new_attrs attrs;
-	const u8 *name = vexfs_name(dentry);
-	u32 len = dentry->d_name.len;
 	struct vexfs_op op;
 	struct inode *inode;
 	char *link = NULL;
@@ -220,23 +226,13 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 			goto out_inode;
 	}
 
-	vexfs_new_attrs(&attrs, inode, rdev);
+	vexfs_new_attrs(&attrs, inode, rdev, target);
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
 	op.inode[0] = dir;
 	op.inode[1] = inode;
-	if (S_ISDIR(mode))
-		err = vexfs_run(&op, vexfs_rust_create_dir(fs->volume, dir->i_ino, name, len,
-							   &attrs, &attr, &dir_attr, &op.report) ?:
-				     vexfs_made(dir, inode, &attr, &dir_attr));
-	else if (target)
-		err = vexfs_run(&op, vexfs_rust_symlink(fs->volume, dir->i_ino, name, len,
-							(const u8 *)target, strlen(target), &attrs,
-							&attr, &dir_attr, &op.report) ?:
-				     vexfs_made(dir, inode, &attr, &dir_attr));
-	else
-		err = vexfs_run(&op, vexfs_rust_create_file(fs->volume, dir->i_ino, name, len,
-							    &attrs, &attr, &dir_attr, &op.report) ?:
-				     vexfs_made(dir, inode, &attr, &dir_attr));
+	err = vexfs_run(&op, vexfs_rust_create(fs->volume, &at, &attrs, &attr, &dir_attr,
+					       &op.report) ?:
+			     vexfs_made(dir, inode, &attr, &dir_attr));
 	if (!err)
 		err = vexfs_adopt(inode, &attr);
 	vexfs_release_newborn(inode);
@@ -310,7 +306,7 @@ static int vexfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file
 		err = -ENOMEM;
 		goto out;
 	}
-	vexfs_new_attrs(&attrs, inode, 0);
+	vexfs_new_attrs(&attrs, inode, 0, NULL);
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
 	op.inode[0] = inode;
 	err = vexfs_run(&op, vexfs_rust_new_inode(fs->volume, &attrs, &attr, &op.report));
@@ -352,6 +348,7 @@ static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dent
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
 	struct inode *inode = d_inode(old);
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct vexfs_attr attr, dir_attr;
 	struct vexfs_timestamp now = vexfs_now();
 	struct vexfs_op op;
@@ -360,9 +357,8 @@ static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dent
 	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
 	op.inode[0] = dir;
 	op.inode[1] = inode;
-	err = vexfs_run(&op, vexfs_rust_link(fs->volume, inode->i_ino, dir->i_ino,
-					     vexfs_name(dentry), dentry->d_name.len, now,
-					     &attr, &dir_attr, &op.report) ?:
+	err = vexfs_run(&op, vexfs_rust_link(fs->volume, inode->i_ino, &at, now, &attr,
+					     &dir_attr, &op.report) ?:
 			     vexfs_linked(dir, inode, &attr, &dir_attr, now));
 	if (err)
 		return err;
@@ -402,12 +398,8 @@ static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct d
 	struct vexfs_fs *fs = VEXFS_SB(old_dir->i_sb);
 	struct inode *inode = d_inode(old_dentry), *other = d_inode(new_dentry);
 	struct vexfs_timestamp now = vexfs_now();
-	struct vexfs_name_at from = {
-		.dir = old_dir->i_ino, .name = vexfs_name(old_dentry), .len = old_dentry->d_name.len,
-	};
-	struct vexfs_name_at to = {
-		.dir = new_dir->i_ino, .name = vexfs_name(new_dentry), .len = new_dentry->d_name.len,
-	};
+	struct vexfs_name_at from = vexfs_name_at(old_dir, old_dentry);
+	struct vexfs_name_at to = vexfs_name_at(new_dir, new_dentry);
 	struct vexfs_rename_result *result;
 	struct vexfs_op op;
 	u32 engine_flags = 0;

@@ -25,7 +25,7 @@
 
 
 // Version of this interface; `vexfs_rust_init` refuses another one.
-#define VEXFS_ABI_VERSION 4
+#define VEXFS_ABI_VERSION 5
 
 // The call is through.
 #define VEXFS_WANT_NOTHING 0
@@ -249,9 +249,15 @@ struct vexfs_new_attrs {
 	uint32_t gid;
 	// Device number of a special file, as `new_encode_dev`.
 	uint32_t rdev;
+	// Target of a symbolic link.
+	const uint8_t *target;
+	// Its bytes, 1 to 4095; 0 for everything else.
+	uint32_t target_len;
+	// Zero.
+	uint32_t reserved;
 };
 
-// Where a rename starts or ends.
+// A name in a directory: bytes, 1 to 255 of them, without a slash or a zero.
 struct vexfs_name_at {
 	// The directory.
 	uint64_t dir;
@@ -478,13 +484,11 @@ int32_t vexfs_rust_next_orphan(const struct vexfs_volume *volume,
 			       uint64_t *ino,
 			       struct vexfs_report *report);
 
-// Finds a name in directory `dir` and reads its inode into `*out`.
+// Finds a name and reads its inode into `*out`.
 //
 // 0, `-ENOENT`, `-ENOTDIR`, `-ENAMETOOLONG`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_lookup_inode(const struct vexfs_volume *volume,
-				uint64_t dir,
-				const uint8_t *name_at,
-				uint32_t name_len,
+				const struct vexfs_name_at *at,
 				struct vexfs_attr *out,
 				struct vexfs_report *report);
 
@@ -501,41 +505,17 @@ int32_t vexfs_rust_readdir(const struct vexfs_volume *volume,
 			   size_t *used,
 			   struct vexfs_report *report);
 
-// Makes a file of any type but directory and symbolic link, under a name in `dir`.
+// Makes what `attrs` says under a name: a file, directory, symbolic link or special file. `*out` gets the inode.
 //
-// 0; `-EINVAL` for one of those; `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`,
-// `-ENOMEM`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_create_file(struct vexfs_volume *volume,
-			       uint64_t dir,
-			       const uint8_t *name_at,
-			       uint32_t name_len,
-			       const struct vexfs_new_attrs *attrs,
-			       struct vexfs_attr *out,
-			       struct vexfs_attr *dir_out,
-			       struct vexfs_report *report);
-
-// Makes a directory. As `vexfs_rust_create_file`, and `-EMLINK`; the mode's type must be a directory's.
-int32_t vexfs_rust_create_dir(struct vexfs_volume *volume,
-			      uint64_t dir,
-			      const uint8_t *name_at,
-			      uint32_t name_len,
-			      const struct vexfs_new_attrs *attrs,
-			      struct vexfs_attr *out,
-			      struct vexfs_attr *dir_out,
-			      struct vexfs_report *report);
-
-// Makes a symbolic link to the `target_len` bytes (1 to 4095) at `target`. As `vexfs_rust_create_file`; the mode's type
-// must be a symbolic link's.
-int32_t vexfs_rust_symlink(struct vexfs_volume *volume,
-			   uint64_t dir,
-			   const uint8_t *name_at,
-			   uint32_t name_len,
-			   const uint8_t *target,
-			   uint32_t target_len,
-			   const struct vexfs_new_attrs *attrs,
-			   struct vexfs_attr *out,
-			   struct vexfs_attr *dir_out,
-			   struct vexfs_report *report);
+// 0; `-EINVAL` for a mode without a type, for a target of anything but a symbolic link, and for a link without one;
+// `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-EMLINK`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`,
+// `-EIO`.
+int32_t vexfs_rust_create(struct vexfs_volume *volume,
+			  const struct vexfs_name_at *at,
+			  const struct vexfs_new_attrs *attrs,
+			  struct vexfs_attr *out,
+			  struct vexfs_attr *dir_out,
+			  struct vexfs_report *report);
 
 // Reads a symbolic link's target and a zero behind it into the `len` bytes at `buf`; `*used` gets its length without the zero.
 //
@@ -549,12 +529,10 @@ int32_t vexfs_rust_readlink(const struct vexfs_volume *volume,
 
 // Gives inode `ino` one more name. `*out` gets the inode after it.
 //
-// 0, `-EEXIST`, `-EISDIR`, `-EMLINK`, and as `vexfs_rust_create_file`.
+// 0, `-EEXIST`, `-EISDIR`, `-EMLINK`, and as `vexfs_rust_create`.
 int32_t vexfs_rust_link(struct vexfs_volume *volume,
 			uint64_t ino,
-			uint64_t dir,
-			const uint8_t *name_at,
-			uint32_t name_len,
+			const struct vexfs_name_at *at,
 			struct vexfs_timestamp now,
 			struct vexfs_attr *out,
 			struct vexfs_attr *dir_out,
@@ -565,9 +543,7 @@ int32_t vexfs_rust_link(struct vexfs_volume *volume,
 //
 // 0, `-ENOENT`, `-EISDIR`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_unlink_file(struct vexfs_volume *volume,
-			       uint64_t dir,
-			       const uint8_t *name_at,
-			       uint32_t name_len,
+			       const struct vexfs_name_at *at,
 			       struct vexfs_timestamp now,
 			       struct vexfs_attr *out,
 			       struct vexfs_attr *dir_out,
@@ -575,9 +551,7 @@ int32_t vexfs_rust_unlink_file(struct vexfs_volume *volume,
 
 // Removes an empty directory. As `vexfs_rust_unlink_file`, with `-ENOTEMPTY` and `-ENOTDIR`.
 int32_t vexfs_rust_remove_dir(struct vexfs_volume *volume,
-			      uint64_t dir,
-			      const uint8_t *name_at,
-			      uint32_t name_len,
+			      const struct vexfs_name_at *at,
 			      struct vexfs_timestamp now,
 			      struct vexfs_attr *out,
 			      struct vexfs_attr *dir_out,
@@ -785,6 +759,30 @@ int32_t vexfs_rust_fsync_file(struct vexfs_volume *volume,
 			      uint64_t ino,
 			      struct vexfs_timestamp now,
 			      struct vexfs_report *report);
+
+// `vexfs_rust_create` of anything but a directory or a symbolic link, for which it returns `-EINVAL`.
+int32_t vexfs_rust_create_file(struct vexfs_volume *volume,
+			       const struct vexfs_name_at *at,
+			       const struct vexfs_new_attrs *attrs,
+			       struct vexfs_attr *out,
+			       struct vexfs_attr *dir_out,
+			       struct vexfs_report *report);
+
+// `vexfs_rust_create` of a directory; `-EINVAL` for anything else.
+int32_t vexfs_rust_create_dir(struct vexfs_volume *volume,
+			      const struct vexfs_name_at *at,
+			      const struct vexfs_new_attrs *attrs,
+			      struct vexfs_attr *out,
+			      struct vexfs_attr *dir_out,
+			      struct vexfs_report *report);
+
+// `vexfs_rust_create` of a symbolic link; `-EINVAL` for anything else.
+int32_t vexfs_rust_symlink(struct vexfs_volume *volume,
+			   const struct vexfs_name_at *at,
+			   const struct vexfs_new_attrs *attrs,
+			   struct vexfs_attr *out,
+			   struct vexfs_attr *dir_out,
+			   struct vexfs_report *report);
 
 // Checks that regular file `ino` can be opened (`flags`: 0 or `VEXFS_OPEN_WRITE`) and reads it into `*out`. Nothing is
 // held: an open file is the host's matter.

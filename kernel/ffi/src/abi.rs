@@ -7,7 +7,7 @@ use core::mem::{align_of, size_of};
 use vexfs::{Error, Inode, Mapping, MappingKind, Missing, Time};
 
 /// Version of this interface; [`crate::volume::vexfs_rust_init`] refuses another one.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The call is through.
 pub const WANT_NOTHING: u32 = 0;
@@ -114,9 +114,23 @@ pub struct Attr {
     pub vector: u32,
 }
 
+/// A name in a directory: bytes, 1 to 255 of them, without a slash or a zero.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NameAt {
+    /// The directory.
+    pub dir: u64,
+    /// The name.
+    pub name: *const u8,
+    /// Its bytes.
+    pub len: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// What a new inode is to be.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct NewAttrs {
     /// Its four times.
     pub now: Timestamp,
@@ -128,6 +142,12 @@ pub struct NewAttrs {
     pub gid: u32,
     /// Device number of a special file, as `new_encode_dev`.
     pub rdev: u32,
+    /// Target of a symbolic link.
+    pub target: *const u8,
+    /// Its bytes, 1 to 4095; 0 for everything else.
+    pub target_len: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Attributes to change.

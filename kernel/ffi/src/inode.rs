@@ -6,7 +6,7 @@ use crate::abi::{
     SetAttrs, answer,
 };
 use crate::handle::{VolumeHandle, exclusive, shared, step};
-use crate::pointer::{Place, input};
+use crate::pointer::{Place, bytes, input};
 use vexfs::{Ino, NewInode, SetAttr};
 
 /// Reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
@@ -60,8 +60,9 @@ pub unsafe extern "C" fn vexfs_rust_new_inode(
 ) -> i32 {
     answer(report, || {
         // SAFETY: the crate's contract.
-        let (volume, attrs, out) = unsafe { (exclusive(volume)?, input(attrs)?, Place::new(out)?) };
-        out.set(Attr::from(&volume.create_unnamed(&new_inode(attrs, &[]))?));
+        let (volume, new, out) =
+            unsafe { (exclusive(volume)?, new_inode(attrs)?, Place::new(out)?) };
+        out.set(Attr::from(&volume.create_unnamed(&new)?));
         Ok(())
     })
 }
@@ -83,15 +84,23 @@ pub(crate) fn changed(attrs: &SetAttrs) -> Answer<SetAttr> {
     })
 }
 
-pub(crate) fn new_inode<'a>(attrs: &NewAttrs, target: &'a [u8]) -> NewInode<'a> {
-    NewInode {
+/// What C says a new inode is to be.
+///
+/// # Safety
+/// Rule 1 of the crate's contract, for `attrs` and for the target in it.
+pub(crate) unsafe fn new_inode<'a>(attrs: *const NewAttrs) -> Answer<NewInode<'a>> {
+    // SAFETY: rule 1 for `attrs`.
+    let attrs = unsafe { input(attrs)? };
+    // SAFETY: rule 1 for the target.
+    let target = unsafe { bytes(attrs.target, attrs.target_len as usize)? };
+    Ok(NewInode {
         mode: attrs.mode,
         uid: attrs.uid,
         gid: attrs.gid,
         rdev: attrs.rdev,
         target,
         now: attrs.now.into(),
-    }
+    })
 }
 
 /// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again. One that has

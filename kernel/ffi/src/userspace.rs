@@ -4,13 +4,16 @@
 //! None of it is in the kernel's object. The harness in `kernel/harness` tests it with everything else.
 
 use crate::abi::{
-    Answer, Attr, FormatOptions, HostDevice, INVALID, Refusal, Report, Timestamp, answer, plain,
+    Answer, Attr, FormatOptions, HostDevice, INVALID, NameAt, NewAttrs, Refusal, Report, Timestamp,
+    answer, plain,
 };
 use crate::device::KernelDevice;
 use crate::handle::{VolumeHandle, exclusive, shared};
+use crate::inode::new_inode;
+use crate::names::change_name;
 use crate::pointer::{Place, bytes, bytes_mut, input};
 use crate::volume::mkfs_options;
-use vexfs::{Device, Error, Ino, Inode, MkfsOptions};
+use vexfs::{Device, Error, FileType, Ino, Inode, MkfsOptions};
 
 /// `open_file`: the file is to be written.
 pub const OPEN_WRITE: u32 = 1;
@@ -97,6 +100,86 @@ pub unsafe extern "C" fn vexfs_rust_fsync_file(
         }
         Ok(())
     })
+}
+
+/// `vexfs_rust_create` of something whose type `fits`; a symbolic link needs its target before the volume is looked at.
+///
+/// # Safety
+/// The contract of `vexfs_rust_create`.
+unsafe fn create_of(
+    fits: fn(FileType) -> bool,
+    volume: *mut VolumeHandle,
+    at: *const NameAt,
+    attrs: *const NewAttrs,
+    (out, dir_out): (*mut Attr, *mut Attr),
+    report: *mut Report,
+) -> i32 {
+    // SAFETY: `change_name` has the same contract; rule 1 for `attrs` and its target.
+    unsafe {
+        change_name(volume, at, (out, dir_out), report, |volume, dir, name| {
+            let new = new_inode(attrs)?;
+            let kind = FileType::from_mode(new.mode).ok_or(INVALID)?;
+            if !fits(kind) || (kind == FileType::Symlink && new.target.is_empty()) {
+                return Err(INVALID);
+            }
+            Ok(volume.create(dir, name, &new)?)
+        })
+    }
+}
+
+/// `vexfs_rust_create` of anything but a directory or a symbolic link, for which it returns `-EINVAL`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_create_file(
+    volume: *mut VolumeHandle,
+    at: *const NameAt,
+    attrs: *const NewAttrs,
+    out: *mut Attr,
+    dir_out: *mut Attr,
+    report: *mut Report,
+) -> i32 {
+    // SAFETY: `create_of` has the same contract.
+    unsafe {
+        create_of(
+            |kind| !matches!(kind, FileType::Directory | FileType::Symlink),
+            volume,
+            at,
+            attrs,
+            (out, dir_out),
+            report,
+        )
+    }
+}
+
+/// `vexfs_rust_create` of a directory; `-EINVAL` for anything else.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_create_dir(
+    volume: *mut VolumeHandle,
+    at: *const NameAt,
+    attrs: *const NewAttrs,
+    out: *mut Attr,
+    dir_out: *mut Attr,
+    report: *mut Report,
+) -> i32 {
+    // SAFETY: `create_of` has the same contract.
+    unsafe {
+        create_of(|kind| kind == FileType::Directory, volume, at, attrs, (out, dir_out), report)
+    }
+}
+
+/// `vexfs_rust_create` of a symbolic link; `-EINVAL` for anything else.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_symlink(
+    volume: *mut VolumeHandle,
+    at: *const NameAt,
+    attrs: *const NewAttrs,
+    out: *mut Attr,
+    dir_out: *mut Attr,
+    report: *mut Report,
+) -> i32 {
+    // SAFETY: `create_of` has the same contract.
+    unsafe {
+        create_of(|kind| kind == FileType::Symlink, volume, at, attrs, (out, dir_out), report)
+    }
 }
 
 fn regular(inode: &Inode) -> Answer {
