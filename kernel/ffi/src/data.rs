@@ -11,9 +11,9 @@ use vexfs::{FileBlock, Ino, Time};
 /// A time, or none where the pointer is null.
 ///
 /// # Safety
-/// If not null, `now` points at a live timestamp.
+/// Rule 1 of the crate's contract for `now`.
 unsafe fn time(now: *const Timestamp) -> Option<Time> {
-    // SAFETY: by this function's contract.
+    // SAFETY: rule 1 for `now`.
     unsafe { now.as_ref() }.map(|now| (*now).into())
 }
 
@@ -25,8 +25,8 @@ fn range(block: u64, count: u64) -> Answer {
     Ok(())
 }
 
-/// Finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there, of at most `count` blocks.
-/// What does not exist is a hole.
+/// `Volume::map`: finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there,
+/// of at most `count` blocks. What does not exist is a hole.
 ///
 /// 0, `-EINVAL`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn vexfs_rust_map(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         range(block, count)?;
         out.set(volume.map(Ino(ino), FileBlock(block), count)?.into());
@@ -47,7 +47,8 @@ pub unsafe extern "C" fn vexfs_rust_map(
     })
 }
 
-/// As `vexfs_rust_map`, but where there is nothing yet it allocates unwritten blocks. `*out` may be shorter than asked.
+/// `Volume::allocate`: as `vexfs_rust_map`, but where there is nothing yet it allocates unwritten blocks. `*out` may
+/// be shorter than asked.
 ///
 /// 0, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -60,7 +61,7 @@ pub unsafe extern "C" fn vexfs_rust_allocate(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (exclusive(volume)?, Place::new(out)?) };
         range(block, count)?;
         out.set(volume.allocate(Ino(ino), FileBlock(block), count)?.into());
@@ -68,8 +69,9 @@ pub unsafe extern "C" fn vexfs_rust_allocate(
     })
 }
 
-/// After the data of these blocks has reached the device: unwritten blocks become written, and the size grows to
-/// `new_size` if it was below (`VEXFS_KEEP_SIZE`: it stays). `now`: the new mtime, or null. While `*more` is 1, call it again.
+/// `Volume::mark_written`: after the data of these blocks has reached the device: unwritten blocks become written,
+/// and the size grows to `new_size` if it was below (`VEXFS_KEEP_SIZE`: it stays). `now`: the new mtime, or null.
+/// While `*more` is 1, call it again.
 ///
 /// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -83,7 +85,7 @@ pub unsafe extern "C" fn vexfs_rust_mark_written(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract.
+    // SAFETY: `step` has the same contract; rule 1 for `now`.
     unsafe {
         step(volume, more_out, report, |volume| {
             range(block, count)?;
@@ -93,8 +95,8 @@ pub unsafe extern "C" fn vexfs_rust_mark_written(
     }
 }
 
-/// Frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While `*more` is 1, call it
-/// again.
+/// `Volume::punch`: frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While
+/// `*more` is 1, call it again.
 ///
 /// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -107,7 +109,7 @@ pub unsafe extern "C" fn vexfs_rust_punch(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract.
+    // SAFETY: `step` has the same contract; rule 1 for `now`.
     unsafe {
         step(volume, more_out, report, |volume| {
             range(block, count)?;
@@ -116,8 +118,8 @@ pub unsafe extern "C" fn vexfs_rust_punch(
     }
 }
 
-/// Sets the size of file `ino`; what lies past it is freed. The host zeroes the rest of the last block. While `*more`
-/// is 1, call it again.
+/// `Volume::set_size`: sets the size of file `ino`; what lies past it is freed. The host zeroes the rest of the last
+/// block. While `*more` is 1, call it again.
 ///
 /// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -129,7 +131,7 @@ pub unsafe extern "C" fn vexfs_rust_truncate_file(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract.
+    // SAFETY: `step` has the same contract.
     unsafe {
         step(volume, more_out, report, |volume| Ok(volume.set_size(Ino(ino), size, now.into())?))
     }

@@ -62,7 +62,7 @@ pub(crate) unsafe fn change_name(
     })
 }
 
-/// Finds a name and reads its inode into `*out`.
+/// `Volume::lookup` and `Volume::inode`: finds a name and reads its inode into `*out`.
 ///
 /// 0, `-ENOENT`, `-ENOTDIR`, `-ENAMETOOLONG`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -81,9 +81,9 @@ pub unsafe extern "C" fn vexfs_rust_lookup_inode(
     })
 }
 
-/// Packs entries of directory `dir` from `cookie` on (0 at the start, then the last record's) into the `len` bytes at
-/// `buf`, which are aligned to 8: records of `struct vexfs_dir_record`. `*used` gets the bytes that were filled; 0 bytes
-/// and success is the end. '.' and '..' are not among them.
+/// `Volume::readdir`: packs entries of directory `dir` from `cookie` on (0 at the start, then the last record's) into
+/// the `len` bytes at `buf`, which are aligned to 8: records of `struct vexfs_dir_record`. `*used` gets the bytes
+/// that were filled; 0 bytes and success is the end. '.' and '..' are not among them.
 ///
 /// 0, `-ERANGE` if not even one entry fits (296 bytes always do), `-ENOTDIR`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -128,11 +128,12 @@ pub unsafe extern "C" fn vexfs_rust_readdir(
         })?;
         if full && filled == 0 { Err(RANGE) } else { Ok(filled) }
     };
-    // SAFETY: the crate's contract.
+    // SAFETY: `fill` has the same contract.
     unsafe { fill(volume, (buf, len), used, report, pack) }
 }
 
-/// Makes what `attrs` says under a name: a file, directory, symbolic link or special file. `*out` gets the inode.
+/// `Volume::create`: makes what `attrs` says under a name: a file, directory, symbolic link or special file. `*out`
+/// gets the inode.
 ///
 /// 0; `-EINVAL` for a mode without a type, for a target of anything but a symbolic link, and for a link without one;
 /// `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-EMLINK`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`,
@@ -154,7 +155,8 @@ pub unsafe extern "C" fn vexfs_rust_create(
     }
 }
 
-/// Reads a symbolic link's target and a zero behind it into the `len` bytes at `buf`; `*used` gets its length without the zero.
+/// `Volume::readlink`: reads a symbolic link's target and a zero behind it into the `len` bytes at `buf`; `*used`
+/// gets its length without the zero.
 ///
 /// 0, `-ERANGE` if it does not fit (4096 always do), `-EINVAL` if it is none, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -173,11 +175,11 @@ pub unsafe extern "C" fn vexfs_rust_readlink(
         *rest.first_mut().ok_or(RANGE)? = 0;
         Ok(target.len())
     };
-    // SAFETY: the crate's contract.
+    // SAFETY: `fill` has the same contract.
     unsafe { fill(volume, (buf, len), used, report, copy) }
 }
 
-/// Gives inode `ino` one more name. `*out` gets the inode after it.
+/// `Volume::link`: gives inode `ino` one more name. `*out` gets the inode after it.
 ///
 /// 0, `-EEXIST`, `-EISDIR`, `-EMLINK`, and as `vexfs_rust_create`.
 #[unsafe(no_mangle)]
@@ -198,8 +200,8 @@ pub unsafe extern "C" fn vexfs_rust_link(
     }
 }
 
-/// Takes a name away from something that is no directory. `*out` gets the inode after it: if its `nlink` is 0, destroy
-/// it with `vexfs_rust_destroy_inode` once nobody uses it.
+/// `Volume::unlink`: takes a name away from something that is no directory. `*out` gets the inode after it: if its
+/// `nlink` is 0, destroy it with `vexfs_rust_destroy_inode` once nobody uses it.
 ///
 /// 0, `-ENOENT`, `-EISDIR`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -219,7 +221,7 @@ pub unsafe extern "C" fn vexfs_rust_unlink_file(
     }
 }
 
-/// Removes an empty directory. As `vexfs_rust_unlink_file`, with `-ENOTEMPTY` and `-ENOTDIR`.
+/// `Volume::rmdir`: removes an empty directory. As `vexfs_rust_unlink_file`, with `-ENOTEMPTY` and `-ENOTDIR`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_remove_dir(
     volume: *mut VolumeHandle,
@@ -249,7 +251,8 @@ pub struct RenameResult {
     pub to_dir: Attr,
 }
 
-/// Moves a name. `flags`: 0, `VEXFS_RENAME_NOREPLACE` or `VEXFS_RENAME_EXCHANGE`. `*out` may not be null.
+/// `Volume::rename`: moves a name. `flags`: 0, `VEXFS_RENAME_NOREPLACE` or `VEXFS_RENAME_EXCHANGE`. `*out` may not be
+/// null.
 ///
 /// 0; `-EINVAL` for both flags or a directory moved into itself; `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-EISDIR`,
 /// `-ENOTEMPTY`, `-EMLINK`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.

@@ -18,7 +18,7 @@ use vexfs::{Device, Error, FileType, Ino, Inode, MkfsOptions};
 /// `open_file`: the file is to be written.
 pub const OPEN_WRITE: u32 = 1;
 
-/// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
+/// `mkfs`: formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_userspace_init(
     device: *const HostDevice,
@@ -26,7 +26,7 @@ pub unsafe extern "C" fn vexfs_rust_userspace_init(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rule 1 for `device` and `options`.
         let (host, options) = unsafe { (*input(device)?, input(options)?) };
         let device = KernelDevice::new(host)?;
         let label = options.label.get(..options.label_len as usize).ok_or(INVALID)?;
@@ -45,18 +45,18 @@ pub unsafe extern "C" fn vexfs_rust_userspace_init(
     })
 }
 
-/// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
+/// `Volume::kill`: stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_kill(volume: *mut VolumeHandle) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         unsafe { exclusive(volume)? }.kill();
         Ok(())
     })
 }
 
-/// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
-/// `*generation`, if not null, gets the newest durable generation.
+/// `Volume::commit`: commits everything in one call, under the lock: for a host that has nothing else to do
+/// meanwhile. `*generation`, if not null, gets the newest durable generation.
 ///
 /// 0, or what the stages fail with; after a failure of the device the volume is dead.
 #[unsafe(no_mangle)]
@@ -67,7 +67,7 @@ pub unsafe extern "C" fn vexfs_rust_sync_fs(
     report: *mut Report,
 ) -> i32 {
     answer(report, || -> Answer {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `generation`.
         let (volume, out) = unsafe { (exclusive(volume)?, Place::optional(generation)) };
         let durable = volume.commit(now.into())?;
         if let Some(out) = out {
@@ -77,8 +77,9 @@ pub unsafe extern "C" fn vexfs_rust_sync_fs(
     })
 }
 
-/// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-/// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
+/// `Volume::commit`, or a flush of the device: makes one inode durable in one call, under the lock: commits if
+/// anything is uncommitted, else flushes the device, for data that was overwritten in place. If that flush fails the
+/// volume is dead: what the medium holds is not known.
 ///
 /// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
 #[unsafe(no_mangle)]
@@ -89,7 +90,7 @@ pub unsafe extern "C" fn vexfs_rust_fsync_file(
     report: *mut Report,
 ) -> i32 {
     answer(report, || -> Answer {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
         volume.resolve(|volume| volume.inode(Ino(ino)))?;
         if volume.is_dirty() {
@@ -205,7 +206,7 @@ pub unsafe extern "C" fn vexfs_rust_open_file(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         if flags & !OPEN_WRITE != 0 {
             return Err(INVALID);
@@ -232,7 +233,7 @@ pub unsafe extern "C" fn vexfs_rust_release_file(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `destroy`.
         let (volume, destroy) = unsafe { (shared(volume)?, Place::new(destroy)?) };
         let inode = volume.inode(Ino(ino))?;
         regular(&inode)?;
@@ -241,8 +242,8 @@ pub unsafe extern "C" fn vexfs_rust_release_file(
     })
 }
 
-/// Reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device; `*read` gets how many there were.
-/// For hosts without a page cache.
+/// `Volume::read_at`: reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device;
+/// `*read` gets how many there were. For hosts without a page cache.
 ///
 /// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -256,7 +257,7 @@ pub unsafe extern "C" fn vexfs_rust_read_file(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `buf` and `read`.
         let (volume, buf, read) =
             unsafe { (exclusive(volume)?, bytes_mut(buf, len)?, Place::new(read)?) };
         regular(&volume.resolve(|volume| volume.inode(Ino(ino)))?)?;
@@ -265,8 +266,8 @@ pub unsafe extern "C" fn vexfs_rust_read_file(
     })
 }
 
-/// Writes `len` bytes to file `ino` from byte `offset` on, through the device, and commits when it must.
-/// For hosts without a page cache.
+/// `Volume::write_at`: writes `len` bytes to file `ino` from byte `offset` on, through the device, and commits when
+/// it must. For hosts without a page cache.
 ///
 /// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -280,7 +281,7 @@ pub unsafe extern "C" fn vexfs_rust_write_file(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 1 for `data`.
         let (volume, data) = unsafe { (exclusive(volume)?, bytes(data, len)?) };
         if offset.checked_add(len as u64).is_none_or(|end| end > i64::MAX as u64) {
             return Err(Refusal::Errno(27));

@@ -73,7 +73,7 @@ pub unsafe extern "C" fn vexfs_rust_vector_storage(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (exclusive(volume)?, Place::new(out)?) };
         out.set(storage(volume, Ino(ino))?.1);
         Ok(())
@@ -98,17 +98,17 @@ pub unsafe extern "C" fn vexfs_rust_vector_search(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 1 for `query`, 2 for `found`.
         let (volume, query, found) =
             unsafe { (exclusive(volume)?, bytes(query, query_len)?, Place::new(found)?) };
         if k == 0 || k > HITS_MAX {
             return Err(INVALID);
         }
-        // SAFETY: as above; checks for null.
+        // SAFETY: rule 2 for `hits`; this only checks for null.
         unsafe { Place::new(hits)? };
         let best = search(volume, Ino(ino), query, k as usize)?;
         for (index, hit) in best.iter().enumerate() {
-            // SAFETY: `hits` has room for `k`, and there are at most `k`.
+            // SAFETY: rule 2: `hits` has room for `k`, and there are at most `k`.
             unsafe { hits.add(index).write(*hit) };
         }
         found.set(best.len() as u32);

@@ -49,7 +49,7 @@ pub extern "C" fn vexfs_rust_exit() -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_version(buf: *mut u8, len: usize) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rule 2 for `buf`.
         let target = unsafe { bytes_mut(buf, len)? };
         if buf.is_null() {
             return Err(FAULT);
@@ -61,8 +61,8 @@ pub unsafe extern "C" fn vexfs_rust_get_version(buf: *mut u8, len: usize) -> i32
     })
 }
 
-/// Opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY` or 0;
-/// `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
+/// `Volume::open`: opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY`
+/// or 0; `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
 ///
 /// 0; `-EINVAL` if it is no VexFS this code knows, `-EUCLEAN` if it is damaged, `-EROFS` if only reading is possible,
 /// the device's error, `-ENOMEM`. The report's message says which. `*out` is written only on success; give it back
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn vexfs_rust_fill_super(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rule 1 for `device`, 2 for `out`.
         let (host, out) = unsafe { (*input(device)?, Place::new(out)?) };
         if flags & !OPEN_READ_ONLY != 0 {
             return Err(INVALID);
@@ -89,14 +89,14 @@ pub unsafe extern "C" fn vexfs_rust_fill_super(
     })
 }
 
-/// Ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
+/// `Volume::kill`: ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
 /// Commit first.
 ///
 /// 0, or `-EBUSY` if there were uncommitted changes, which are lost now.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_put_super(volume: *mut VolumeHandle) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
         let lost = volume.is_dirty() && !volume.is_dead();
         volume.kill();
@@ -104,24 +104,25 @@ pub unsafe extern "C" fn vexfs_rust_put_super(volume: *mut VolumeHandle) -> i32 
     })
 }
 
-/// Gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or `-EFAULT`.
+/// `drop(Volume)`: gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or
+/// `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_cleanup_superblock(volume: *mut VolumeHandle) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract: the last use of the handle.
+        // SAFETY: rule 3: this is the last use of the volume, which this call takes back.
         drop(unsafe { take(volume)? });
         Ok(())
     })
 }
 
-/// Writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
+/// `Volume::statfs`: writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_statfs(
     volume: *const VolumeHandle,
     out: *mut Figures,
 ) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         let figures = volume.statfs();
         out.set(Figures {
@@ -138,11 +139,11 @@ pub unsafe extern "C" fn vexfs_rust_get_statfs(
     })
 }
 
-/// Writes where the volume stands to `*out`. 0, or `-EFAULT`.
+/// `Volume::generation` and its like: writes where the volume stands to `*out`. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_state(volume: *const VolumeHandle, out: *mut State) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         out.set(State {
             durable: volume.generation().0,
@@ -159,20 +160,22 @@ pub unsafe extern "C" fn vexfs_rust_get_state(volume: *const VolumeHandle, out: 
     })
 }
 
-/// Refuses changes from now on (`read_only` true), or allows them again. Commit before refusing. 0, or `-EFAULT`.
+/// `Volume::set_read_only`: refuses changes from now on (`read_only` true), or allows them again. Commit before
+/// refusing. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_set_read_only(
     volume: *mut VolumeHandle,
     read_only: bool,
 ) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         unsafe { exclusive(volume)? }.set_read_only(read_only);
         Ok(())
     })
 }
 
-/// Evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or `-EFAULT`.
+/// `Volume::trim`: evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or
+/// `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_trim(
     volume: *mut VolumeHandle,
@@ -180,15 +183,16 @@ pub unsafe extern "C" fn vexfs_rust_trim(
     freed: *mut usize,
 ) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `freed`.
         let (volume, freed) = unsafe { (exclusive(volume)?, Place::new(freed)?) };
         freed.set(volume.trim(limit));
         Ok(())
     })
 }
 
-/// Reads and verifies the block that the call before missed, under the same hold of the lock (which may have been
-/// downgraded to shared in between). `report` is that call's; the node goes to `*out`, for `vexfs_rust_install`.
+/// `Volume::fetch`: reads and verifies the block that the call before missed, under the same hold of the lock (which
+/// may have been downgraded to shared in between). `report` is that call's; the node goes to `*out`, for
+/// `vexfs_rust_install`.
 ///
 /// 0; `-EINVAL` if the report wants no node; `-EUCLEAN`, `-ENOMEM`, or the device's error.
 #[unsafe(no_mangle)]
@@ -197,10 +201,10 @@ pub unsafe extern "C" fn vexfs_rust_fetch(
     report: *mut Report,
     out: *mut *mut NodeHandle,
 ) -> i32 {
-    // SAFETY: the crate's contract.
+    // SAFETY: rules 2 and 6 for `report`; this borrow ends before `answer` takes its own.
     let missing = unsafe { report.as_ref() }.and_then(Report::missing);
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         let node = volume.fetch(&missing.ok_or(INVALID)?)?;
         out.set(give(NodeHandle { node })?);
@@ -208,17 +212,18 @@ pub unsafe extern "C" fn vexfs_rust_fetch(
     })
 }
 
-/// Takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT` or `-ENOMEM`.
+/// `Volume::install`: takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT`
+/// or `-ENOMEM`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_install(
     volume: *mut VolumeHandle,
     node: *mut NodeHandle,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract: the last use of the node.
+    // SAFETY: rule 3: this is the last use of the node, which this call takes back.
     let node = unsafe { take(node) };
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
         for NodeHandle { node } in node? {
             volume.install(node)?;
@@ -227,11 +232,11 @@ pub unsafe extern "C" fn vexfs_rust_install(
     })
 }
 
-/// Gives back a node that is not wanted after all. 0, or `-EFAULT`.
+/// `drop(LoadedNode)`: gives back a node that is not wanted after all. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_discard(node: *mut NodeHandle) -> i32 {
     plain(|| -> Answer {
-        // SAFETY: the crate's contract: the last use of the node.
+        // SAFETY: rule 3: this is the last use of the node, which this call takes back.
         drop(unsafe { take(node)? });
         Ok(())
     })
