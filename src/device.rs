@@ -23,6 +23,43 @@ pub struct Write<'a> {
 }
 
 /// A block device. All methods take `&self`: a host serialises inside where it must.
+///
+/// A device in memory, on which a filesystem is made:
+///
+/// ```
+/// use std::cell::RefCell;
+/// use vexfs::{Device, DeviceError, MkfsOptions, Time, mkfs, read_superblock};
+///
+/// struct Memory(RefCell<Vec<u8>>);
+///
+/// impl Device for Memory {
+///     fn len_bytes(&self) -> u64 {
+///         self.0.borrow().len() as u64
+///     }
+///     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+///         let (memory, at) = (self.0.borrow(), at as usize);
+///         buf.copy_from_slice(memory.get(at..at + buf.len()).ok_or(DeviceError::Io(5))?);
+///         Ok(())
+///     }
+///     fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+///         let (mut memory, at) = (self.0.borrow_mut(), at as usize);
+///         memory.get_mut(at..at + data.len()).ok_or(DeviceError::Io(5))?.copy_from_slice(data);
+///         Ok(())
+///     }
+///     // Memory is as durable as it gets.
+///     fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
+///         self.write(at, data)
+///     }
+///     fn flush(&self) -> Result<(), DeviceError> {
+///         Ok(())
+///     }
+/// }
+///
+/// let device = Memory(RefCell::new(vec![0; 1 << 20]));
+/// mkfs(&device, &MkfsOptions::new(1 << 20, [1; 16], [2; 16], Time::default()))?;
+/// assert_eq!(read_superblock(&device)?.blocks.get(), 256);
+/// # Ok::<(), vexfs::Error>(())
+/// ```
 pub trait Device {
     /// Length in bytes.
     fn len_bytes(&self) -> u64;

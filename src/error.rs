@@ -97,6 +97,8 @@ pub enum Error {
     NoRoot,
     /// A damaged structure.
     Corrupt(Corruption),
+    /// The engine found itself in a state that cannot be: a mistake in VexFS, not damage on the medium.
+    Bug(&'static str),
     /// The device failed.
     Device(DeviceError),
     /// An earlier failure stopped the volume.
@@ -139,7 +141,7 @@ impl Error {
             Self::NotSupported => 95,
             Self::AttrTooBig => 7,
             Self::Corrupt(_) | Self::NoRoot => 117,
-            Self::Dead => 5,
+            Self::Dead | Self::Bug(_) => 5,
             Self::Device(DeviceError::Io(errno)) => *errno,
         }
     }
@@ -154,8 +156,8 @@ impl Error {
         Self::Corrupt(Corruption { block: None, ino: Some(ino), what })
     }
 
-    /// A broken invariant of the engine itself or of the tree, with no better address.
-    pub(crate) const fn internal(what: &'static str) -> Self {
+    /// Damage with no better address.
+    pub(crate) const fn damaged(what: &'static str) -> Self {
         Self::Corrupt(Corruption { block: None, ino: None, what })
     }
 }
@@ -186,7 +188,7 @@ impl fmt::Display for Error {
             Self::RangeTooSmall => f.write_str("the buffer is too small"),
             Self::ReadOnly => f.write_str("the filesystem is read-only"),
             Self::NoMemory => f.write_str("out of memory"),
-            Self::NotVexfs => f.write_str("no VexFS superblock: format it with mkfs.vexfs"),
+            Self::NotVexfs => f.write_str("not a VexFS filesystem: it has no VexFS superblock"),
             Self::Truncated { expected_bytes, actual_bytes } => write!(
                 f,
                 "truncated: the filesystem is {expected_bytes} bytes long, the device {actual_bytes}"
@@ -209,6 +211,9 @@ impl fmt::Display for Error {
                     write!(f, "inode {ino}: ")?;
                 }
                 f.write_str(c.what)
+            }
+            Self::Bug(what) => {
+                write!(f, "a bug in VexFS, not damage to the filesystem: {what}: please report it")
             }
             Self::Device(DeviceError::Io(ENOSPC)) => {
                 f.write_str("no space is left beneath the device: make room where its image lies")

@@ -8,13 +8,13 @@
 use crate::buffer::push;
 use crate::device::Device;
 use crate::error::{Error, Missing, Result};
-use crate::inode::Inode;
-use crate::node;
+use crate::fs::Inode;
+use crate::mutants::{self, Mutant};
 use crate::superblock::newest_root;
+use crate::tree::node;
 use crate::types::{Mapping, MappingKind};
 use crate::volume::{OpenOptions, Volume};
 use alloc::vec::Vec;
-use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::Pointer;
 use vexfs_format::{FileBlock, Generation, Ino, Kind};
 
@@ -71,13 +71,13 @@ impl<D: Device> Follower<D> {
     /// # Errors
     /// [`Error::NoRoot`], the device's.
     pub fn poll(&mut self) -> Result<Option<Generation>> {
-        let record = newest_root(&self.volume.device, &self.volume.geometry)?;
+        let record = newest_root(self.volume.device(), self.volume.geometry())?;
         let generation = Generation(record.generation.get());
-        if generation <= self.volume.durable {
+        if generation <= self.volume.generation() {
             return Ok(None);
         }
         self.volume.adopt(&record);
-        self.volume.cache.trim(generation);
+        self.volume.trim_to_limit();
         Ok(Some(generation))
     }
 
@@ -87,8 +87,8 @@ impl<D: Device> Follower<D> {
         {
             return error;
         }
-        match newest_root(&self.volume.device, &self.volume.geometry) {
-            Ok(record) if record.generation.get() > self.volume.durable.0 => Error::Stale,
+        match newest_root(self.volume.device(), self.volume.geometry()) {
+            Ok(record) if record.generation.get() > self.volume.generation().0 => Error::Stale,
             _ => error,
         }
     }
@@ -113,7 +113,8 @@ impl<D: Device> Follower<D> {
     ) -> Result<()> {
         let since = Generation(since.0.saturating_add(u64::from(mutants::is(Mutant::FollowSince))));
         let mut stack: Vec<Subtree> = Vec::new();
-        let root = Subtree { pointer: self.volume.root, level: self.volume.level };
+        let tree = self.volume.tree()?;
+        let root = Subtree { pointer: tree.root(), level: tree.level() };
         if root.pointer.generation > since {
             visit(Change::Range { first: Ino::ROOT, last: Ino::MAX })?;
         }
@@ -123,12 +124,11 @@ impl<D: Device> Follower<D> {
             if subtree.pointer.generation <= since {
                 continue;
             }
-            if self.volume.cache.find(&subtree.pointer).is_none() {
+            if !self.volume.tree()?.is_cached(&subtree.pointer) {
                 let loaded = self.volume.fetch(&Missing::node(subtree.pointer))?;
                 self.volume.install(loaded)?;
             }
-            let id = self.volume.node(&subtree.pointer, subtree.level)?;
-            let data = &self.volume.cache.get(id)?.data;
+            let data = self.volume.tree()?.node_data(&subtree.pointer, subtree.level)?;
             if subtree.level > 0 {
                 for entry in node::entries(data)?.iter().rev() {
                     let level = subtree.level - 1;
@@ -142,8 +142,7 @@ impl<D: Device> Follower<D> {
                     visit(Change::Inode(Inode::from_payload(key.ino(), payload)?))?;
                 }
             }
-            let evictable = self.volume.durable;
-            self.volume.cache.trim(evictable);
+            self.volume.trim_to_limit();
         }
         Ok(())
     }
@@ -159,7 +158,7 @@ impl<D: Device> Follower<D> {
 
     fn list_written(&mut self, ino: Ino) -> Result<Vec<Mapping>> {
         let size = self.volume.resolve(|volume| volume.inode(ino))?.size;
-        let end = size.div_ceil(self.volume.geometry.block_bytes() as u64);
+        let end = size.div_ceil(self.volume.geometry().block_bytes() as u64);
         let mut parts = Vec::new();
         let mut at = 0;
         while at < end {

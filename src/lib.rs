@@ -7,6 +7,23 @@
 //! `&mut self` operations alone.
 //!
 //! Nothing here panics, recurses or loops without a bound, and every allocation can fail cleanly.
+//!
+//! # Where to start
+//!
+//! | to | look at |
+//! |---|---|
+//! | make a filesystem, open it, write a file | the example of [`Volume`] |
+//! | run it on another medium | [`Device`], which has an example, and its assumptions in [`device`] |
+//! | understand a failure | [`Error`]: a variant per cause, and what to do about it |
+//! | check an image | [`check()`] |
+//! | read what somebody else writes | [`Follower`] |
+//! | cut the power | `examples/power_cut.rs`, and the crate `vexfs-crash` |
+//!
+//! # Rooms
+//!
+//! `superblock` (what a mount believes) and `tree`, `space` (the parts) know nothing of files;
+//! `volume` holds the parts and hands out changes; `fs` gives the items their meaning; [`check()`],
+//! [`follow`] and [`mkfs()`] stand on these. Each imports only from those before it.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,40 +36,27 @@ extern crate alloc;
 extern crate std;
 
 mod buffer;
-mod cache;
 pub mod check;
-mod data;
 pub mod device;
-mod dir;
 pub mod error;
-mod file;
 pub mod follow;
-mod inode;
+mod fs;
 mod mkfs;
-mod namespace;
-mod node;
+pub mod mutants;
 mod space;
 mod superblock;
 mod tree;
-mod txn;
 mod types;
-mod vector;
 mod volume;
-mod xattr;
 
-pub use cache::LoadedNode;
 pub use check::{CheckSummary, Finding, Report, check};
 pub use device::{Device, DeviceError, Write};
 pub use error::{Corruption, Error, Missing, Result};
 pub use follow::{Change, Follower};
-pub use inode::{Inode, NewInode, SetAttr};
+pub use fs::{Element, Inode, Metric, NewInode, RenameFlags, Renamed, SetAttr, VectorLayout};
 pub use mkfs::{MkfsOptions, mkfs};
-pub use namespace::{RenameFlags, Renamed};
 pub use superblock::{Geometry, read_superblock};
-pub use txn::Commit;
+pub use tree::LoadedNode;
 pub use types::{Dirent, FileType, Mapping, MappingKind, Progress, StatFs, Time, XattrMode};
-pub use vector::{Element, Metric, VectorLayout};
-#[cfg(feature = "mutants")]
-pub use vexfs_format::mutants;
 pub use vexfs_format::{BlockNr, FileBlock, Generation, Ino, Superblock};
-pub use volume::{OpenOptions, Volume};
+pub use volume::{Commit, OpenOptions, Volume};

@@ -5,22 +5,17 @@
 //! are written. The superblocks come last, so a device that loses power halfway holds no filesystem.
 
 use crate::buffer::zeroed;
-use crate::cache::NodeCache;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::inode::Inode;
-use crate::node;
-use crate::space::Space;
+use crate::fs::Inode;
+use crate::mutants::{self, Mutant};
 use crate::superblock::Geometry;
 use crate::types::{FileType, Time};
-use crate::volume::Volume;
-use alloc::vec::Vec;
-use vexfs_format::mutants::{self, Mutant};
-use vexfs_format::node::Pointer;
+use crate::volume::{Need, Volume};
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
 use vexfs_format::{
-    BACKUP_FIRST, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN, BlockNr, FIRST_FREE,
-    Generation, Ino, ROOT_RING_START, ROOT_SLOTS, Superblock, features,
+    BACKUP_FIRST, BLOCK_BYTES_DEFAULT, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN,
+    BlockNr, FIRST_FREE, Ino, ROOT_RING_START, ROOT_SLOTS, Superblock, features,
 };
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -44,6 +39,16 @@ pub struct MkfsOptions<'a> {
     pub root_uid: u32,
     /// Group of the root directory.
     pub root_gid: u32,
+}
+
+impl MkfsOptions<'_> {
+    /// A filesystem of `bytes` with blocks of 4096 bytes, without a label, whose root directory
+    /// belongs to user and group 0.
+    #[must_use]
+    pub const fn new(bytes: u64, uuid: [u8; 16], hash_key: [u8; 16], now: Time) -> Self {
+        let block_bytes = BLOCK_BYTES_DEFAULT;
+        Self { bytes, block_bytes, label: b"", uuid, hash_key, now, root_uid: 0, root_gid: 0 }
+    }
 }
 
 /// Makes a filesystem on `device` and returns its superblock.
@@ -94,7 +99,7 @@ pub fn mkfs<D: Device>(device: &D, options: &MkfsOptions<'_>) -> Result<Superblo
 fn write_at(block: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
     block
         .get_mut(at..at.saturating_add(bytes.len()))
-        .ok_or(Error::internal("a superblock does not fit into a block"))?
+        .ok_or(Error::Bug("a superblock does not fit into a block"))?
         .copy_from_slice(bytes);
     Ok(())
 }
@@ -148,37 +153,8 @@ fn first_commit<D: Device>(
     geometry: Geometry,
     options: &MkfsOptions<'_>,
 ) -> Result<()> {
-    let mut volume = Volume {
-        cache: NodeCache::new(64)?,
-        space: Space::new(&geometry),
-        device,
-        geometry,
-        root: Pointer::default(),
-        level: 0,
-        durable: Generation(0),
-        running: Generation(1),
-        in_flight: None,
-        next_ino: Ino::FIRST.0,
-        inodes: 1,
-        orphans: 0,
-        dirty: true,
-        dirty_nodes: 1,
-        frozen_nodes: 0,
-        changes: 0,
-        spares: Vec::new(),
-        scratch: zeroed(geometry.block_bytes())?,
-        read_only: false,
-        dead: false,
-    };
-    volume.space.set_free(geometry.blocks - FIRST_FREE - 1);
-    volume.space.insert_fresh(0)?;
-    let block = volume.space.take_meta(None)?;
-    let pointer = Pointer { block, generation: Generation(1), crc: 0 };
-    let mut leaf = zeroed(geometry.block_bytes())?;
-    node::format(&mut leaf, geometry.uuid, 0, &pointer)?;
-    volume.cache.insert(pointer, leaf)?;
-    volume.root = pointer;
-    volume.put_inode(&Inode {
+    let mut volume = Volume::empty(device, geometry)?;
+    let root = Inode {
         ino: Ino::ROOT,
         mode: FileType::Directory.mode_bits() | 0o755,
         nlink: 2,
@@ -195,6 +171,11 @@ fn first_commit<D: Device>(
         project: 0,
         version: 1,
         vector: false,
+    };
+    volume.begin(Need::upkeep())?.change(|change| {
+        change.put_inode(&root)?;
+        change.inode_made();
+        Ok(())
     })?;
     volume.commit(options.now)?;
     Ok(())

@@ -7,7 +7,7 @@
 use crate::buffer::zeroed;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use vexfs_format::mutants::{self, Mutant};
+use crate::mutants::{self, Mutant};
 use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, VERSION};
 use vexfs_format::{
     BACKUP_FIRST, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, BLOCKS_MAX, BLOCKS_MIN, BlockNr,
@@ -189,7 +189,7 @@ pub fn read_ring(device: &impl Device, geometry: &Geometry) -> Result<Ring> {
     let mut newest: Option<RootRecord> = None;
     let mut valid = 0;
     for (slot, block) in ring.chunks_exact(block_bytes).enumerate() {
-        let Some(record) = RootRecord::parse(block, &geometry.uuid) else { continue };
+        let Some(record) = parse_root(block, &geometry.uuid) else { continue };
         valid += 1;
         let generation = record.generation.get();
         let plausible = generation % ROOT_SLOTS == slot as u64
@@ -204,6 +204,13 @@ pub fn read_ring(device: &impl Device, geometry: &Geometry) -> Result<Ring> {
         }
     }
     newest.map(|newest| Ring { newest, valid }).ok_or(Error::NoRoot)
+}
+
+fn parse_root(block: &[u8], uuid: &[u8; 16]) -> Option<RootRecord> {
+    if mutants::is(Mutant::RootChecksum) {
+        return RootRecord::parse_unsealed(block, uuid);
+    }
+    RootRecord::parse(block, uuid)
 }
 
 /// The newest valid record of the root ring.

@@ -217,7 +217,7 @@ fn an_operation_that_always_misses_ends() {
         rounds += 1;
         Err(Error::Miss(missing))
     });
-    assert!(matches!(result, Err(Error::Corrupt(_))), "{result:?}");
+    assert!(matches!(result, Err(Error::Bug(_))), "{result:?}");
     assert_eq!(rounds, v.geometry().blocks + 1);
 }
 

@@ -15,9 +15,9 @@ pub mod crc;
 pub mod features;
 pub mod item;
 pub mod key;
-pub mod mutants;
 pub mod node;
 pub mod root;
+mod seal;
 pub mod superblock;
 pub mod units;
 

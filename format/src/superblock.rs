@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The superblock: what never changes after `mkfs`, kept three times.
 
-use crate::crc::crc32c;
+use crate::seal;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -66,7 +66,6 @@ impl Superblock {
     /// The checksum the superblock should carry.
     #[must_use]
     pub fn checksum(&self) -> u32 {
-        let bytes = self.as_bytes();
-        crc32c(bytes.split_at_checked(508).map_or(bytes, |(head, _)| head))
+        seal::checksum(self)
     }
 }

@@ -7,17 +7,15 @@
 use super::Checker;
 use crate::buffer::push;
 use crate::device::Device;
-use crate::dir::{hash_base, parse_entry};
 use crate::error::{Error, Result};
-use crate::file::Extent;
-use crate::inode::Inode;
+use crate::fs::directory::{FIRST_COOKIE, hash_base, name_hash, parse_entry};
+use crate::fs::extents::Extent;
+use crate::fs::xattr::{is_first, parse_first};
+use crate::fs::{Inode, VectorLayout};
 use crate::superblock::Geometry;
+use crate::tree::parse_item;
 use crate::types::FileType;
-use crate::vector::VectorLayout;
-use crate::xattr::{is_first, parse_first};
 use alloc::vec::Vec;
-use core::hash::Hasher;
-use siphasher::sip::SipHasher24;
 use vexfs_format::item::{EXTENT_UNWRITTEN, EXTENT_VECTOR};
 use vexfs_format::{BlockNr, Ino, Key, Kind, RootRecord, VectorItem};
 
@@ -117,7 +115,7 @@ impl Inodes {
         }
         match key.kind() {
             Some(Kind::Vector) => {
-                let item = crate::inode::parse::<VectorItem>(payload, "");
+                let item = parse_item::<VectorItem>(payload, "");
                 if item.and_then(|item| VectorLayout::from_item(&item)).is_err() {
                     checker.at_inode(ino, "the vector attribute is malformed");
                 }
@@ -134,21 +132,30 @@ impl Inodes {
                 checker.summary.extents += 1;
                 current.extent(checker, key, payload, self.geometry.blocks)?;
             }
-            _ => {
-                let Ok((target, file_type, name)) = parse_entry(payload) else {
-                    checker.at_inode(ino, "a directory entry is malformed");
-                    return Ok(());
-                };
-                current.entries += 1;
-                let mut hasher = SipHasher24::new_with_key(&self.geometry.hash_key);
-                hasher.write(name);
-                if hash_base(hasher.finish()).max(3) | 0xff != key.offset() | 0xff {
-                    checker.at_inode(ino, "a directory entry stands under the wrong hash");
+            _ => match parse_entry(payload) {
+                Ok(entry) => {
+                    current.entries += 1;
+                    self.entry(checker, key, entry)?;
                 }
-                push(&mut self.names, Name { ino: target, dir: ino, file_type })?;
-            }
+                Err(_) => checker.at_inode(ino, "a directory entry is malformed"),
+            },
         }
         Ok(())
+    }
+
+    /// A directory entry.
+    fn entry<D: Device>(
+        &mut self,
+        checker: &mut Checker<'_, D>,
+        key: Key,
+        (ino, file_type, name): (Ino, FileType, &[u8]),
+    ) -> Result<()> {
+        let dir = key.ino();
+        let hash = name_hash(&self.geometry, name);
+        if hash_base(hash).max(FIRST_COOKIE) | 0xff != key.offset() | 0xff {
+            checker.at_inode(dir, "a directory entry stands under the wrong hash");
+        }
+        push(&mut self.names, Name { ino, dir, file_type })
     }
 
     fn open<D: Device>(&mut self, checker: &mut Checker<'_, D>, inode: Inode) {

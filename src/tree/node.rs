@@ -8,9 +8,9 @@
 //! given a `scratch` buffer of a node's size.
 
 use crate::error::{Error, Result};
+use crate::mutants::{self, Mutant};
 use core::cmp::Ordering;
 use vexfs_format::crc32c;
-use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::{InnerEntry, LeafSlot, NODE_MAGIC, NodeHeader, Pointer, RawPointer};
 use vexfs_format::{Generation, ITEM_BYTES_MAX, Key, LEVELS_MAX};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 const HEADER: usize = size_of::<NodeHeader>();
 const SLOT: usize = size_of::<LeafSlot>();
 const ENTRY: usize = size_of::<InnerEntry>();
-const SHORT: Error = Error::internal("a node is shorter than its header says");
+const SHORT: Error = Error::Bug("a node is shorter than its header says");
 
 pub(crate) fn header(data: &[u8]) -> Result<&NodeHeader> {
     NodeHeader::ref_from_prefix(data).map(|(h, _)| h).map_err(|_| SHORT)
@@ -187,7 +187,7 @@ pub(crate) fn leaf_split(
     for (position, index) in (from..n).enumerate() {
         let Some((key, payload)) = leaf_item(left, index)? else { break };
         if !leaf_insert(right, position, key, payload, scratch)? {
-            return Err(Error::internal("half a leaf does not fit into an empty one"));
+            return Err(Error::Bug("half a leaf does not fit into an empty one"));
         }
     }
     for index in (from..n).rev() {
@@ -309,7 +309,7 @@ pub(crate) fn absorb(into: &mut [u8], from: &[u8], front: bool, scratch: &mut [u
             inner_insert(into, start + offset, entry.key.into(), entry.child.into())?
         };
         if !fits {
-            return Err(Error::internal("two nodes that should fit into one do not"));
+            return Err(Error::Bug("two nodes that should fit into one do not"));
         }
     }
     Ok(())

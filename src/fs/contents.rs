@@ -6,9 +6,9 @@
 use crate::buffer::zeroed;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::mutants::{self, Mutant};
 use crate::types::{Mapping, MappingKind, Progress, Time};
 use crate::volume::Volume;
-use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::{BlockNr, FILE_BYTES_MAX, FileBlock, Ino};
 
 /// Longest piece that is read or written at once, in bytes.
@@ -25,7 +25,7 @@ impl<D: Device> Volume<D> {
             return Err(Error::IsDirectory);
         }
         let len = (buf.len() as u64).min(inode.size.saturating_sub(offset));
-        let block_bytes = self.geometry.block_bytes() as u64;
+        let block_bytes = self.geometry().block_bytes() as u64;
         let mut done = 0;
         while done < len {
             let at = offset + done;
@@ -36,16 +36,16 @@ impl<D: Device> Volume<D> {
             let bytes = (mapping.count * block_bytes - within).min(want);
             let piece = buf
                 .get_mut(done as usize..(done + bytes) as usize)
-                .ok_or(Error::internal("a read leaves its buffer"))?;
+                .ok_or(Error::Bug("a read leaves its buffer"))?;
             match mapping.kind {
                 MappingKind::Hole | MappingKind::Unwritten(_) => piece.fill(0),
                 MappingKind::Written(start) => {
                     let mut blocks = zeroed((mapping.count * block_bytes) as usize)?;
-                    self.device.read(self.geometry.byte_of(start), &mut blocks)?;
+                    self.device().read(self.geometry().byte_of(start), &mut blocks)?;
                     let from = within as usize;
                     let source = blocks
                         .get(from..from + piece.len())
-                        .ok_or(Error::internal("a read leaves its mapping"))?;
+                        .ok_or(Error::Bug("a read leaves its mapping"))?;
                     piece.copy_from_slice(source);
                 }
             }
@@ -64,7 +64,7 @@ impl<D: Device> Volume<D> {
         if end.is_none() {
             return Err(Error::FileTooBig);
         }
-        let block_bytes = self.geometry.block_bytes() as u64;
+        let block_bytes = self.geometry().block_bytes() as u64;
         let size = self.resolve(|volume| volume.inode(ino))?.size;
         if offset > size {
             self.zero_tail(ino, size)?;
@@ -79,7 +79,7 @@ impl<D: Device> Volume<D> {
             let bytes = (mapping.count * block_bytes - within).min(want);
             let piece = data
                 .get(done as usize..(done + bytes) as usize)
-                .ok_or(Error::internal("a write leaves its buffer"))?;
+                .ok_or(Error::Bug("a write leaves its buffer"))?;
             self.write_mapped(&mapping, within as usize, piece)?;
             done += bytes;
             let marked = mapping.count.min((within + bytes).div_ceil(block_bytes));
@@ -92,12 +92,12 @@ impl<D: Device> Volume<D> {
     /// Writes `piece` at byte `within` of the mapping; blocks it fills only partly keep the rest of
     /// what they hold, which is zeroes where they were never written.
     fn write_mapped(&self, mapping: &Mapping, within: usize, piece: &[u8]) -> Result<()> {
-        const OUTSIDE: Error = Error::internal("a write leaves its mapping");
-        let block_bytes = self.geometry.block_bytes();
+        const OUTSIDE: Error = Error::Bug("a write leaves its mapping");
+        let block_bytes = self.geometry().block_bytes();
         let (start, written) = match mapping.kind {
             MappingKind::Written(start) => (start, true),
             MappingKind::Unwritten(start) => (start, false),
-            MappingKind::Hole => return Err(Error::internal("an allocation left a hole")),
+            MappingKind::Hole => return Err(Error::Bug("an allocation left a hole")),
         };
         let count = (within + piece.len()).div_ceil(block_bytes);
         let mut blocks = zeroed(count * block_bytes)?;
@@ -105,22 +105,22 @@ impl<D: Device> Volume<D> {
             let tail = !(within + piece.len()).is_multiple_of(block_bytes);
             for (index, partial) in [(0, within != 0), (count - 1, tail)] {
                 if partial {
-                    let at = self.geometry.byte_of(BlockNr(start.0 + index as u64));
+                    let at = self.geometry().byte_of(BlockNr(start.0 + index as u64));
                     let from = index * block_bytes;
                     let edge = blocks.get_mut(from..from + block_bytes).ok_or(OUTSIDE)?;
-                    self.device.read(at, edge)?;
+                    self.device().read(at, edge)?;
                 }
             }
         }
         blocks.get_mut(within..within + piece.len()).ok_or(OUTSIDE)?.copy_from_slice(piece);
-        self.device.write(self.geometry.byte_of(start), &blocks)?;
+        self.device().write(self.geometry().byte_of(start), &blocks)?;
         Ok(())
     }
 
     /// Zeroes what lies behind byte `end` in its block: what a file loses, or what a cut left behind
     /// its end of data that was never committed.
     fn zero_tail(&mut self, ino: Ino, end: u64) -> Result<()> {
-        let block_bytes = self.geometry.block_bytes() as u64;
+        let block_bytes = self.geometry().block_bytes() as u64;
         let within = end % block_bytes;
         if within == 0 {
             return Ok(());
@@ -154,7 +154,7 @@ impl<D: Device> Volume<D> {
         if mutants::is(Mutant::OrphanLeft) {
             return Ok(());
         }
-        for _ in 0..=self.orphans {
+        for _ in 0..=self.orphans() {
             let first = self.resolve(|volume| volume.next_orphan(Ino::ROOT))?;
             let Some(ino) = first else { return Ok(()) };
             self.steps(now, |volume| volume.evict(ino))?;
@@ -172,11 +172,11 @@ impl<D: Device> Volume<D> {
         mut step: impl FnMut(&mut Self) -> Result<Progress>,
     ) -> Result<()> {
         // Every step frees or converts something, and there is only so much.
-        for _ in 0..=self.geometry.blocks.saturating_add(1 << 20) {
+        for _ in 0..=self.geometry().blocks.saturating_add(1 << 20) {
             if self.run(now, &mut step)? == Progress::Done {
                 return Ok(());
             }
         }
-        Err(Error::internal("an operation in steps does not end"))
+        Err(Error::Bug("an operation in steps does not end"))
     }
 }

@@ -5,21 +5,14 @@
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::mutants::{self, Mutant};
+use crate::tree::parse_item;
 use crate::types::{FileType, S_IFMT, Time};
-use crate::volume::Volume;
+use crate::volume::{Change, Need, Volume};
 use vexfs_format::item::{INODE_KNOWN, INODE_VECTOR};
-use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::{Ino, InodeItem, Key, Kind};
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-/// Parses an item's payload, which must have exactly the item's length.
-pub(crate) fn parse<T>(payload: &[u8], what: &'static str) -> Result<T>
-where
-    T: FromBytes + KnownLayout + Immutable + Unaligned,
-{
-    T::read_from_bytes(payload).map_err(|_| Error::internal(what))
-}
 
 /// An inode in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +75,7 @@ impl Inode {
     }
 
     pub(crate) fn from_payload(ino: Ino, payload: &[u8]) -> Result<Self> {
-        let item: InodeItem = parse(payload, "an inode's item has the wrong length")?;
+        let item: InodeItem = parse_item(payload, "an inode's item has the wrong length")?;
         let mode = item.mode.get();
         if FileType::from_mode(mode).is_none() || item.flags.get() & !INODE_KNOWN != 0 {
             return Err(Error::inode(ino, "the inode's type or flags are impossible"));
@@ -203,14 +196,10 @@ impl<D: Device> Volume<D> {
         if ino == Ino::SYSTEM || ino > Ino::MAX {
             return Err(Error::NotFound);
         }
-        match self.get(Key::inode(ino))? {
+        match self.tree()?.get(Key::inode(ino))? {
             Some(payload) => Inode::from_payload(ino, payload),
             None => Err(Error::NotFound),
         }
-    }
-
-    pub(crate) fn put_inode(&mut self, inode: &Inode) -> Result<()> {
-        self.put(Key::inode(inode.ino), inode.to_item().as_bytes())
     }
 
     /// Changes attributes.
@@ -218,10 +207,10 @@ impl<D: Device> Volume<D> {
     /// # Errors
     /// [`Error::NotFound`], and those of every change.
     pub fn set_attr(&mut self, ino: Ino, attr: &SetAttr) -> Result<Inode> {
-        self.begin(0, false)?;
-        let mut inode = self.inode(ino)?;
+        let plan = self.begin(Need::upkeep())?;
+        let mut inode = plan.inode(ino)?;
         attr.apply(&mut inode);
-        self.change(|volume| volume.put_inode(&inode))?;
+        plan.change(|change| change.put_inode(&inode))?;
         Ok(inode)
     }
 
@@ -231,25 +220,34 @@ impl<D: Device> Volume<D> {
     /// # Errors
     /// [`Error::Miss`].
     pub fn next_orphan(&self, from: Ino) -> Result<Option<Ino>> {
-        if self.orphans == 0 {
+        if self.orphans() == 0 {
             return Ok(None);
         }
         let to = Key::new(Ino::SYSTEM, Kind::Orphan, u64::MAX);
-        Ok(self.first(orphan_key(from), to)?.map(|(key, _)| Ino(key.offset())))
+        Ok(self.tree()?.first(orphan_key(from), to)?.map(|(key, _)| Ino(key.offset())))
+    }
+}
+
+impl<D: Device> Change<'_, D> {
+    /// Puts the inode's item in place of the one that is there.
+    pub(crate) fn put_inode(&mut self, inode: &Inode) -> Result<()> {
+        self.put(Key::inode(inode.ino), inode.to_item().as_bytes())
     }
 
+    /// Lists an inode without a name, or one whose truncation is not done, as an orphan.
     pub(crate) fn put_orphan(&mut self, ino: Ino) -> Result<()> {
         // A truncation that was given up halfway has listed it already.
-        if self.get(orphan_key(ino))?.is_none() && !mutants::is(Mutant::OrphanForgotten) {
+        if self.tree()?.get(orphan_key(ino))?.is_none() && !mutants::is(Mutant::OrphanForgotten) {
             self.put(orphan_key(ino), &[])?;
-            self.orphans = self.orphans.saturating_add(1);
+            self.orphan_listed();
         }
         Ok(())
     }
 
+    /// Takes an inode off the list of orphans, if it is there.
     pub(crate) fn remove_orphan(&mut self, ino: Ino) -> Result<()> {
         if self.remove(orphan_key(ino))? {
-            self.orphans = self.orphans.saturating_sub(1);
+            self.orphan_unlisted();
         }
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! A chunk's offset is `hash48 << 16 | index << 8 | chunk`; names of the same hash get different
 //! indices. The first chunk has head, name and the value's start. The host checks permissions.
 
+use super::directory::name_hash;
+use super::inode::SetAttr;
 use crate::buffer::push;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::inode::SetAttr;
 use crate::types::{Time, XattrMode};
-use crate::volume::Volume;
+use crate::volume::{Need, Volume};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use vexfs_format::{CHUNK_BYTES, Ino, Key, Kind, NAME_MAX, XATTR_VALUE_MAX, XattrHead};
@@ -32,7 +33,7 @@ pub(crate) const fn is_first(key: Key) -> bool {
 
 /// Head, name and the value's start of a first chunk.
 pub(crate) fn parse_first(payload: &[u8]) -> Result<(XattrHead, &[u8], &[u8])> {
-    const WRONG: Error = Error::internal("an extended attribute is malformed");
+    const WRONG: Error = Error::damaged("an extended attribute is malformed");
     let (head, rest) = XattrHead::read_from_prefix(payload).map_err(|_| WRONG)?;
     let (name, value) = rest.split_at_checked(usize::from(head.name_len)).ok_or(WRONG)?;
     let impossible = head.value_len.get() as usize > XATTR_VALUE_MAX
@@ -44,14 +45,14 @@ pub(crate) fn parse_first(payload: &[u8]) -> Result<(XattrHead, &[u8], &[u8])> {
 
 impl<D: Device> Volume<D> {
     fn xattr_base(&self, ino: Ino, name: &[u8]) -> Key {
-        Key::new(ino, Kind::Xattr, self.sip(name) << 16)
+        Key::new(ino, Kind::Xattr, name_hash(self.geometry(), name) << 16)
     }
 
     fn find_xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Found>> {
         let base = self.xattr_base(ino, name);
         let to = Key::new(ino, Kind::Xattr, base.offset() | 0xffff);
         let mut found = None;
-        self.scan(base, to, &mut |key, payload| {
+        self.tree()?.scan(base, to, &mut |key, payload| {
             if is_first(key) {
                 let (head, other, _) = parse_first(payload)?;
                 if other == name {
@@ -74,7 +75,7 @@ impl<D: Device> Volume<D> {
         let to = Key::new(ino, Kind::Xattr, found.key.offset() + (found.chunks - 1));
         let mut value = Vec::new();
         let (mut len, mut next) = (0, found.key.offset());
-        self.scan(found.key, to, &mut |key, payload| {
+        self.tree()?.scan(found.key, to, &mut |key, payload| {
             let part = if key == found.key {
                 let (head, _, start) = parse_first(payload)?;
                 len = head.value_len.get() as usize;
@@ -104,7 +105,7 @@ impl<D: Device> Volume<D> {
     pub fn xattr_list(&self, ino: Ino, emit: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
         self.inode(ino)?;
         let (from, to) = (Key::new(ino, Kind::Xattr, 0), Key::new(ino, Kind::Xattr, u64::MAX));
-        self.scan(from, to, &mut |key, payload| {
+        self.tree()?.scan(from, to, &mut |key, payload| {
             if is_first(key) && !emit(parse_first(payload)?.1) {
                 return Ok(ControlFlow::Break(()));
             }
@@ -167,9 +168,9 @@ impl<D: Device> Volume<D> {
         let (start, rest) = value.split_at_checked(first_len).unwrap_or((value, &[]));
         let chunks = 1 + rest.len().div_ceil(CHUNK_BYTES);
         // Six chunks to a leaf, and every new leaf may split one more node.
-        self.begin(chunks as u64, true)?;
-        let mut inode = self.inode(ino)?;
-        let old = self.find_xattr(ino, name)?;
+        let plan = self.begin(Need::growth().with_leaves(chunks as u64))?;
+        let mut inode = plan.inode(ino)?;
+        let old = plan.find_xattr(ino, name)?;
         match (&old, mode) {
             (Some(_), XattrMode::Create) => return Err(Error::Exists),
             (None, XattrMode::Replace) => return Err(Error::NoAttr),
@@ -177,14 +178,14 @@ impl<D: Device> Volume<D> {
         }
         let key = match &old {
             Some(old) => old.key,
-            None => self.vacant_xattr(ino, name)?,
+            None => plan.vacant_xattr(ino, name)?,
         };
         let old_chunks = old.as_ref().map_or(0, |old| old.chunks);
         let keys = |count: u64| {
             (0..count).map(move |chunk| Key::new(ino, Kind::Xattr, key.offset() + chunk))
         };
         for key in keys(old_chunks.max(chunks as u64)) {
-            self.touch(key)?;
+            plan.tree()?.touch(key)?;
         }
         let head = XattrHead {
             value_len: U32::new(value.len() as u32),
@@ -197,16 +198,16 @@ impl<D: Device> Volume<D> {
         first.extend_from_slice(head.as_bytes());
         first.extend_from_slice(name);
         first.extend_from_slice(start);
-        self.change(|volume| {
+        plan.change(|change| {
             for key in keys(old_chunks).skip(chunks) {
-                volume.remove(key)?;
+                change.remove(key)?;
             }
-            volume.put(key, &first)?;
+            change.put(key, &first)?;
             for (key, chunk) in keys(chunks as u64).skip(1).zip(rest.chunks(CHUNK_BYTES)) {
-                volume.put(key, chunk)?;
+                change.put(key, chunk)?;
             }
             attr.apply(&mut inode);
-            volume.put_inode(&inode)
+            change.put_inode(&inode)
         })
     }
 
@@ -214,7 +215,7 @@ impl<D: Device> Volume<D> {
         let base = self.xattr_base(ino, name);
         for index in 0..=0xff_u64 {
             let key = Key::new(ino, Kind::Xattr, base.offset() | index << 8);
-            if self.get(key)?.is_none() {
+            if self.tree()?.get(key)?.is_none() {
                 return Ok(key);
             }
         }
@@ -230,21 +231,21 @@ impl<D: Device> Volume<D> {
     }
 
     fn xattr_take(&mut self, ino: Ino, name: &[u8], attr: &SetAttr) -> Result<()> {
-        self.begin(24, false)?;
-        let mut inode = self.inode(ino)?;
-        let found = self.find_xattr(ino, name)?.ok_or(Error::NoAttr)?;
+        let plan = self.begin(Need::upkeep().with_leaves(24))?;
+        let mut inode = plan.inode(ino)?;
+        let found = plan.find_xattr(ino, name)?.ok_or(Error::NoAttr)?;
         let mut keys: Vec<Key> = Vec::new();
         let to = Key::new(ino, Kind::Xattr, found.key.offset() + (found.chunks - 1));
-        self.scan(found.key, to, &mut |key, _| {
+        plan.tree()?.scan(found.key, to, &mut |key, _| {
             push(&mut keys, key)?;
             Ok(ControlFlow::Continue(()))
         })?;
-        self.change(|volume| {
+        plan.change(|change| {
             for key in &keys {
-                volume.remove(*key)?;
+                change.remove(*key)?;
             }
             attr.apply(&mut inode);
-            volume.put_inode(&inode)
+            change.put_inode(&inode)
         })
     }
 }

@@ -4,17 +4,22 @@
 //! Invariant: a block that a committed tree reaches, or that the commit in flight may still make
 //! unreachable, is never handed out. A freed block is *pinned* until the commit that freed it is
 //! durable. Groups come into memory when first touched; one without an item in the tree is wholly
-//! free. This module does no I/O and knows nothing of the tree (see `txn`).
+//! free. This module does no I/O and knows nothing of the tree (see `volume`).
+
+mod group;
+#[cfg(test)]
+mod tests;
 
 use crate::buffer::push;
 use crate::error::{Error, Result};
+use crate::mutants::{self, Mutant};
 use crate::superblock::Geometry;
 use alloc::vec::Vec;
-use vexfs_format::mutants::{self, Mutant};
+use group::{Bits, Group};
 use vexfs_format::node::Pointer;
 use vexfs_format::{BlockNr, FIRST_FREE, Generation};
 
-const WORD: usize = 64;
+const NOT_LOADED: Error = Error::Bug("a group's bitmap is not in memory");
 /// Longest run of blocks that is looked for to write a commit's nodes and bitmaps in a row.
 const META_RUN_MAX: u64 = 64;
 /// One commit of so many takes whatever is free at the front: it fills the holes that are too short
@@ -23,109 +28,9 @@ const META_FILL_EVERY: u32 = 8;
 /// Clean groups kept in memory beyond those in use.
 const GROUPS_KEPT: usize = 512;
 
-/// A bitmap in words of 64.
-#[derive(Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn new(len: usize) -> Result<Self> {
-        let mut words = Vec::new();
-        words.try_reserve_exact(len / WORD).map_err(|_| Error::NoMemory)?;
-        words.resize(len / WORD, 0);
-        Ok(Self(words))
-    }
-
-    fn word(&self, index: usize) -> u64 {
-        self.0.get(index).copied().unwrap_or(0)
-    }
-
-    /// Sets or clears `count` bits; returns how many changed.
-    fn fill(&mut self, from: usize, count: usize, value: bool) -> usize {
-        let mut changed = 0;
-        let (mut bit, end) = (from, from.saturating_add(count));
-        while bit < end {
-            let (low, high) = (bit % WORD, (end - bit).saturating_add(bit % WORD).min(WORD));
-            let mask = (u64::MAX << low) & (u64::MAX >> (WORD - high));
-            let Some(word) = self.0.get_mut(bit / WORD) else { break };
-            let before = *word;
-            *word = if value { before | mask } else { before & !mask };
-            changed += (before ^ *word).count_ones() as usize;
-            bit += high - low;
-        }
-        changed
-    }
-}
-
-/// A group in memory.
-#[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) index: u64,
-    used: Bits,
-    /// Freed by the running transaction.
-    pinned_running: Bits,
-    /// Freed by the commit in flight.
-    pinned_commit: Bits,
-    /// Clear bits of `used`.
-    pub(crate) free: u64,
-    pinned: u64,
-    /// Where the bitmap is, or will be; `None` if it was never written.
-    pub(crate) pointer: Option<Pointer>,
-    /// `used` differs from what the last freeze wrote.
-    pub(crate) dirty: bool,
-    /// The running generation, once the bitmap has a new place in it.
-    pub(crate) placed: Generation,
-}
-
-impl Group {
-    fn blocked(&self, word: usize) -> u64 {
-        self.used.word(word) | self.pinned_running.word(word) | self.pinned_commit.word(word)
-    }
-
-    /// The first run of free blocks at or after `from`: (start, length up to `count`).
-    fn find(&self, from: usize, count: usize) -> Option<(usize, usize)> {
-        let words = self.used.0.len();
-        let mut index = from / WORD;
-        let mut masked = u64::MAX << (from % WORD);
-        while index < words {
-            let free = !self.blocked(index) & masked;
-            if free != 0 {
-                let start = index * WORD + free.trailing_zeros() as usize;
-                return Some((start, self.run(start, count)));
-            }
-            masked = u64::MAX;
-            index += 1;
-        }
-        None
-    }
-
-    /// Free blocks from `start` on, up to `count`.
-    fn run(&self, start: usize, count: usize) -> usize {
-        let mut len = 0;
-        while len < count {
-            let bit = start + len;
-            if bit / WORD >= self.used.0.len() {
-                break;
-            }
-            let rest = WORD - bit % WORD;
-            let clear =
-                ((self.blocked(bit / WORD) >> (bit % WORD)).trailing_zeros() as usize).min(rest);
-            len += clear;
-            if clear < rest {
-                break;
-            }
-        }
-        len.min(count)
-    }
-
-    /// Blocks that may be handed out.
-    pub(crate) const fn available(&self) -> u64 {
-        self.free.saturating_sub(self.pinned)
-    }
-}
-
-/// A run of blocks in use that is to be freed.
+/// Blocks to be freed in a group that is not in memory.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct DeferredFree {
     start: BlockNr,
     count: u64,
 }
@@ -141,7 +46,7 @@ pub(crate) struct Space {
     free: u64,
     pinned: u64,
     /// Freed blocks of groups that are not in memory; applied by the freeze.
-    deferred: Vec<Run>,
+    deferred: Vec<DeferredFree>,
     /// Where the next node is looked for.
     meta_cursor: BlockNr,
     /// A commit freed blocks since: the cursor has to find a place for the next one.
@@ -236,9 +141,8 @@ impl Space {
     }
 
     pub(crate) fn group_mut(&mut self, index: u64) -> Result<&mut Group> {
-        let position =
-            self.find_group(index).map_err(|_| Error::internal("a group is not in memory"))?;
-        self.groups.get_mut(position).ok_or(Error::internal("a group is not in memory"))
+        let position = self.find_group(index).map_err(|_| NOT_LOADED)?;
+        self.groups.get_mut(position).ok_or(NOT_LOADED)
     }
 
     /// The first dirty group from `index` on that has a place: (index, bitmap's pointer, free blocks).
@@ -297,7 +201,7 @@ impl Space {
 
     /// Writes the bitmap into `block` as it goes to the medium.
     pub(crate) fn bitmap(&self, index: u64, block: &mut [u8]) -> Result<()> {
-        let group = self.group(index).ok_or(Error::internal("a group is not in memory"))?;
+        let group = self.group(index).ok_or(NOT_LOADED)?;
         for (word, bytes) in group.used.0.iter().zip(block.chunks_exact_mut(8)) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -362,7 +266,7 @@ impl Space {
         let group = self.group_mut(self.group_of(start))?;
         let changed = group.used.fill(within, count as usize, true) as u64;
         if changed != count {
-            return Err(Error::block(start, "a block that is in use was about to be handed out"));
+            return Err(Error::Bug("a block that is in use was about to be handed out"));
         }
         group.free = group.free.saturating_sub(count);
         group.dirty = true;
@@ -426,7 +330,7 @@ impl Space {
             if self.is_loaded(index) {
                 self.release_in(index, BlockNr(block), len)?;
             } else {
-                push(&mut self.deferred, Run { start: BlockNr(block), count: len })?;
+                push(&mut self.deferred, DeferredFree { start: BlockNr(block), count: len })?;
             }
             self.free = self.free.saturating_add(len);
             if !mutants::is(Mutant::PinRunning) {
@@ -454,13 +358,13 @@ impl Space {
 
     /// The group of some deferred free, which has to be brought in before [`apply_deferred`](Self::apply_deferred).
     pub(crate) fn next_deferred(&self) -> Option<u64> {
-        self.deferred.last().map(|run| self.group_of(run.start))
+        self.deferred.last().map(|free| self.group_of(free.start))
     }
 
     /// Applies the last deferred free; its group is in memory.
     pub(crate) fn apply_deferred(&mut self) -> Result<()> {
-        let Some(run) = self.deferred.last().copied() else { return Ok(()) };
-        self.release_in(self.group_of(run.start), run.start, run.count)?;
+        let Some(free) = self.deferred.last().copied() else { return Ok(()) };
+        self.release_in(self.group_of(free.start), free.start, free.count)?;
         self.deferred.pop();
         Ok(())
     }

@@ -9,13 +9,12 @@ mod inodes;
 use crate::buffer::{push, zeroed};
 use crate::device::Device;
 use crate::error::{Corruption, Error, Result};
-use crate::inode::parse;
-use crate::node;
+use crate::mutants::{self, Mutant};
 use crate::superblock::{Geometry, read_ring, read_superblock};
+use crate::tree::{node, parse_item};
 use alloc::vec::Vec;
 use core::fmt;
 use inodes::Inodes;
-use vexfs_format::mutants::{self, Mutant};
 use vexfs_format::node::Pointer;
 use vexfs_format::superblock::SUPER_OFFSET;
 use vexfs_format::{
@@ -334,7 +333,7 @@ impl<D: Device> Checker<'_, D> {
     }
 
     fn group(&mut self, key: Key, payload: &[u8]) -> Result<()> {
-        let Ok(item) = parse::<GroupItem>(payload, "") else {
+        let Ok(item) = parse_item::<GroupItem>(payload, "") else {
             self.at_inode(Ino::SYSTEM, "a group's item has the wrong length");
             return Ok(());
         };

@@ -4,11 +4,12 @@
 //! An entry's offset is `hash55 << 8 | index`; names of the same hash stand side by side and are
 //! compared. The offset is the entry's `readdir` cookie: it stays the same as long as the entry does.
 
+use super::inode::Inode;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::superblock::Geometry;
 use crate::types::{Dirent, FileType};
-use crate::volume::Volume;
-use alloc::vec::Vec;
+use crate::volume::{Change, Volume};
 use core::hash::Hasher;
 use core::ops::ControlFlow;
 use siphasher::sip::SipHasher24;
@@ -17,7 +18,7 @@ use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Cookies below this one belong to the host (`.` and `..`).
-const FIRST_COOKIE: u64 = 3;
+pub(crate) const FIRST_COOKIE: u64 = 3;
 
 /// An entry that was found: where it stands and what it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Entry {
 
 /// Splits an entry's payload into head and name.
 pub(crate) fn parse_entry(payload: &[u8]) -> Result<(Ino, FileType, &[u8])> {
-    const WRONG: Error = Error::internal("a directory entry is malformed");
+    const WRONG: Error = Error::damaged("a directory entry is malformed");
     let (head, name) = DirentHead::read_from_prefix(payload).map_err(|_| WRONG)?;
     let file_type = FileType::from_dt(head.file_type).ok_or(WRONG)?;
     let ino = Ino(head.ino.get());
@@ -44,7 +45,7 @@ pub(crate) fn parse_entry(payload: &[u8]) -> Result<(Ino, FileType, &[u8])> {
 }
 
 /// Checks a name a host hands in.
-pub(crate) fn check_name(name: &[u8]) -> Result<()> {
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_MAX {
         return Err(Error::NameTooLong);
     }
@@ -55,21 +56,28 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The hash of a name: SipHash-2-4 with the filesystem's own key, so that nobody can make names collide.
+pub(crate) fn name_hash(geometry: &Geometry, name: &[u8]) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(&geometry.hash_key);
+    hasher.write(name);
+    hasher.finish()
+}
+
 /// The largest hash leaves room for 256 names of it below 2^63.
 pub(crate) fn hash_base(hash: u64) -> u64 {
     (hash >> 9) << 8
 }
 
 impl<D: Device> Volume<D> {
-    pub(crate) fn sip(&self, bytes: &[u8]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(&self.geometry.hash_key);
-        hasher.write(bytes);
-        hasher.finish()
+    /// The inode, which must be a directory.
+    pub(super) fn directory(&self, ino: Ino) -> Result<Inode> {
+        let inode = self.inode(ino)?;
+        if inode.is_dir() { Ok(inode) } else { Err(Error::NotDirectory) }
     }
 
     /// First and last key an entry `name` of `dir` may have.
     fn entry_range(&self, dir: Ino, name: &[u8]) -> (Key, Key) {
-        let base = hash_base(self.sip(name));
+        let base = hash_base(name_hash(self.geometry(), name));
         (
             Key::new(dir, Kind::Dirent, base.max(FIRST_COOKIE)),
             Key::new(dir, Kind::Dirent, base | 0xff),
@@ -77,10 +85,10 @@ impl<D: Device> Volume<D> {
     }
 
     /// The entry `name` of `dir`.
-    pub(crate) fn find_entry(&self, dir: Ino, name: &[u8]) -> Result<Option<Entry>> {
+    pub(super) fn find_entry(&self, dir: Ino, name: &[u8]) -> Result<Option<Entry>> {
         let (from, to) = self.entry_range(dir, name);
         let mut found = None;
-        self.scan(from, to, &mut |key, payload| {
+        self.tree()?.scan(from, to, &mut |key, payload| {
             let (ino, file_type, other) = parse_entry(payload)?;
             if other == name {
                 found = Some(Entry { key, ino, file_type });
@@ -92,11 +100,11 @@ impl<D: Device> Volume<D> {
     }
 
     /// A free key for an entry `name` of `dir`, which must not exist.
-    pub(crate) fn vacant_entry(&self, dir: Ino, name: &[u8]) -> Result<Key> {
+    pub(super) fn vacant_entry(&self, dir: Ino, name: &[u8]) -> Result<Key> {
         let (from, to) = self.entry_range(dir, name);
         let mut vacant = Some(from);
         let mut exists = false;
-        self.scan(from, to, &mut |key, payload| {
+        self.tree()?.scan(from, to, &mut |key, payload| {
             exists |= parse_entry(payload)?.2 == name;
             if vacant == Some(key) {
                 vacant = key.next().filter(|next| *next <= to);
@@ -107,29 +115,8 @@ impl<D: Device> Volume<D> {
             return Err(Error::Exists);
         }
         let key = vacant.ok_or(Error::NoSpace)?;
-        self.touch(key)?;
+        self.tree()?.touch(key)?;
         Ok(key)
-    }
-
-    pub(crate) fn put_entry(
-        &mut self,
-        key: Key,
-        name: &[u8],
-        ino: Ino,
-        file_type: FileType,
-    ) -> Result<()> {
-        let head = DirentHead {
-            ino: U64::new(ino.0),
-            file_type: file_type.dt(),
-            name_len: name.len() as u8,
-        };
-        let mut payload = [0u8; size_of::<DirentHead>() + NAME_MAX];
-        let len = size_of::<DirentHead>() + name.len();
-        let used = payload.get_mut(..len).ok_or(Error::NameTooLong)?;
-        let (front, back) = used.split_at_mut(size_of::<DirentHead>());
-        front.copy_from_slice(head.as_bytes());
-        back.copy_from_slice(name);
-        self.put(key, used)
     }
 
     /// The inode `name` of `dir` and its type.
@@ -163,7 +150,7 @@ impl<D: Device> Volume<D> {
         let from = Key::new(dir, Kind::Dirent, cookie.max(FIRST_COOKIE));
         let to = Key::new(dir, Kind::Dirent, u64::MAX);
         let mut emitted = false;
-        let result = self.scan(from, to, &mut |key, payload| {
+        let result = self.tree()?.scan(from, to, &mut |key, payload| {
             let (ino, file_type, name) = parse_entry(payload)?;
             // Its cookie would not be one, and reading on from it would not move on.
             if key.offset() >> 63 != 0 {
@@ -182,31 +169,28 @@ impl<D: Device> Volume<D> {
             other => other,
         }
     }
+}
 
-    /// The target of a symbolic link.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] on anything else, [`Error::Miss`].
-    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        let inode = self.inode(ino)?;
-        if inode.file_type() != FileType::Symlink {
-            return Err(Error::Invalid("not a symbolic link"));
-        }
-        let mut target = Vec::new();
-        target.try_reserve_exact(inode.size as usize & 0xffff).map_err(|_| Error::NoMemory)?;
-        let from = Key::new(ino, Kind::Inline, 0);
-        let to = Key::new(ino, Kind::Inline, u64::MAX);
-        self.scan(from, to, &mut |key, payload| {
-            if key.offset() != target.len() as u64 {
-                return Err(Error::inode(ino, "the symlink's target has a gap"));
-            }
-            target.try_reserve(payload.len()).map_err(|_| Error::NoMemory)?;
-            target.extend_from_slice(payload);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if target.len() as u64 != inode.size {
-            return Err(Error::inode(ino, "the symlink's target has the wrong length"));
-        }
-        Ok(target)
+impl<D: Device> Change<'_, D> {
+    /// Puts the entry `name` at `key`, which [`Volume::vacant_entry`] or [`Volume::find_entry`] found.
+    pub(super) fn put_entry(
+        &mut self,
+        key: Key,
+        name: &[u8],
+        ino: Ino,
+        file_type: FileType,
+    ) -> Result<()> {
+        let head = DirentHead {
+            ino: U64::new(ino.0),
+            file_type: file_type.dt(),
+            name_len: name.len() as u8,
+        };
+        let mut payload = [0u8; size_of::<DirentHead>() + NAME_MAX];
+        let len = size_of::<DirentHead>() + name.len();
+        let used = payload.get_mut(..len).ok_or(Error::NameTooLong)?;
+        let (front, back) = used.split_at_mut(size_of::<DirentHead>());
+        front.copy_from_slice(head.as_bytes());
+        back.copy_from_slice(name);
+        self.put(key, used)
     }
 }

@@ -150,11 +150,11 @@ impl NodeCache {
     }
 
     pub(crate) fn get(&self, id: NodeId) -> Result<&CachedNode> {
-        self.nodes.get(id.0 as usize).ok_or(Error::internal("a cached node's handle is stale"))
+        self.nodes.get(id.0 as usize).ok_or(Error::Bug("a cached node's handle is stale"))
     }
 
     pub(crate) fn get_mut(&mut self, id: NodeId) -> Result<&mut CachedNode> {
-        self.nodes.get_mut(id.0 as usize).ok_or(Error::internal("a cached node's handle is stale"))
+        self.nodes.get_mut(id.0 as usize).ok_or(Error::Bug("a cached node's handle is stale"))
     }
 
     /// True if something newer than `generation` is cached for `block`.

@@ -6,9 +6,9 @@
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::inode::parse;
+use crate::tree::parse_item;
 use crate::types::Time;
-use crate::volume::Volume;
+use crate::volume::{Need, Volume};
 use core::fmt;
 use vexfs_format::item::{VECTOR_AUTO_HEADER, VECTOR_KNOWN};
 use vexfs_format::{Ino, Key, Kind, VectorItem};
@@ -205,7 +205,7 @@ impl VectorLayout {
     }
 
     pub(crate) fn from_item(item: &VectorItem) -> Result<Self> {
-        const WRONG: Error = Error::internal("a vector attribute is malformed");
+        const WRONG: Error = Error::damaged("a vector attribute is malformed");
         let layout = Self {
             element: Element::from_byte(item.element).ok_or(WRONG)?,
             metric: Metric::from_byte(item.metric).ok_or(WRONG)?,
@@ -268,8 +268,10 @@ impl fmt::Display for VectorLayout {
 
 impl<D: Device> Volume<D> {
     pub(crate) fn vector_item(&self, ino: Ino) -> Result<Option<VectorItem>> {
-        match self.get(Key::new(ino, Kind::Vector, 0))? {
-            Some(payload) => parse(payload, "a vector attribute has the wrong length").map(Some),
+        match self.tree()?.get(Key::new(ino, Kind::Vector, 0))? {
+            Some(payload) => {
+                parse_item(payload, "a vector attribute has the wrong length").map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -294,8 +296,9 @@ impl<D: Device> Volume<D> {
         if let Some(layout) = layout {
             layout.check()?;
         }
-        self.begin(0, layout.is_some())?;
-        let mut inode = self.inode(ino)?;
+        let need = if layout.is_some() { Need::growth() } else { Need::upkeep() };
+        let plan = self.begin(need)?;
+        let mut inode = plan.inode(ino)?;
         if !inode.is_dir() && !inode.is_file() {
             return Err(Error::NotSupported);
         }
@@ -305,17 +308,17 @@ impl<D: Device> Volume<D> {
             ));
         }
         let key = Key::new(ino, Kind::Vector, 0);
-        self.touch(key)?;
+        plan.tree()?.touch(key)?;
         inode.vector = layout.is_some();
         inode.changed(now);
-        self.change(|volume| {
+        plan.change(|change| {
             match layout {
-                Some(layout) => volume.put(key, layout.to_item().as_bytes())?,
+                Some(layout) => change.put(key, layout.to_item().as_bytes())?,
                 None => {
-                    volume.remove(key)?;
+                    change.remove(key)?;
                 }
             }
-            volume.put_inode(&inode)
+            change.put_inode(&inode)
         })
     }
 }

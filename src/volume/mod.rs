@@ -1,22 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! An open filesystem: what is in memory of it, and how blocks get into memory.
+//! An open filesystem: its parts, and how blocks get into memory.
 //!
-//! Invariant: the tree under `root` is complete; every node of it that no durable root reaches is
-//! in the cache. The volume reads blocks, and writes none outside a [`crate::Commit`].
+//! Invariant: the parts describe one generation that is being built. They are changed by a
+//! [`Change`] and by nothing else; their fields are private to this module for that reason. The
+//! volume reads blocks, and writes none outside a [`Commit`].
+
+mod change;
+mod commit;
+mod counters;
+mod generations;
+mod room;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use change::{Change, Plan};
+pub use commit::Commit;
+pub(crate) use room::{GROUPS, Need};
 
 use crate::buffer::zeroed;
-use crate::cache::{LoadedNode, NodeCache, NodeId};
 use crate::device::Device;
 use crate::error::{Error, Missing, Result};
-use crate::inode::Inode;
-use crate::node;
+use crate::mutants::{self, Mutant};
 use crate::space::Space;
 use crate::superblock::{Geometry, newest_root, read_superblock};
+use crate::tree::{LoadedNode, Tree, node};
 use crate::types::StatFs;
-use alloc::vec::Vec;
-use vexfs_format::mutants::{self, Mutant};
-use vexfs_format::node::Pointer;
-use vexfs_format::{Generation, Ino, LEVELS_MAX, RootRecord, crc32c, features};
+use counters::Counters;
+use generations::Generations;
+use vexfs_format::{FIRST_FREE, Generation, Ino, RootRecord, crc32c, features};
 
 /// How to open a volume.
 #[derive(Clone, Copy, Debug)]
@@ -34,38 +45,47 @@ impl Default for OpenOptions {
 }
 
 /// An open filesystem on device `D`.
+///
+/// `&self` operations may run side by side, `&mut self` operations alone; the host owns the lock.
+///
+/// An operation whose blocks are not in memory fails with [`Error::Miss`], and one that finds no room
+/// until something is committed with [`Error::NeedCommit`]; neither changed anything.
+/// [`resolve`](Self::resolve) reads and calls again, [`run`](Self::run) commits as well. What
+/// was changed is durable after a [`commit`](Self::commit).
+///
+/// ```
+/// use vexfs::{Ino, MkfsOptions, NewInode, OpenOptions, Time, Volume, check, mkfs};
+/// use vexfs_crash::{CacheDevice, Image};
+///
+/// let now = Time { seconds: 1_700_000_000, nanos: 0 };
+/// let device = CacheDevice::new(Image::new(16 << 20));
+/// mkfs(&device, &MkfsOptions::new(16 << 20, [1; 16], [2; 16], now))?;
+/// let mut volume = Volume::open(device, &OpenOptions::default())?;
+///
+/// let new = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, target: b"", now };
+/// let file = volume.run(now, |volume| volume.create(Ino::ROOT, b"greeting", &new))?;
+/// volume.write_at(file.ino, 0, b"hello", now)?;
+/// volume.commit(now)?;
+///
+/// let (ino, _) = volume.resolve(|volume| volume.lookup(Ino::ROOT, b"greeting"))?;
+/// let mut text = [0; 16];
+/// assert_eq!(volume.read_at(ino, 0, &mut text)?, 5);
+/// assert_eq!(&text[..5], b"hello");
+/// assert_eq!(check(volume.device(), &mut |_| {})?.findings, 0);
+/// # Ok::<(), vexfs::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Volume<D> {
-    pub(crate) device: D,
-    pub(crate) geometry: Geometry,
-    pub(crate) cache: NodeCache,
-    pub(crate) space: Space,
-    /// The running transaction's tree.
-    pub(crate) root: Pointer,
-    pub(crate) level: u8,
-    /// The newest generation whose root record is on the medium.
-    pub(crate) durable: Generation,
-    /// The generation that is being built.
-    pub(crate) running: Generation,
-    /// The generation whose commit is being written.
-    pub(crate) in_flight: Option<Generation>,
-    pub(crate) next_ino: u64,
-    pub(crate) inodes: u64,
-    pub(crate) orphans: u64,
+    device: D,
+    geometry: Geometry,
+    tree: Tree,
+    space: Space,
+    generations: Generations,
+    counters: Counters,
     /// Something changed since the last freeze.
-    pub(crate) dirty: bool,
-    /// Nodes of the running generation.
-    pub(crate) dirty_nodes: usize,
-    /// Nodes of the commit in flight.
-    pub(crate) frozen_nodes: usize,
-    /// Grows with each change of the tree, so that a failure can tell whether one was made.
-    pub(crate) changes: u64,
-    /// Node buffers set aside before an operation, so that it cannot run out of memory halfway.
-    pub(crate) spares: Vec<Vec<u8>>,
-    /// As long as a node: where a leaf's items are moved together.
-    pub(crate) scratch: Vec<u8>,
-    pub(crate) read_only: bool,
-    pub(crate) dead: bool,
+    dirty: bool,
+    read_only: bool,
+    dead: bool,
 }
 
 impl<D: Device> Volume<D> {
@@ -82,41 +102,49 @@ impl<D: Device> Volume<D> {
         }
         let geometry = Geometry::of(&superblock);
         let record = newest_root(&device, &geometry)?;
-        let mut volume = Self {
-            cache: NodeCache::new(options.cache_bytes >> geometry.block_shift)?,
-            space: Space::new(&geometry),
+        let cache_nodes = options.cache_bytes >> geometry.block_shift;
+        let mut volume = Self::blank(device, geometry, cache_nodes)?;
+        volume.read_only = options.read_only;
+        volume.adopt(&record);
+        Ok(volume)
+    }
+
+    /// A volume of this shape without a tree.
+    fn blank(device: D, geometry: Geometry, cache_nodes: usize) -> Result<Self> {
+        Ok(Self {
             device,
             geometry,
-            root: Pointer::default(),
-            level: 0,
-            durable: Generation(0),
-            running: Generation(1),
-            in_flight: None,
-            next_ino: 0,
-            inodes: 0,
-            orphans: 0,
+            tree: Tree::new(geometry, cache_nodes)?,
+            space: Space::new(&geometry),
+            generations: Generations::after(Generation(0)),
+            counters: Counters::default(),
             dirty: false,
-            dirty_nodes: 0,
-            frozen_nodes: 0,
-            changes: 0,
-            spares: Vec::new(),
-            scratch: zeroed(geometry.block_bytes())?,
-            read_only: options.read_only,
+            read_only: false,
             dead: false,
-        };
-        volume.adopt(&record);
+        })
+    }
+
+    /// A volume of generation 0: nothing is in it, not even the root directory, and all blocks that
+    /// the format does not reserve are free. The commit of generation 1 makes it a filesystem.
+    pub(crate) fn empty(device: D, geometry: Geometry) -> Result<Self> {
+        let mut volume = Self::blank(device, geometry, 0)?;
+        volume.space.set_free(geometry.blocks.saturating_sub(FIRST_FREE + 1));
+        volume.space.insert_fresh(0)?;
+        volume.counters.next_ino = Ino::ROOT.0;
+        volume.tree.reserve(1, 1)?;
+        Change::run(&mut volume, |change| change.tree_mut().plant())?;
         Ok(volume)
     }
 
     /// Makes the record's tree the current one.
     pub(crate) fn adopt(&mut self, record: &RootRecord) {
-        self.root = record.tree.into();
-        self.level = record.level.get() as u8;
-        self.durable = Generation(record.generation.get());
-        self.running = Generation(record.generation.get().saturating_add(1));
-        self.next_ino = record.next_ino.get();
-        self.inodes = record.inodes.get();
-        self.orphans = record.orphans.get();
+        self.tree.adopt(record.tree.into(), record.level.get() as u8);
+        self.generations = Generations::after(Generation(record.generation.get()));
+        self.counters = Counters {
+            next_ino: record.next_ino.get(),
+            inodes: record.inodes.get(),
+            orphans: record.orphans.get(),
+        };
         self.space.set_free(record.free_blocks.get());
     }
 
@@ -132,22 +160,22 @@ impl<D: Device> Volume<D> {
 
     /// The newest generation that is on the medium.
     pub const fn generation(&self) -> Generation {
-        self.durable
+        self.generations.durable()
     }
 
     /// The generation that the next commit makes.
     pub const fn running(&self) -> Generation {
-        self.running
+        self.generations.running()
     }
 
     /// Orphans in the tree, see [`next_orphan`](Self::next_orphan).
     pub const fn orphans(&self) -> u64 {
-        self.orphans
+        self.counters.orphans
     }
 
     /// The number of the next inode that is made. Numbers are not used again.
     pub const fn next_ino(&self) -> Ino {
-        Ino(self.next_ino)
+        Ino(self.counters.next_ino)
     }
 
     /// True if something was changed since the last [`freeze`](Self::freeze).
@@ -177,14 +205,14 @@ impl<D: Device> Volume<D> {
 
     /// Tree nodes in memory.
     pub const fn cached_nodes(&self) -> usize {
-        self.cache.len()
+        self.tree.cached_nodes()
     }
 
     /// Evicts clean nodes until about `limit` are left; returns how many went.
     pub fn trim(&mut self, limit: usize) -> usize {
-        let before = self.cache.len();
-        self.cache.trim_to(limit, self.durable);
-        before.saturating_sub(self.cache.len())
+        let before = self.tree.cached_nodes();
+        self.tree.trim_to(limit, self.generations.durable());
+        before.saturating_sub(self.tree.cached_nodes())
     }
 
     /// Reads and verifies a block an operation missed. Call it under the same hold of the host's
@@ -214,14 +242,7 @@ impl<D: Device> Volume<D> {
     pub fn install(&mut self, loaded: LoadedNode) -> Result<()> {
         let LoadedNode { missing: Missing { pointer, group }, data } = loaded;
         match group {
-            None => {
-                if self.cache.find(&pointer).is_none()
-                    && !self.cache.has_newer(pointer.block, pointer.generation)
-                {
-                    self.cache.insert(pointer, data)?;
-                }
-                Ok(())
-            }
+            None => self.tree.install(pointer, data),
             Some(index) => match self.group_item(index) {
                 Ok(Some((current, _))) if current == pointer => {
                     self.space.insert(index, pointer, &data)
@@ -246,7 +267,7 @@ impl<D: Device> Volume<D> {
                 other => return other,
             }
         }
-        Err(Error::internal("an operation keeps missing blocks that were read"))
+        Err(Error::Bug("an operation keeps missing blocks that were read"))
     }
 
     /// Figures of the filesystem.
@@ -257,34 +278,33 @@ impl<D: Device> Volume<D> {
             blocks: self.geometry.blocks,
             blocks_free: free,
             blocks_available: free.saturating_sub(self.reserve()),
-            inodes: self.inodes,
+            inodes: self.counters.inodes,
             uuid: self.geometry.uuid,
             label: self.geometry.label,
         }
     }
 
     /// Fails on a volume that stopped.
-    pub(crate) const fn check_alive(&self) -> Result<()> {
+    const fn check_alive(&self) -> Result<()> {
         if self.dead { Err(Error::Dead) } else { Ok(()) }
     }
 
-    /// The cached node of `pointer`, which must be on `level`.
-    pub(crate) fn node(&self, pointer: &Pointer, level: u8) -> Result<NodeId> {
-        let id = self.cache.find(pointer).ok_or(Error::Miss(Missing::node(*pointer)))?;
-        if node::header(&self.cache.get(id)?.data)?.level != level {
-            return Err(Error::block(pointer.block, "a node is not on the level its parent says"));
-        }
-        Ok(id)
+    /// The running transaction's tree.
+    ///
+    /// # Errors
+    /// [`Error::Dead`] on a volume that stopped.
+    pub(crate) fn tree(&self) -> Result<&Tree> {
+        self.check_alive()?;
+        Ok(&self.tree)
     }
 
-    /// Levels of the tree.
-    pub(crate) fn levels(&self) -> u64 {
-        u64::from(self.level).saturating_add(1).min(LEVELS_MAX as u64)
+    /// Which blocks are free.
+    pub(crate) const fn space(&self) -> &Space {
+        &self.space
     }
 
-    /// The inode, which must be a directory.
-    pub(crate) fn directory(&self, ino: Ino) -> Result<Inode> {
-        let inode = self.inode(ino)?;
-        if inode.is_dir() { Ok(inode) } else { Err(Error::NotDirectory) }
+    /// Evicts clean nodes until the cache's limit holds.
+    pub(crate) fn trim_to_limit(&mut self) {
+        self.tree.trim(self.generations.durable());
     }
 }
