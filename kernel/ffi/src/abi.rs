@@ -11,11 +11,11 @@ pub const ABI_VERSION: u32 = 5;
 
 /// Nothing: the call succeeded, or its error is final.
 pub const WANT_NOTHING: u32 = 0;
-/// Fetch and install a block, then call again.
+/// Fetch a block (`vexfs_rust_fetch_begin`), then call again.
 pub const WANT_NODE: u32 = 1;
 /// Commit the running transaction, then call again.
 pub const WANT_COMMIT: u32 = 2;
-/// Stop writing to the filesystem: it is damaged. The message says where.
+/// Stop writing to the filesystem: it is damaged, or the engine has a bug. The message says which.
 pub const WANT_READ_ONLY: u32 = 3;
 
 /// A range that is stored nowhere and reads as zeroes.
@@ -56,7 +56,7 @@ pub struct Report {
     pub want: u32,
     /// Bytes of `message`, not counting the zero behind it; 0 unless there is something to say.
     pub message_len: u32,
-    /// For `vexfs_rust_fetch` alone.
+    /// For `vexfs_rust_fetch_begin` alone.
     pub missing: [u64; 6],
     /// Text that ends in a zero.
     pub message: [u8; 160],
@@ -379,7 +379,7 @@ const fn reaction(error: &Error) -> (u32, bool) {
     match error {
         Error::Miss(_) => (WANT_NODE, false),
         Error::NeedCommit => (WANT_COMMIT, false),
-        Error::Corrupt(_) | Error::NoRoot => (WANT_READ_ONLY, true),
+        Error::Corrupt(_) | Error::NoRoot | Error::Bug(_) => (WANT_READ_ONLY, true),
         Error::Device(_)
         | Error::NotVexfs
         | Error::Truncated { .. }
