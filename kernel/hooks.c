@@ -27,7 +27,7 @@ void vexfs_hook_panic(void)
 int vexfs_hook_selftest(void)
 {
 	struct vexfs_fs *fs;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
 	if (!selftest)
@@ -35,10 +35,13 @@ int vexfs_hook_selftest(void)
 	fs = kzalloc(sizeof(*fs), GFP_KERNEL);
 	if (!fs)
 		return -ENOMEM;
-	err = vexfs_run_alone(&op, fs, vexfs_rust_test_basic());
-	if (!err)
-		err = vexfs_run_alone(&op, fs, vexfs_rust_test_vector_ops());
+	vexfs_call_init(&call, fs, VEXFS_UNLOCKED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_test_basic() ?:
+		      vexfs_rust_test_vector_ops();
+	} while (vexfs_call_again(&call, &err));
 	kfree(fs);
-	pr_info(VEXFS_NAME ": self-test: %s (%d)\n", err ? "failed" : "passed", err);
+	pr_info("self-test: %s (%d)\n", err ? "failed" : "passed", err);
 	return err;
 }

@@ -30,13 +30,13 @@
 // Nothing: the call succeeded, or its error is final.
 #define VEXFS_WANT_NOTHING 0
 
-// Fetch and install a block, then call again.
+// Fetch a block (`vexfs_rust_fetch_begin`), then call again.
 #define VEXFS_WANT_NODE 1
 
 // Commit the running transaction, then call again.
 #define VEXFS_WANT_COMMIT 2
 
-// Stop writing to the filesystem: it is damaged. The message says where.
+// Stop writing to the filesystem: it is damaged, or the engine has a bug. The message says which.
 #define VEXFS_WANT_READ_ONLY 3
 
 // A range that is stored nowhere and reads as zeroes.
@@ -90,7 +90,7 @@
 // A frozen transaction on its way to the device. Opaque.
 struct vexfs_commit;
 
-// A block that was read and verified. Opaque.
+// A block that a call missed: to be read, or read and verified. Opaque.
 struct vexfs_node;
 
 // An open volume. Opaque.
@@ -127,7 +127,7 @@ struct vexfs_report {
 	uint32_t want;
 	// Bytes of `message`, not counting the zero behind it; 0 unless there is something to say.
 	uint32_t message_len;
-	// For `vexfs_rust_fetch` alone.
+	// For `vexfs_rust_fetch_begin` alone.
 	uint64_t missing[6];
 	// Text that ends in a zero.
 	uint8_t message[160];
@@ -408,22 +408,31 @@ int32_t vexfs_rust_trim(struct vexfs_volume *volume,
 			size_t limit,
 			size_t *freed);
 
-// `Volume::fetch`: reads and verifies the block that the call before missed, under the same hold of the lock (which
-// may have been downgraded to shared in between). `report` is that call's; the node goes to `*out`, for
-// `vexfs_rust_install`.
+// `Volume::node_reader`: prepares to read the block that the call before missed, under the same hold of the lock.
+// `report` is that call's. `*out` gets the node, for `vexfs_rust_fetch`. Reads nothing yet.
 //
-// 0; `-EINVAL` if the report wants no node; `-EUCLEAN`, `-ENOMEM`, or the device's error.
-int32_t vexfs_rust_fetch(const struct vexfs_volume *volume,
-			 struct vexfs_report *report,
-			 struct vexfs_node **out);
+// 0, `-EINVAL` if the report wants no node, or `-ENOMEM`.
+int32_t vexfs_rust_fetch_begin(const struct vexfs_volume *volume,
+			       struct vexfs_report *report,
+			       struct vexfs_node **out);
 
-// `Volume::install`: takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT`
-// or `-ENOMEM`.
+// `NodeReader::fetch`: reads and verifies the block of a node. Takes no lock.
+//
+// 0, `-EUCLEAN`, `-ENOMEM`, or the device's error; all of them leave the node to be fetched again, or discarded.
+// `-EUCLEAN` is damage only if the lock was not released since the call that missed. Else the block may have been used
+// for something else: make that call again, and fetch what it misses then under its hold of the lock.
+int32_t vexfs_rust_fetch(struct vexfs_node *node,
+			 struct vexfs_report *report);
+
+// `Volume::install`: takes in what `vexfs_rust_fetch` read, unless it is stale. Takes the node back, whatever the
+// outcome.
+//
+// 0, `-EFAULT`, `-ENOMEM`, or `-EINVAL` for a node that was not fetched.
 int32_t vexfs_rust_install(struct vexfs_volume *volume,
 			   struct vexfs_node *node,
 			   struct vexfs_report *report);
 
-// `drop(LoadedNode)`: gives back a node that is not wanted after all. 0, or `-EFAULT`.
+// `drop(LoadedNode)`: takes back a node that is not wanted after all. 0, or `-EFAULT`.
 int32_t vexfs_rust_discard(struct vexfs_node *node);
 
 // `Volume::freeze`: freezes the running transaction. `*out` gets the commit, or null if nothing has changed since

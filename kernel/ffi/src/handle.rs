@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ptr;
-use vexfs::{Commit, Error, LoadedNode, Progress, Volume};
+use vexfs::{Commit, Error, LoadedNode, Missing, NodeReader, Progress, Volume};
 
 /// An open volume. Opaque.
 pub struct VolumeHandle {
@@ -25,9 +25,11 @@ pub struct CommitHandle {
     pub(crate) result: Option<Result<(), Error>>,
 }
 
-/// A block that was read and verified. Opaque.
+/// A block that a call missed: to be read, or read and verified. Opaque.
 pub struct NodeHandle {
-    pub(crate) node: LoadedNode,
+    pub(crate) reader: NodeReader<KernelDevice>,
+    pub(crate) missing: Missing,
+    pub(crate) node: Option<LoadedNode>,
 }
 
 // `&VolumeHandle` is shared between tasks that hold the lock shared.

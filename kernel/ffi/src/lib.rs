@@ -18,7 +18,7 @@
 //!    held, shared or exclusively; one whose volume is not `const` runs while it is held exclusively. A volume that
 //!    no other task can reach needs no lock.
 //! 5. **One task.** A commit or a node is used by one task at a time.
-//! 6. **Report.** Between a call that missed and the `fetch` for it, nobody changes the report.
+//! 6. **Report.** Between a call that missed and the `fetch_begin` for it, nobody changes the report.
 //! 7. **Device.** The functions of a [`abi::HostDevice`] may be called by any task, several at a time, from the call
 //!    that opens the volume until the volume and its commits are given back. They touch only the bytes
 //!    they are told to, and `read` writes all of them if it returns 0.
@@ -28,8 +28,8 @@
 //! # Calls that have to be made again
 //! Most functions fill in a [`abi::Report`]: what the host has to do before it makes a failed call again, and a line
 //! for the log. Nothing was changed by a call that returns `-EAGAIN`:
-//! - with [`abi::WANT_NODE`], call [`volume::vexfs_rust_fetch`] under the same hold of the lock (shared is enough),
-//!   then [`volume::vexfs_rust_install`] under the lock held exclusively;
+//! - with [`abi::WANT_NODE`], call [`volume::vexfs_rust_fetch_begin`] under the same hold of the lock, then
+//!   [`volume::vexfs_rust_fetch`] without a lock, then [`volume::vexfs_rust_install`] under the lock held exclusively;
 //! - with [`abi::WANT_COMMIT`], commit.
 //!
 //! # What is linked where

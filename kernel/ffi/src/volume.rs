@@ -190,13 +190,12 @@ pub unsafe extern "C" fn vexfs_rust_trim(
     })
 }
 
-/// `Volume::fetch`: reads and verifies the block that the call before missed, under the same hold of the lock (which
-/// may have been downgraded to shared in between). `report` is that call's; the node goes to `*out`, for
-/// `vexfs_rust_install`.
+/// `Volume::node_reader`: prepares to read the block that the call before missed, under the same hold of the lock.
+/// `report` is that call's. `*out` gets the node, for `vexfs_rust_fetch`. Reads nothing yet.
 ///
-/// 0; `-EINVAL` if the report wants no node; `-EUCLEAN`, `-ENOMEM`, or the device's error.
+/// 0, `-EINVAL` if the report wants no node, or `-ENOMEM`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_fetch(
+pub unsafe extern "C" fn vexfs_rust_fetch_begin(
     volume: *const VolumeHandle,
     report: *mut Report,
     out: *mut *mut NodeHandle,
@@ -206,14 +205,31 @@ pub unsafe extern "C" fn vexfs_rust_fetch(
     answer(report, || {
         // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
-        let node = volume.fetch(&missing.ok_or(INVALID)?)?;
-        out.set(give(NodeHandle { node })?);
+        let missing = missing.ok_or(INVALID)?;
+        out.set(give(NodeHandle { reader: volume.node_reader(), missing, node: None })?);
         Ok(())
     })
 }
 
-/// `Volume::install`: takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT`
-/// or `-ENOMEM`.
+/// `NodeReader::fetch`: reads and verifies the block of a node. Takes no lock.
+///
+/// 0, `-EUCLEAN`, `-ENOMEM`, or the device's error; all of them leave the node to be fetched again, or discarded.
+/// `-EUCLEAN` is damage only if the lock was not released since the call that missed. Else the block may have been used
+/// for something else: make that call again, and fetch what it misses then under its hold of the lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_fetch(node: *mut NodeHandle, report: *mut Report) -> i32 {
+    answer(report, || {
+        // SAFETY: rules 3 and 5 for `node`.
+        let handle = unsafe { node.as_mut() }.ok_or(FAULT)?;
+        handle.node = Some(handle.reader.fetch(&handle.missing)?);
+        Ok(())
+    })
+}
+
+/// `Volume::install`: takes in what `vexfs_rust_fetch` read, unless it is stale. Takes the node back, whatever the
+/// outcome.
+///
+/// 0, `-EFAULT`, `-ENOMEM`, or `-EINVAL` for a node that was not fetched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_install(
     volume: *mut VolumeHandle,
@@ -225,14 +241,14 @@ pub unsafe extern "C" fn vexfs_rust_install(
     answer(report, || {
         // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
-        for NodeHandle { node } in node? {
-            volume.install(node)?;
+        for NodeHandle { node, .. } in node? {
+            volume.install(node.ok_or(INVALID)?)?;
         }
         Ok(())
     })
 }
 
-/// `drop(LoadedNode)`: gives back a node that is not wanted after all. 0, or `-EFAULT`.
+/// `drop(LoadedNode)`: takes back a node that is not wanted after all. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_discard(node: *mut NodeHandle) -> i32 {
     plain(|| -> Answer {
