@@ -62,4 +62,4 @@ pub use superblock::{Geometry, newest_root, read_superblock};
 pub use tree::LoadedNode;
 pub use types::{Dirent, FileType, Mapping, MappingKind, Progress, StatFs, Time, XattrMode};
 pub use vexfs_format::{BlockNr, FileBlock, Generation, Ino, Superblock};
-pub use volume::{Commit, OpenOptions, Volume};
+pub use volume::{Commit, NodeReader, OpenOptions, Volume};

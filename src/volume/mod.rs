@@ -44,6 +44,44 @@ impl Default for OpenOptions {
     }
 }
 
+/// Reads blocks that operations missed, without the volume and its lock: [`Volume::node_reader`].
+#[derive(Clone, Copy, Debug)]
+pub struct NodeReader<D> {
+    device: D,
+    geometry: Geometry,
+}
+
+impl<D: Device> NodeReader<D> {
+    /// As [`Volume::fetch`], but the block may have been used for something else since the
+    /// operation missed it. So [`Error::Corrupt`] is not yet damage: make the operation again, and
+    /// if it misses the same block, fetch that under the lock. [`Volume::install`] drops what is stale.
+    ///
+    /// # Errors
+    /// Those of [`Volume::fetch`].
+    pub fn fetch(&self, missing: &Missing) -> Result<LoadedNode> {
+        read_missing(&self.device, &self.geometry, missing)
+    }
+}
+
+fn read_missing(
+    device: &impl Device,
+    geometry: &Geometry,
+    missing: &Missing,
+) -> Result<LoadedNode> {
+    let pointer = &missing.pointer;
+    if pointer.block.0 >= geometry.blocks {
+        return Err(Error::block(pointer.block, "a pointer leads outside the filesystem"));
+    }
+    let mut data = zeroed(geometry.block_bytes())?;
+    device.read(geometry.byte_of(pointer.block), &mut data)?;
+    if missing.group.is_none() {
+        node::verify(&data, pointer, &geometry.uuid, geometry.blocks)?;
+    } else if crc32c(&data) != pointer.crc && !mutants::is(Mutant::BitmapChecksum) {
+        return Err(Error::block(pointer.block, "the checksum of a group's bitmap is wrong"));
+    }
+    Ok(LoadedNode { missing: *missing, data })
+}
+
 /// An open filesystem on device `D`.
 ///
 /// `&self` operations may run concurrently, `&mut self` operations need exclusive access; the lock is
@@ -222,18 +260,15 @@ impl<D: Device> Volume<D> {
     /// # Errors
     /// [`Error::Device`], [`Error::NoMemory`], and [`Error::Corrupt`] if the block is not what its pointer says.
     pub fn fetch(&self, missing: &Missing) -> Result<LoadedNode> {
-        let pointer = &missing.pointer;
-        if pointer.block.0 >= self.geometry.blocks {
-            return Err(Error::block(pointer.block, "a pointer leads outside the filesystem"));
-        }
-        let mut data = zeroed(self.geometry.block_bytes())?;
-        self.device.read(self.geometry.byte_of(pointer.block), &mut data)?;
-        if missing.group.is_none() {
-            node::verify(&data, pointer, &self.geometry.uuid, self.geometry.blocks)?;
-        } else if crc32c(&data) != pointer.crc && !mutants::is(Mutant::BitmapChecksum) {
-            return Err(Error::block(pointer.block, "the checksum of a group's bitmap is wrong"));
-        }
-        Ok(LoadedNode { missing: *missing, data })
+        read_missing(&self.device, &self.geometry, missing)
+    }
+
+    /// What reads missed blocks without the volume, so that a host may give up its lock meanwhile.
+    pub fn node_reader(&self) -> NodeReader<D>
+    where
+        D: Clone,
+    {
+        NodeReader { device: self.device.clone(), geometry: self.geometry }
     }
 
     /// Puts what [`fetch`](Self::fetch) read into the cache, unless it became stale in between.
