@@ -18,17 +18,7 @@ fn write(volume: &mut Volume<CacheDevice>, name: &[u8], text: &[u8]) -> Result<(
 
 fn main() -> Result<(), Error> {
     let device = CacheDevice::new(Image::new(BYTES));
-    let options = MkfsOptions {
-        bytes: BYTES,
-        block_bytes: 4096,
-        label: b"example",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: NOW,
-        root_uid: 0,
-        root_gid: 0,
-    };
-    mkfs(&device, &options)?;
+    mkfs(&device, &MkfsOptions::new(BYTES, [1; 16], [2; 16], NOW))?;
     let mut volume = Volume::open(device, &OpenOptions::default())?;
 
     write(&mut volume, b"promised", b"committed before the cut")?;

@@ -2,10 +2,10 @@
 /*
  * The block device under the engine: metadata goes straight to it, by bios.
  *
- * Buffers are the engine's: from kmalloc or vmalloc, whole blocks of 4096 bytes,
- * which no device here has larger sectors than; mapped page by page. One the
- * device cannot reach as it lies is copied first. Every function waits until
- * the device has answered; none takes a lock.
+ * Buffers are the engine's, from kmalloc or vmalloc, in whole blocks of 4096
+ * bytes; sectors are not larger. They are mapped page by page. A buffer whose
+ * alignment the device cannot use is copied first. Every function waits until
+ * the device has completed the request; none takes a lock.
  */
 #include <linux/bio.h>
 #include <linux/blkdev.h>
@@ -20,7 +20,7 @@ struct vexfs_batch {
 	struct completion done;
 	atomic_t pending;
 	int error;
-	/* Pages a bio is likely to need. */
+	/* How many pages a bio is likely to hold. */
 	unsigned short vecs;
 };
 
@@ -72,7 +72,7 @@ static void vexfs_batch_add(struct vexfs_batch *batch, struct block_device *bdev
 		} else if (*bio) {
 			goto added;
 		}
-		/* Waits for memory of its own pool; the full ones are on their way. */
+		/* May wait for memory of its pool; full bios are submitted already and will give it back. */
 		*bio = bio_alloc(bdev, batch->vecs, opf, GFP_NOFS);
 		(*bio)->bi_iter.bi_sector = at >> SECTOR_SHIFT;
 		__bio_add_page(*bio, page, piece, offset);
@@ -83,7 +83,7 @@ added:
 	}
 }
 
-static bool vexfs_reachable(struct block_device *bdev, const void *data)
+static bool vexfs_dma_aligned(struct block_device *bdev, const void *data)
 {
 	return !((unsigned long)data & (bdev_dma_alignment(bdev) | (SECTOR_SIZE - 1)));
 }
@@ -110,7 +110,7 @@ static int vexfs_device_read(void *ctx, uint64_t at, uint8_t *buf, size_t len)
 	void *copy;
 	int err;
 
-	if (vexfs_reachable(bdev, buf))
+	if (vexfs_dma_aligned(bdev, buf))
 		return vexfs_read_aligned(bdev, at, buf, len);
 	copy = kvmalloc(roundup_pow_of_two(len), GFP_NOFS);
 	if (!copy)
@@ -141,13 +141,13 @@ static int vexfs_device_write(void *ctx, const struct vexfs_write_request *reque
 		const struct vexfs_write_request *request = &requests[i];
 		void *copy;
 
-		if (vexfs_reachable(bdev, request->data)) {
+		if (vexfs_dma_aligned(bdev, request->data)) {
 			vexfs_batch_add(&batch, bdev, &bio, opf, request->at, request->data,
 					request->len);
 			continue;
 		}
 		copy = kvmalloc(roundup_pow_of_two(request->len), GFP_NOFS);
-		if (copy && vexfs_reachable(bdev, copy)) {
+		if (copy && vexfs_dma_aligned(bdev, copy)) {
 			struct vexfs_write_request one = {
 				.at = request->at, .data = copy, .len = request->len,
 			};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Directories and the names in them. The engine changes first; the kernel's
- * inodes follow once it succeeded.
+ * inodes are updated after it succeeded, in the same hold of its lock.
  */
 #include <linux/namei.h>
 #include <linux/posix_acl.h>
@@ -9,29 +9,39 @@
 
 #include "vexfs.h"
 
-/* Entries are copied out of the engine in batches: readers' buffers may fault. */
+/* Entries are copied out of the engine in batches: the reader's buffer may fault, which must not happen under the lock. */
 #define VEXFS_READDIR_BYTES 8192
 
-static const u8 *vexfs_name(const struct dentry *dentry)
+/* Where the engine finds the name of @dentry, which is in @dir. */
+static struct vexfs_name_at vexfs_name_at(const struct inode *dir, const struct dentry *dentry)
 {
-	return dentry->d_name.name;
+	return (struct vexfs_name_at){
+		.dir = dir->i_ino,
+		.name = dentry->d_name.name,
+		.len = dentry->d_name.len,
+	};
 }
 
 static struct dentry *vexfs_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct inode *inode = NULL;
 	struct vexfs_attr attr;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	u64 changes;
 	int err;
 
 	if (dentry->d_name.len > NAME_MAX)
 		return ERR_PTR(-ENAMETOOLONG);
-	vexfs_op_init(&op, fs, VEXFS_SHARED);
-	err = vexfs_run(&op, (changes = fs->changes,
-			      vexfs_rust_lookup_inode(fs->volume, dir->i_ino, vexfs_name(dentry),
-						      dentry->d_name.len, &attr, &op.report)));
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call);
+		if (!err) {
+			changes = fs->changes;
+			err = vexfs_rust_lookup_inode(fs->volume, &at, &attr, &call.report);
+		}
+	} while (vexfs_call_again(&call, &err));
 	if (!err)
 		inode = vexfs_iget(dir->i_sb, attr.ino, &attr, changes);
 	else if (err != -ENOENT)
@@ -39,11 +49,24 @@ static struct dentry *vexfs_lookup(struct inode *dir, struct dentry *dentry, uns
 	return d_splice_alias(inode, dentry);
 }
 
+static int vexfs_read_entries(struct inode *dir, u64 pos, u8 *buffer, size_t *used)
+{
+	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_call call;
+	int err;
+
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_readdir(fs->volume, dir->i_ino, pos, buffer,
+					 VEXFS_READDIR_BYTES, used, &call.report);
+	} while (vexfs_call_again(&call, &err));
+	return err;
+}
+
 static int vexfs_iterate(struct file *file, struct dir_context *ctx)
 {
 	struct inode *dir = file_inode(file);
-	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
-	struct vexfs_op op;
 	size_t used, at;
 	u8 *buffer;
 	int err = 0;
@@ -54,9 +77,7 @@ static int vexfs_iterate(struct file *file, struct dir_context *ctx)
 	if (!buffer)
 		return -ENOMEM;
 	for (;;) {
-		vexfs_op_init(&op, fs, VEXFS_SHARED);
-		err = vexfs_run(&op, vexfs_rust_readdir(fs->volume, dir->i_ino, ctx->pos, buffer,
-							VEXFS_READDIR_BYTES, &used, &op.report));
+		err = vexfs_read_entries(dir, ctx->pos, buffer, &used);
 		if (err || !used)
 			break;
 		for (at = 0; at < used;) {
@@ -79,7 +100,8 @@ out:
 	return err;
 }
 
-static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *inode, dev_t rdev)
+static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *inode, dev_t rdev,
+			    const char *target)
 {
 	*attrs = (struct vexfs_new_attrs){
 		.now = vexfs_time(inode_get_ctime(inode)),
@@ -87,10 +109,12 @@ static void vexfs_new_attrs(struct vexfs_new_attrs *attrs, const struct inode *i
 		.uid = i_uid_read(inode),
 		.gid = i_gid_read(inode),
 		.rdev = new_encode_dev(rdev),
+		.target = target,
+		.target_len = target ? strlen(target) : 0,
 	};
 }
 
-static struct inode *vexfs_blank(struct mnt_idmap *idmap, struct inode *dir, umode_t mode)
+static struct inode *vexfs_new_inode(struct mnt_idmap *idmap, struct inode *dir, umode_t mode)
 {
 	struct inode *inode = new_inode(dir->i_sb);
 
@@ -102,105 +126,118 @@ static struct inode *vexfs_blank(struct mnt_idmap *idmap, struct inode *dir, umo
 	return inode;
 }
 
-/* ACLs and security labels of a new inode. */
-static int vexfs_dress(struct inode *inode, struct inode *dir, const struct qstr *name,
-		       struct posix_acl *default_acl, struct posix_acl *acl)
+/* The end of every change of names: with -o dirsync the change is durable before the call returns. */
+static int vexfs_dirsync(struct inode *dir)
 {
-	int err = 0;
-
-	if (default_acl)
-		err = vexfs_store_acl(inode, default_acl, ACL_TYPE_DEFAULT, 0);
-	if (!err && acl)
-		err = vexfs_store_acl(inode, acl, ACL_TYPE_ACCESS, 0);
-	if (!err)
-		err = vexfs_init_security(inode, dir, name);
-	return err;
+	return IS_DIRSYNC(dir) ? vexfs_fsync_inode(dir) : 0;
 }
 
-/* A change of names is done: with -o dirsync, once it is durable. */
-static int vexfs_named(struct inode *dir, int err)
-{
-	return !err && IS_DIRSYNC(dir) ? vexfs_fsync_inode(dir) : err;
-}
-
-/* The engine has a new inode; no handle finds it until vexfs_release_newborn(). Under its lock. */
-static int vexfs_made(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
-		      const struct vexfs_attr *dir_attr)
+/*
+ * The engine has created an inode, under its lock. File handles do not find it
+ * before vexfs_end_creating().
+ */
+static void vexfs_begin_creating(struct inode *inode, const struct vexfs_attr *attr)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 
-	vexfs_touch_dir(dir, dir_attr, attr->ctime);
+	lockdep_assert_held_write(&fs->lock);
 	inode->i_ino = attr->ino;
-	spin_lock(&fs->newborn_lock);
-	list_add(&VEXFS_I(inode)->newborn, &fs->newborn);
-	spin_unlock(&fs->newborn_lock);
-	return 0;
+	spin_lock(&fs->creating_lock);
+	list_add(&VEXFS_I(inode)->creating, &fs->creating);
+	spin_unlock(&fs->creating_lock);
 }
 
-static void vexfs_release_newborn(struct inode *inode)
+static void vexfs_end_creating(struct inode *inode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 
-	spin_lock(&fs->newborn_lock);
-	list_del_init(&VEXFS_I(inode)->newborn);
-	spin_unlock(&fs->newborn_lock);
+	spin_lock(&fs->creating_lock);
+	list_del_init(&VEXFS_I(inode)->creating);
+	spin_unlock(&fs->creating_lock);
 }
 
-/* Makes a new inode what the engine says, and known by its number. */
-static int vexfs_adopt(struct inode *inode, const struct vexfs_attr *attr)
+/* Fills in an inode that the engine has created, and puts it into the inode cache. */
+static int vexfs_insert_inode(struct inode *inode, const struct vexfs_attr *attr)
 {
-	int err = vexfs_inode_fill(inode, attr) ?: insert_inode_locked(inode);
+	int err = vexfs_fill_inode(inode, attr) ?: insert_inode_locked(inode);
 
 	if (!err)
 		return 0;
 	/* Numbers are never given twice. */
-	vexfs_error(VEXFS_SB(inode->i_sb), "a new inode's number is in use");
+	vexfs_error(VEXFS_SB(inode->i_sb), -EUCLEAN, "a new inode's number is in use");
 	return -EUCLEAN;
 }
 
-static int vexfs_removed(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
-			 const struct vexfs_attr *dir_attr, struct vexfs_timestamp now)
+static void vexfs_finish_unlink(struct inode *dir, struct inode *inode,
+				const struct vexfs_attr *attr, const struct vexfs_attr *dir_attr,
+				struct vexfs_timestamp now)
 {
-	vexfs_touch_dir(dir, dir_attr, now);
-	vexfs_touch(inode, now);
+	vexfs_update_dir(dir, dir_attr, now);
+	vexfs_update_ctime(inode, now);
 	if (S_ISDIR(inode->i_mode))
 		i_size_write(inode, 0);
 	set_nlink(inode, attr->nlink);
-	return 0;
 }
 
+/* Removes a name of @inode, which may be a directory. */
 static int vexfs_remove(struct inode *dir, struct dentry *dentry, struct inode *inode,
 			unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct vexfs_timestamp now = vexfs_now();
-	const u8 *name = vexfs_name(dentry);
-	u32 len = dentry->d_name.len;
 	struct vexfs_attr attr, dir_attr;
-	struct vexfs_op op;
+	struct vexfs_call call;
+	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | mode);
-	op.inode[0] = dir;
-	op.inode[1] = inode;
-	if (S_ISDIR(inode->i_mode))
-		return vexfs_run(&op, vexfs_rust_remove_dir(fs->volume, dir->i_ino, name, len, now,
-							    &attr, &dir_attr, &op.report) ?:
-				      vexfs_removed(dir, inode, &attr, &dir_attr, now));
-	return vexfs_run(&op, vexfs_rust_unlink_file(fs->volume, dir->i_ino, name, len, now,
-						     &attr, &dir_attr, &op.report) ?:
-			      vexfs_removed(dir, inode, &attr, &dir_attr, now));
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | mode);
+	call.inode[0] = dir;
+	call.inode[1] = inode;
+	do {
+		err = vexfs_call_enter(&call);
+		if (!err && S_ISDIR(inode->i_mode))
+			err = vexfs_rust_remove_dir(fs->volume, &at, now, &attr, &dir_attr,
+						    &call.report);
+		else if (!err)
+			err = vexfs_rust_unlink_file(fs->volume, &at, now, &attr, &dir_attr,
+						     &call.report);
+		if (!err)
+			vexfs_finish_unlink(dir, inode, &attr, &dir_attr, now);
+	} while (vexfs_call_again(&call, &err));
+	return err;
 }
 
-static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
-		      umode_t mode, dev_t rdev, const char *target)
+/* Creates in the engine what @attrs says, for @inode. */
+static int vexfs_create_in(struct inode *dir, struct dentry *dentry, struct inode *inode,
+			   const struct vexfs_new_attrs *attrs, struct vexfs_attr *attr)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
+	struct vexfs_attr dir_attr;
+	struct vexfs_call call;
+	int err;
+
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
+	call.inode[0] = dir;
+	call.inode[1] = inode;
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_create(fs->volume, &at, attrs, attr, &dir_attr, &call.report);
+		if (!err) {
+			vexfs_update_dir(dir, &dir_attr, attr->ctime);
+			vexfs_begin_creating(inode, attr);
+		}
+	} while (vexfs_call_again(&call, &err));
+	return err;
+}
+
+/* Creates a name for a new inode of any type; @target is a symbolic link's. */
+static int vexfs_create_entry(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			      umode_t mode, dev_t rdev, const char *target)
+{
 	struct posix_acl *default_acl = NULL, *acl = NULL;
-	struct vexfs_attr attr, dir_attr;
 	struct vexfs_new_attrs attrs;
-	const u8 *name = vexfs_name(dentry);
-	u32 len = dentry->d_name.len;
-	struct vexfs_op op;
+	struct vexfs_attr attr;
 	struct inode *inode;
 	char *link = NULL;
 	int err;
@@ -211,7 +248,7 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 			return err;
 	}
 	err = -ENOMEM;
-	inode = vexfs_blank(idmap, dir, mode);
+	inode = vexfs_new_inode(idmap, dir, mode);
 	if (!inode)
 		goto out;
 	if (target) {
@@ -220,40 +257,26 @@ static int vexfs_make(struct mnt_idmap *idmap, struct inode *dir, struct dentry 
 			goto out_inode;
 	}
 
-	vexfs_new_attrs(&attrs, inode, rdev);
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = dir;
-	op.inode[1] = inode;
-	if (S_ISDIR(mode))
-		err = vexfs_run(&op, vexfs_rust_create_dir(fs->volume, dir->i_ino, name, len,
-							   &attrs, &attr, &dir_attr, &op.report) ?:
-				     vexfs_made(dir, inode, &attr, &dir_attr));
-	else if (target)
-		err = vexfs_run(&op, vexfs_rust_symlink(fs->volume, dir->i_ino, name, len,
-							(const u8 *)target, strlen(target), &attrs,
-							&attr, &dir_attr, &op.report) ?:
-				     vexfs_made(dir, inode, &attr, &dir_attr));
-	else
-		err = vexfs_run(&op, vexfs_rust_create_file(fs->volume, dir->i_ino, name, len,
-							    &attrs, &attr, &dir_attr, &op.report) ?:
-				     vexfs_made(dir, inode, &attr, &dir_attr));
+	vexfs_new_attrs(&attrs, inode, rdev, target);
+	err = vexfs_create_in(dir, dentry, inode, &attrs, &attr);
 	if (!err)
-		err = vexfs_adopt(inode, &attr);
-	vexfs_release_newborn(inode);
+		err = vexfs_insert_inode(inode, &attr);
+	vexfs_end_creating(inode);
 	if (err)
 		goto out_inode;
 	if (link)
 		inode->i_link = link;
 	link = NULL;
-	err = vexfs_dress(inode, dir, &dentry->d_name, default_acl, acl);
+	err = vexfs_init_acl(inode, default_acl, acl) ?:
+	      vexfs_init_security(inode, dir, &dentry->d_name);
 	if (err) {
-		/* Should even that fail, the file stays without what it was to inherit. */
+		/* If that fails too, the file stays, without what it was to inherit. */
 		vexfs_remove(dir, dentry, inode, VEXFS_NOKILL);
 		discard_new_inode(inode);
 		goto out;
 	}
 	d_instantiate_new(dentry, inode);
-	err = vexfs_named(dir, 0);
+	err = vexfs_dirsync(dir);
 	goto out;
 
 out_inode:
@@ -268,19 +291,19 @@ out:
 static int vexfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
 			umode_t mode, bool excl)
 {
-	return vexfs_make(idmap, dir, dentry, mode, 0, NULL);
+	return vexfs_create_entry(idmap, dir, dentry, mode, 0, NULL);
 }
 
 static VEXFS_MKDIR_RETURNS vexfs_mkdir(struct mnt_idmap *idmap, struct inode *dir,
 				       struct dentry *dentry, umode_t mode)
 {
-	return VEXFS_MKDIR_RESULT(vexfs_make(idmap, dir, dentry, mode | S_IFDIR, 0, NULL));
+	return VEXFS_MKDIR_RESULT(vexfs_create_entry(idmap, dir, dentry, mode | S_IFDIR, 0, NULL));
 }
 
 static int vexfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
 		       umode_t mode, dev_t rdev)
 {
-	return vexfs_make(idmap, dir, dentry, mode, rdev, NULL);
+	return vexfs_create_entry(idmap, dir, dentry, mode, rdev, NULL);
 }
 
 static int vexfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
@@ -288,7 +311,7 @@ static int vexfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dent
 {
 	if (strlen(target) >= PAGE_SIZE)
 		return -ENAMETOOLONG;
-	return vexfs_make(idmap, dir, dentry, S_IFLNK | 0777, 0, target);
+	return vexfs_create_entry(idmap, dir, dentry, S_IFLNK | 0777, 0, target);
 }
 
 static int vexfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file *file,
@@ -298,34 +321,37 @@ static int vexfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file
 	struct posix_acl *default_acl, *acl;
 	struct vexfs_new_attrs attrs;
 	struct vexfs_attr attr;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	struct inode *inode;
 	int err;
 
 	err = posix_acl_create(dir, &mode, &default_acl, &acl);
 	if (err)
 		return err;
-	inode = vexfs_blank(idmap, dir, mode);
+	inode = vexfs_new_inode(idmap, dir, mode);
 	if (!inode) {
 		err = -ENOMEM;
 		goto out;
 	}
-	vexfs_new_attrs(&attrs, inode, 0);
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = inode;
-	err = vexfs_run(&op, vexfs_rust_new_inode(fs->volume, &attrs, &attr, &op.report));
+	vexfs_new_attrs(&attrs, inode, 0, NULL);
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
+	call.inode[0] = inode;
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_new_inode(fs->volume, &attrs, &attr, &call.report);
+	} while (vexfs_call_again(&call, &err));
 	if (err) {
 		iput(inode);
 		goto out;
 	}
-	/* No handle finds an inode without a name. d_tmpfile() takes the one link away again. */
+	/* File handles find no inode without a name. d_tmpfile() drops this link again. */
 	attr.nlink = 1;
-	err = vexfs_adopt(inode, &attr);
+	err = vexfs_insert_inode(inode, &attr);
 	if (err) {
 		iput(inode);
 		goto out;
 	}
-	err = vexfs_dress(inode, dir, NULL, default_acl, acl);
+	err = vexfs_init_acl(inode, default_acl, acl) ?: vexfs_init_security(inode, dir, NULL);
 	if (err) {
 		clear_nlink(inode);
 		discard_new_inode(inode);
@@ -339,61 +365,58 @@ out:
 	return finish_open_simple(file, err);
 }
 
-static int vexfs_linked(struct inode *dir, struct inode *inode, const struct vexfs_attr *attr,
-			const struct vexfs_attr *dir_attr, struct vexfs_timestamp now)
-{
-	vexfs_touch_dir(dir, dir_attr, now);
-	vexfs_touch(inode, now);
-	set_nlink(inode, attr->nlink);
-	return 0;
-}
-
 static int vexfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
 {
 	struct vexfs_fs *fs = VEXFS_SB(dir->i_sb);
 	struct inode *inode = d_inode(old);
+	struct vexfs_name_at at = vexfs_name_at(dir, dentry);
 	struct vexfs_attr attr, dir_attr;
 	struct vexfs_timestamp now = vexfs_now();
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = dir;
-	op.inode[1] = inode;
-	err = vexfs_run(&op, vexfs_rust_link(fs->volume, inode->i_ino, dir->i_ino,
-					     vexfs_name(dentry), dentry->d_name.len, now,
-					     &attr, &dir_attr, &op.report) ?:
-			     vexfs_linked(dir, inode, &attr, &dir_attr, now));
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
+	call.inode[0] = dir;
+	call.inode[1] = inode;
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_link(fs->volume, inode->i_ino, &at, now, &attr, &dir_attr,
+				      &call.report);
+		if (!err) {
+			vexfs_update_dir(dir, &dir_attr, now);
+			vexfs_update_ctime(inode, now);
+			set_nlink(inode, attr.nlink);
+		}
+	} while (vexfs_call_again(&call, &err));
 	if (err)
 		return err;
 	ihold(inode);
 	d_instantiate(dentry, inode);
-	return vexfs_named(dir, 0);
+	return vexfs_dirsync(dir);
 }
 
 static int vexfs_unlink(struct inode *dir, struct dentry *dentry)
 {
-	return vexfs_named(dir, vexfs_remove(dir, dentry, d_inode(dentry), 0));
+	return vexfs_remove(dir, dentry, d_inode(dentry), 0) ?: vexfs_dirsync(dir);
 }
 
 static int vexfs_rmdir(struct inode *dir, struct dentry *dentry)
 {
-	return vexfs_named(dir, vexfs_remove(dir, dentry, d_inode(dentry), 0));
+	return vexfs_remove(dir, dentry, d_inode(dentry), 0) ?: vexfs_dirsync(dir);
 }
 
-static int vexfs_renamed(struct inode *old_dir, struct inode *new_dir, struct inode *inode,
-			 struct inode *other, const struct vexfs_rename_result *result,
-			 bool exchange, struct vexfs_timestamp now)
+static void vexfs_finish_rename(struct inode *old_dir, struct inode *new_dir, struct inode *inode,
+				struct inode *other, const struct vexfs_rename_result *result,
+				bool exchange, struct vexfs_timestamp now)
 {
-	vexfs_touch_dir(old_dir, &result->from_dir, now);
-	vexfs_touch_dir(new_dir, &result->to_dir, now);
-	vexfs_touch(inode, now);
+	vexfs_update_dir(old_dir, &result->from_dir, now);
+	vexfs_update_dir(new_dir, &result->to_dir, now);
+	vexfs_update_ctime(inode, now);
 	if (other && result->other.ino == other->i_ino) {
-		vexfs_touch(other, now);
+		vexfs_update_ctime(other, now);
 		if (!exchange)
 			set_nlink(other, result->other.nlink);
 	}
-	return 0;
 }
 
 static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old_dentry,
@@ -402,14 +425,10 @@ static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct d
 	struct vexfs_fs *fs = VEXFS_SB(old_dir->i_sb);
 	struct inode *inode = d_inode(old_dentry), *other = d_inode(new_dentry);
 	struct vexfs_timestamp now = vexfs_now();
-	struct vexfs_name_at from = {
-		.dir = old_dir->i_ino, .name = vexfs_name(old_dentry), .len = old_dentry->d_name.len,
-	};
-	struct vexfs_name_at to = {
-		.dir = new_dir->i_ino, .name = vexfs_name(new_dentry), .len = new_dentry->d_name.len,
-	};
+	struct vexfs_name_at from = vexfs_name_at(old_dir, old_dentry);
+	struct vexfs_name_at to = vexfs_name_at(new_dir, new_dentry);
 	struct vexfs_rename_result *result;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	u32 engine_flags = 0;
 	int err;
 
@@ -423,18 +442,22 @@ static int vexfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct d
 	if (!result)
 		return -ENOMEM;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = inode;
-	op.inode[1] = new_dir;
-	op.inode[2] = old_dir;
-	op.inode[3] = other;
-	err = vexfs_run(&op, vexfs_rust_rename(fs->volume, &from, &to, engine_flags, now, result,
-					       &op.report) ?:
-			     vexfs_renamed(old_dir, new_dir, inode, other, result,
-					   flags & RENAME_EXCHANGE, now));
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
+	call.inode[0] = inode;
+	call.inode[1] = new_dir;
+	call.inode[2] = old_dir;
+	call.inode[3] = other;
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_rename(fs->volume, &from, &to, engine_flags, now, result,
+					&call.report);
+		if (!err)
+			vexfs_finish_rename(old_dir, new_dir, inode, other, result,
+					    flags & RENAME_EXCHANGE, now);
+	} while (vexfs_call_again(&call, &err));
 	kfree(result);
 	/* One commit has both directories. */
-	return vexfs_named(IS_DIRSYNC(old_dir) ? old_dir : new_dir, err);
+	return err ?: vexfs_dirsync(IS_DIRSYNC(old_dir) ? old_dir : new_dir);
 }
 
 const struct inode_operations vexfs_dir_iops = {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * File handles, for NFS and open_by_handle_at(2): the inode number is enough,
- * since none is ever given twice.
+ * File handles, for NFS and open_by_handle_at(2). The inode number is enough,
+ * since none is used twice; the generation is always 0.
  */
 #include <linux/exportfs.h>
 
@@ -63,12 +63,15 @@ static struct dentry *vexfs_get_parent(struct dentry *child)
 {
 	struct vexfs_fs *fs = VEXFS_SB(child->d_sb);
 	struct vexfs_attr attr;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_SHARED);
-	err = vexfs_run(&op, vexfs_rust_init_inode(fs->volume, d_inode(child)->i_ino, &attr,
-						   &op.report));
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_init_inode(fs->volume, d_inode(child)->i_ino, &attr,
+					    &call.report);
+	} while (vexfs_call_again(&call, &err));
 	if (err)
 		return ERR_PTR(err);
 	return d_obtain_alias(vexfs_iget(child->d_sb, attr.parent, NULL, 0));
@@ -79,6 +82,6 @@ const struct export_operations vexfs_export_ops = {
 	.fh_to_dentry	= vexfs_fh_to_dentry,
 	.fh_to_parent	= vexfs_fh_to_parent,
 	.get_parent	= vexfs_get_parent,
-	/* What a server has answered survives it. */
+	/* What an NFS server has replied survives its crash. */
 	.commit_metadata = vexfs_fsync_inode,
 };

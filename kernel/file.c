@@ -56,7 +56,7 @@ static ssize_t vexfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	return done;
 }
 
-/* What comes before a write, under i_rwsem. More than 0: go on. */
+/* The checks before a write. Returns the number of bytes to write, 0, or an error. */
 static ssize_t vexfs_write_checks(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -64,13 +64,14 @@ static ssize_t vexfs_write_checks(struct kiocb *iocb, struct iov_iter *from)
 	ssize_t count;
 	int err;
 
+	lockdep_assert_held(&inode->i_rwsem);
 	count = generic_write_checks(iocb, from);
 	if (count <= 0)
 		return count;
 	err = kiocb_modified(iocb);
 	if (err)
 		return err;
-	/* The bytes between the old end and this write come into being: as zeroes. */
+	/* The bytes between the old end and this write become part of the file, as zeroes. */
 	size = i_size_read(inode);
 	if (iocb->ki_pos > size) {
 		if (iocb->ki_flags & IOCB_NOWAIT)
@@ -107,7 +108,7 @@ static bool vexfs_unaligned(struct kiocb *iocb, struct iov_iter *from)
 	return (iocb->ki_pos | iov_iter_count(from)) & (VEXFS_BLOCK_BYTES - 1);
 }
 
-/* A direct write is alone if it moves the size, shares a block, or has a mode to strip. */
+/* A direct write needs i_rwsem exclusively if it changes the size, shares a block, or has to clear setuid. */
 static bool vexfs_may_share(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -127,7 +128,7 @@ again:
 	done = vexfs_lock_inode(iocb, inode, shared);
 	if (done)
 		return done;
-	/* The file may have changed before we had the lock; the checks may shorten the write. */
+	/* The file may have changed before we got the lock, and the checks may shorten the write. */
 	if (!shared || vexfs_may_share(iocb, from))
 		done = vexfs_write_checks(iocb, from);
 	if (shared && done >= 0 && !vexfs_may_share(iocb, from)) {
@@ -160,11 +161,11 @@ static ssize_t vexfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	ssize_t done;
 
-	if (READ_ONCE(VEXFS_SB(file_inode(iocb->ki_filp)->i_sb)->failed))
+	if (vexfs_failed(VEXFS_SB(file_inode(iocb->ki_filp)->i_sb)))
 		return -EROFS;
 	if (iocb->ki_flags & IOCB_DIRECT) {
 		done = vexfs_direct_write(iocb, from);
-		/* The page cache could not be put out of the way: go through it. */
+		/* The page cache could not be invalidated: write through it. */
 		if (done != -ENOTBLK)
 			return done;
 	}
@@ -176,8 +177,8 @@ static vm_fault_t vexfs_page_mkwrite(struct vm_fault *vmf)
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	vm_fault_t done;
 
-	/* As for write(): what is mapped could be overwritten without the engine. */
-	if (READ_ONCE(VEXFS_SB(inode->i_sb)->failed))
+	/* As for write(): mapped blocks could be overwritten without asking the engine. */
+	if (vexfs_failed(VEXFS_SB(inode->i_sb)))
 		return VM_FAULT_SIGBUS;
 	sb_start_pagefault(inode->i_sb);
 	file_update_time(vmf->vma->vm_file);
@@ -207,7 +208,7 @@ static int vexfs_open(struct inode *inode, struct file *file)
 	return generic_file_open(inode, file);
 }
 
-/* Of files and directories. */
+/* For files and directories. */
 int vexfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
 	struct inode *inode = file->f_mapping->host;
@@ -215,8 +216,8 @@ int vexfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 
 	err = file_write_and_wait_range(file, start, end);
 	/*
-	 * Times alone need not be durable for fdatasync. An inode that is being
-	 * written back is clean already, but its times may not have arrived yet.
+	 * fdatasync need not make times durable that are all that changed. An inode
+	 * under writeback is clean already, but the engine may not have its times yet.
 	 */
 	if (!err && (inode->i_state & (datasync ? I_DIRTY_DATASYNC : I_DIRTY_ALL | I_SYNC)))
 		err = sync_inode_metadata(inode, 1);
@@ -258,28 +259,33 @@ static int vexfs_fiemap(struct inode *inode, struct fiemap_extent_info *info, u6
 }
 
 /*
- * Frees whole blocks, in steps. The caller holds i_rwsem and keeps the page cache
- * away, and sees to the times: what a user does not see freed changes none.
+ * Frees whole blocks, in steps. Leaves the times alone: a caller that frees what
+ * the user wrote has set them already.
  */
 static int vexfs_free_blocks(struct inode *inode, u64 first, u64 last, unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_op op;
+	struct vexfs_call call;
 	u32 more;
 	int err;
 
+	lockdep_assert_held_write(&inode->i_rwsem);
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
 	do {
-		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
-		op.inode[0] = inode;
-		err = vexfs_run(&op, vexfs_rust_punch(fs->volume, inode->i_ino, first, last - first,
-						      NULL, &more, &op.report) ?:
-				     vexfs_follow_blocks(inode, &op));
+		vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
+		call.inode[0] = inode;
+		do {
+			err = vexfs_call_enter(&call) ?:
+			      vexfs_rust_punch(fs->volume, inode->i_ino, first, last - first,
+					       NULL, &more, &call.report) ?:
+			      vexfs_update_blocks(inode, &call);
+		} while (vexfs_call_again(&call, &err));
 		cond_resched();
 	} while (!err && more);
 	return err;
 }
 
-/* Frees what an appending writer did not use. */
+/* Frees blocks that were allocated ahead of an appending writer and not used. */
 static void vexfs_free_ahead(struct inode *inode)
 {
 	struct vexfs_inode *vi = VEXFS_I(inode);
@@ -287,12 +293,12 @@ static void vexfs_free_ahead(struct inode *inode)
 
 	inode_lock(inode);
 	filemap_invalidate_lock(inode->i_mapping);
-	/* A frozen filesystem stays as it is; the next writer's close makes up for it. */
+	/* A frozen filesystem must not change; then the next close does this. */
 	if (sb_start_intwrite_trylock(inode->i_sb)) {
 		first = DIV_ROUND_UP_ULL(i_size_read(inode), VEXFS_BLOCK_BYTES);
 		last = vi->ahead_end;
 		vi->ahead_end = 0;
-		/* Should it fail, they stay allocated until the file is truncated or removed. */
+		/* If it fails, they stay allocated until the file is truncated or removed. */
 		if (first < last)
 			vexfs_free_blocks(inode, first, last, VEXFS_NOKILL);
 		sb_end_intwrite(inode->i_sb);
@@ -309,7 +315,7 @@ static int vexfs_file_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Zeroes the ends that are no whole blocks, and frees the blocks between. */
+/* Zeroes the partial blocks at both ends, and frees the blocks between. */
 static int vexfs_punch(struct inode *inode, loff_t start, loff_t end)
 {
 	u64 first = DIV_ROUND_UP_ULL(start, VEXFS_BLOCK_BYTES);
@@ -378,7 +384,7 @@ static long vexfs_fallocate(struct file *file, int mode, loff_t offset, loff_t l
 
 		filemap_invalidate_lock(mapping);
 		err = filemap_write_and_wait_range(mapping, offset, end - 1);
-		/* Past the end there is nothing to see, but there may be blocks. */
+		/* Past the end nothing can be read, but blocks may be allocated. */
 		if (!err && offset < size)
 			err = vexfs_punch(inode, offset, end > size ? round_up(end, VEXFS_BLOCK_BYTES) :
 						 stop);
@@ -391,7 +397,7 @@ static long vexfs_fallocate(struct file *file, int mode, loff_t offset, loff_t l
 			goto out;
 	}
 	if (!(mode & FALLOC_FL_PUNCH_HOLE)) {
-		/* From here on what lies past the end was asked for. */
+		/* Blocks past the end are now wanted: closing must not free them. */
 		VEXFS_I(inode)->ahead_end = 0;
 		err = vexfs_preallocate(inode, offset, end);
 		if (!err && !(mode & FALLOC_FL_KEEP_SIZE) && end > size)

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A way out of the engine should it panic.
+ * A way out of the engine should it panic, and memory for it.
  *
- * The engine is built so that it does not, but if it does there is no frame
- * to return to. vexfs_guard_enter() remembers where a call into it started,
- * vexfs_host_panic() goes back there; the volume is dead from then on, and the
- * memory the engine was working on is left alone. This is setjmp and longjmp
- * over frames of Rust only, which hold no lock and no kernel resource: the
- * host callbacks below them return before anything in Rust runs again.
+ * The engine is built so that it does not panic. If it does all the same, it
+ * cannot return: vexfs_guard_enter() remembers where a call of it started, and
+ * vexfs_host_panic() goes back there. The volume is dead from then on, and the
+ * memory the engine was working on is not touched again. This is setjmp and
+ * longjmp over frames of Rust only, which hold no lock and no kernel resource.
  */
 #include <linux/kernel.h>
 #include <linux/linkage.h>
@@ -17,8 +16,6 @@
 #include <linux/slab.h>
 
 #include "vexfs.h"
-
-#define VEXFS_OP_MAGIC 0x7665786673206f70UL
 
 asm(
 ".pushsection .text\n"
@@ -56,7 +53,7 @@ asm(
 "	movq 40(%rdi), %r15\n"
 "	movq 48(%rdi), %rsp\n"
 "	pushq 56(%rdi)\n"
-"	movl $1, %eax\n"
+"	movl $-5, %eax\n" /* -EIO */
 	ASM_RET
 ".size vexfs_guard_jump, . - vexfs_guard_jump\n"
 ".popsection\n"
@@ -74,30 +71,19 @@ void __noreturn vexfs_guard_leave(struct vexfs_guard *guard)
 /* The engine panicked. See vexfs_ffi.h. */
 void __noreturn vexfs_host_panic(const uint8_t *message, size_t len)
 {
-	struct vexfs_op *op = current->journal_info;
+	struct vexfs_call *call = current->journal_info;
 
-	pr_crit(VEXFS_NAME ": the engine stopped: %.*s\n", (int)min_t(size_t, len, 200), message);
-	/* Only vexfs_op_lock() lets anything into the engine, and it leaves its op here. */
-	if (!op || op->magic != VEXFS_OP_MAGIC)
+	pr_crit("the engine stopped: %.*s\n", (int)min_t(size_t, len, 200), message);
+	/* Nothing enters the engine but vexfs_call_enter(), which leaves the call here. */
+	if (!call || call->magic != VEXFS_CALL_MAGIC)
 		BUG();
-	op->panicked = true;
-	vexfs_guard_leave(&op->guard);
-}
-
-void vexfs_op_init(struct vexfs_op *op, struct vexfs_fs *fs, unsigned int mode)
-{
-	/* The report is large, and the engine fills it in. */
-	memset(op, 0, offsetof(struct vexfs_op, report));
-	op->magic = VEXFS_OP_MAGIC;
-	op->fs = fs;
-	op->mode = mode;
-	op->report.want = VEXFS_WANT_NOTHING;
-	op->report.message_len = 0;
+	call->panicked = true;
+	vexfs_guard_leave(&call->guard);
 }
 
 /*
- * Memory for the engine. It asks under its lock and during commits, which
- * reclaim may be waiting for: never into a filesystem from here.
+ * Memory for the engine. It allocates under its lock and during commits, which
+ * reclaim may be waiting for: this must not enter a filesystem.
  */
 uint8_t *vexfs_host_alloc(size_t size, size_t align)
 {

@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Inodes: from the engine into the kernel and back.
+ * Inodes: loaded from the engine, written back to it, and destroyed.
  *
- * While an inode is in memory its times are the kernel's, written back lazily;
- * everything else changes in the engine first.
+ * While an inode is in memory, its times are the kernel's and are written back
+ * lazily; everything else changes in the engine first.
  */
-#include <linux/blkdev.h>
 #include <linux/iversion.h>
 #include <linux/pagemap.h>
-#include <linux/posix_acl.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
 #include "vexfs.h"
 
-/* The engine's count of changes, made so that our own finer one never falls behind it. */
+/* i_version counts in steps this much finer than the engine's version: it never falls behind that. */
 #define VEXFS_VERSION_SHIFT 16
 
-/* Makes the kernel's inode what the engine says it is. */
-int vexfs_inode_fill(struct inode *inode, const struct vexfs_attr *attr)
+int vexfs_fill_inode(struct inode *inode, const struct vexfs_attr *attr)
 {
 	struct vexfs_inode *vi = VEXFS_I(inode);
 
@@ -67,11 +64,12 @@ int vexfs_inode_fill(struct inode *inode, const struct vexfs_attr *attr)
 	return 0;
 }
 
+/* Reads the target of a symbolic link into i_link. */
 static int vexfs_read_link(struct inode *inode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	size_t len = inode->i_size + 1, used;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	char *target;
 	int err;
 
@@ -80,9 +78,12 @@ static int vexfs_read_link(struct inode *inode)
 	target = kmalloc(len, GFP_KERNEL);
 	if (!target)
 		return -ENOMEM;
-	vexfs_op_init(&op, fs, VEXFS_SHARED);
-	err = vexfs_run(&op, vexfs_rust_readlink(fs->volume, inode->i_ino, target, len, &used,
-						 &op.report));
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_readlink(fs->volume, inode->i_ino, target, len, &used,
+					  &call.report);
+	} while (vexfs_call_again(&call, &err));
 	if (err) {
 		kfree(target);
 		return err == -ERANGE ? -EUCLEAN : err;
@@ -92,32 +93,81 @@ static int vexfs_read_link(struct inode *inode)
 }
 
 /*
- * A handle's number can be guessed. One of an inode that its maker has not hashed
- * yet would bring in a second one: until then it is stale. Under the engine's lock.
+ * A file handle may name an inode that is just being created, and not in the inode
+ * cache yet. Loading it would make a second one: until then the handle is stale.
  */
-static int vexfs_check_newborn(struct vexfs_fs *fs, u64 ino)
+static int vexfs_check_creating(struct vexfs_fs *fs, u64 ino)
 {
 	struct vexfs_inode *vi;
 	int err = 0;
 
-	spin_lock(&fs->newborn_lock);
-	list_for_each_entry(vi, &fs->newborn, newborn)
+	lockdep_assert_held(&fs->lock);
+	spin_lock(&fs->creating_lock);
+	list_for_each_entry(vi, &fs->creating, creating)
 		if (vi->vfs.i_ino == ino)
 			err = -ESTALE;
-	spin_unlock(&fs->newborn_lock);
+	spin_unlock(&fs->creating_lock);
+	return err;
+}
+
+static int vexfs_read_inode(struct vexfs_fs *fs, u64 ino, struct vexfs_attr *attr)
+{
+	struct vexfs_call call;
+	int err;
+
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_init_inode(fs->volume, ino, attr, &call.report) ?:
+		      vexfs_check_creating(fs, ino);
+	} while (vexfs_call_again(&call, &err));
 	return err;
 }
 
 /*
- * The inode in memory. @attr, if it is not NULL, is what a lookup found when
- * the filesystem's count of changes stood at @changes.
+ * Destroys an inode without a name, or finishes a truncation of one that has a
+ * name: in steps, until it is done or *@stop is set, if @stop is not NULL.
+ */
+int vexfs_destroy_inode(struct vexfs_fs *fs, u64 ino, const bool *stop)
+{
+	struct vexfs_call call;
+	u32 more;
+	int err;
+
+	sb_start_intwrite(fs->sb);
+	do {
+		/* VEXFS_NOKILL also means not to wait for orphans, whose worker may wait for this inode. */
+		vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL);
+		do {
+			err = vexfs_call_enter(&call) ?:
+			      vexfs_rust_destroy_inode(fs->volume, ino, &more, &call.report);
+		} while (vexfs_call_again(&call, &err));
+		cond_resched();
+	} while (!err && more && !(stop && READ_ONCE(*stop)));
+	sb_end_intwrite(fs->sb);
+	return err;
+}
+
+/*
+ * Finishes a truncation that a crash cut short, before anybody can use the inode.
+ * On a volume that may not be changed nobody can extend the file either.
+ */
+static int vexfs_finish_truncation(struct vexfs_fs *fs, u64 ino)
+{
+	int err = vexfs_destroy_inode(fs, ino, NULL);
+
+	return err == -EROFS ? 0 : err;
+}
+
+/*
+ * Gets an inode, from memory or the engine. @attr, if it is not NULL, is what a
+ * lookup found when fs->changes was @changes.
  */
 struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_attr *attr,
 			 u64 changes)
 {
 	struct vexfs_fs *fs = VEXFS_SB(sb);
-	struct vexfs_attr fresh;
-	struct vexfs_op op;
+	struct vexfs_attr read;
 	struct inode *inode;
 	int err = 0;
 
@@ -127,51 +177,49 @@ struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_att
 	if (!(inode->i_state & I_NEW))
 		return inode;
 
-	/* It may have been changed and thrown out of memory since that lookup. */
+	/* Since that lookup it may have been changed, and evicted. */
 	if (!attr || READ_ONCE(fs->changes) != changes) {
-		attr = &fresh;
-		vexfs_op_init(&op, fs, VEXFS_SHARED);
-		err = vexfs_run(&op, vexfs_rust_init_inode(fs->volume, ino, &fresh, &op.report) ?:
-				     vexfs_check_newborn(fs, ino));
+		attr = &read;
+		err = vexfs_read_inode(fs, ino, &read);
 	}
 	if (!err && !attr->nlink)
 		err = -ESTALE;
 	if (!err && READ_ONCE(fs->orphans_end) && S_ISREG(attr->mode)) {
-		err = vexfs_finish_truncation(fs, ino, &fresh);
-		/* What may not be changed cannot be made longer either. */
-		if (err == -EROFS)
-			err = 0;
-		else
-			attr = &fresh;
+		attr = &read;
+		err = vexfs_finish_truncation(fs, ino) ?: vexfs_read_inode(fs, ino, &read);
 	}
 	if (!err)
-		err = vexfs_inode_fill(inode, attr);
+		err = vexfs_fill_inode(inode, attr);
 	if (!err && S_ISLNK(inode->i_mode))
 		err = vexfs_read_link(inode);
 	if (err) {
 		if (err == -EUCLEAN)
-			vexfs_error(fs, "an inode's attributes are impossible");
+			vexfs_error(fs, err, "an inode's attributes are impossible");
 		iget_failed(inode);
 		return ERR_PTR(err);
 	}
-	/* When it changed last is not known: it may have been in memory before. */
+	/* It may have been changed while it was in memory before: then at the latest in this generation. */
 	VEXFS_I(inode)->generation = READ_ONCE(fs->newest);
 	unlock_new_inode(inode);
 	return inode;
 }
 
-/* Under the engine's lock: its changes bring their own times, and what is older may not come after them. */
-static void vexfs_read_times(struct inode *inode, struct vexfs_set_attrs *attrs)
+/*
+ * The inode's times for the engine. Taken under the lock, since changes under it
+ * set new ones, which older ones must not overwrite.
+ */
+void vexfs_get_times(const struct inode *inode, struct vexfs_set_attrs *attrs)
 {
+	lockdep_assert_held_write(&VEXFS_SB(inode->i_sb)->lock);
 	attrs->atime = vexfs_time(inode_get_atime(inode));
 	attrs->mtime = vexfs_time(inode_get_mtime(inode));
 	attrs->ctime = vexfs_time(inode_get_ctime(inode));
 }
 
-/* The kernel's attributes for the engine, but for the times: those that @valid names. */
-static struct vexfs_set_attrs vexfs_attrs_of(const struct inode *inode, unsigned int valid)
+/* The inode's other attributes for the engine: those that @valid names are to be written. */
+void vexfs_get_attrs(const struct inode *inode, struct vexfs_set_attrs *attrs, unsigned int valid)
 {
-	return (struct vexfs_set_attrs){
+	*attrs = (struct vexfs_set_attrs){
 		.valid = valid | VEXFS_ATTR_ATIME | VEXFS_ATTR_MTIME,
 		.mode = inode->i_mode,
 		.uid = i_uid_read(inode),
@@ -179,94 +227,65 @@ static struct vexfs_set_attrs vexfs_attrs_of(const struct inode *inode, unsigned
 	};
 }
 
-/* Writes the kernel's attributes to the engine: times, and what else @valid names. */
-int vexfs_push_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
+/* Writes the inode's times to the engine, and the attributes that @valid names. */
+int vexfs_write_attrs(struct inode *inode, unsigned int valid, unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_set_attrs attrs = vexfs_attrs_of(inode, valid);
-	struct vexfs_op op;
+	struct vexfs_set_attrs attrs;
+	struct vexfs_call call;
+	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | mode);
-	op.inode[0] = inode;
-	return vexfs_run(&op, (vexfs_read_times(inode, &attrs),
-			       vexfs_rust_write_inode(fs->volume, inode->i_ino, &attrs, NULL,
-						      &op.report)));
-}
-
-/* The same, together with an ACL by its attribute's name; without a value it goes. */
-int vexfs_push_acl(struct inode *inode, unsigned int valid, const char *name, const void *value,
-		   size_t size)
-{
-	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_set_attrs attrs = vexfs_attrs_of(inode, valid);
-	struct vexfs_op op;
-
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = inode;
-	return vexfs_run(&op, (vexfs_read_times(inode, &attrs),
-			       vexfs_rust_set_acl(fs->volume, inode->i_ino, (const u8 *)name,
-						  strlen(name), value, size, &attrs, &op.report)));
+	vexfs_get_attrs(inode, &attrs, valid);
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | mode);
+	call.inode[0] = inode;
+	do {
+		err = vexfs_call_enter(&call);
+		if (!err) {
+			vexfs_get_times(inode, &attrs);
+			err = vexfs_rust_write_inode(fs->volume, inode->i_ino, &attrs, NULL,
+						     &call.report);
+		}
+	} while (vexfs_call_again(&call, &err));
+	return err;
 }
 
 int vexfs_write_inode(struct inode *inode, struct writeback_control *wbc)
 {
-	return vexfs_push_attrs(inode, 0, VEXFS_NOKILL);
+	return vexfs_write_attrs(inode, 0, VEXFS_NOKILL);
 }
 
 /*
- * What an engine's change did to inodes in memory. Under the engine's lock, in the
- * same hold as the change: writeback of their times must not come in between.
+ * What a change in the engine did to an inode in memory. In the same hold of the
+ * lock as the change, so that writeback of the times does not come in between.
  */
-void vexfs_touch(struct inode *inode, struct vexfs_timestamp now)
+void vexfs_update_ctime(struct inode *inode, struct vexfs_timestamp now)
 {
+	lockdep_assert_held_write(&VEXFS_SB(inode->i_sb)->lock);
 	inode_set_ctime_to_ts(inode, vexfs_timespec(now));
 	inode_inc_iversion(inode);
 }
 
-/* A directory after one of its entries changed. */
-void vexfs_touch_dir(struct inode *dir, const struct vexfs_attr *attr, struct vexfs_timestamp now)
+/* The same for a directory of which an entry changed. */
+void vexfs_update_dir(struct inode *dir, const struct vexfs_attr *attr, struct vexfs_timestamp now)
 {
+	/* The engine could not always read it. */
 	if (attr->ino == dir->i_ino) {
 		i_size_write(dir, attr->size);
 		VEXFS_I(dir)->disk_size = attr->size;
 		set_nlink(dir, attr->nlink);
 	}
 	inode_set_mtime_to_ts(dir, vexfs_timespec(now));
-	vexfs_touch(dir, now);
+	vexfs_update_ctime(dir, now);
 }
 
-void vexfs_evict_inode(struct inode *inode)
-{
-	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_op op;
-	u32 more;
-	int err;
-
-	truncate_inode_pages_final(&inode->i_data);
-	if (!inode->i_nlink && !is_bad_inode(inode) && inode->i_ino) {
-		sb_start_intwrite(inode->i_sb);
-		do {
-			vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL);
-			err = vexfs_run(&op, vexfs_rust_destroy_inode(fs->volume, inode->i_ino,
-								      &more, &op.report));
-			cond_resched();
-		} while (!err && more);
-		sb_end_intwrite(inode->i_sb);
-		/* Not lost: it stays in the list of orphans, for the next mount. */
-		if (err && !READ_ONCE(fs->failed))
-			pr_warn_ratelimited(VEXFS_NAME " (%s): inode %lu cannot be freed now (%d); the next mount will\n",
-					    inode->i_sb->s_id, inode->i_ino, err);
-	}
-	clear_inode(inode);
-}
-
-/* How many blocks the inode holds since a change, and its size. Under the engine's lock, in the same hold as that. */
-int vexfs_follow_blocks(struct inode *inode, struct vexfs_op *op)
+/* The number of blocks and the size after a change of them, in the same hold of the lock. */
+int vexfs_update_blocks(struct inode *inode, struct vexfs_call *call)
 {
 	struct vexfs_attr attr;
 	int err;
 
-	err = vexfs_rust_init_inode(op->fs->volume, inode->i_ino, &attr, &op->report);
+	lockdep_assert_held_write(&call->fs->lock);
+	err = vexfs_rust_init_inode(call->fs->volume, inode->i_ino, &attr, &call->report);
 	if (err)
 		return err;
 	inode->i_blocks = attr.blocks << (VEXFS_BLOCK_SHIFT - SECTOR_SHIFT);
@@ -274,128 +293,18 @@ int vexfs_follow_blocks(struct inode *inode, struct vexfs_op *op)
 	return 0;
 }
 
-static int vexfs_change_size(struct inode *inode, loff_t size)
+void vexfs_evict_inode(struct inode *inode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_timestamp now = vexfs_time(inode_get_ctime(inode));
-	struct vexfs_op op;
-	u32 more;
 	int err;
 
-	do {
-		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL | VEXFS_MAPS);
-		op.inode[0] = inode;
-		err = vexfs_run(&op, vexfs_rust_truncate_file(fs->volume, inode->i_ino, size, now,
-							      &more, &op.report) ?:
-				     vexfs_follow_blocks(inode, &op));
-		if (err)
-			return err;
-		cond_resched();
-	} while (more);
-	return 0;
-}
-
-/* Truncates or extends. The caller holds i_rwsem. */
-int vexfs_setsize(struct inode *inode, loff_t size)
-{
-	struct address_space *mapping = inode->i_mapping;
-	loff_t old = i_size_read(inode);
-	bool zeroed = false;
-	int err;
-
-	inode_dio_wait(inode);
-	filemap_invalidate_lock(mapping);
-	/* What becomes readable past the old end, or past the new one later, reads as zeroes. */
-	if (size > old)
-		err = iomap_zero_range(inode, old, size - old, NULL, &vexfs_iomap_ops);
-	else
-		err = iomap_truncate_page(inode, size, &zeroed, &vexfs_iomap_ops);
-	/* On the medium too, before the new size is. */
-	if (!err && zeroed)
-		err = filemap_write_and_wait_range(mapping, size, size);
-	if (!err) {
-		truncate_setsize(inode, size);
-		err = vexfs_change_size(inode, size);
-		/* It failed: the engine's size is the file's, and what was written behind that one stays. */
-		if (err)
-			i_size_write(inode, max(VEXFS_I(inode)->disk_size, min(old, size)));
+	truncate_inode_pages_final(&inode->i_data);
+	if (!inode->i_nlink && !is_bad_inode(inode) && inode->i_ino) {
+		err = vexfs_destroy_inode(fs, inode->i_ino, NULL);
+		/* It stays in the list of orphans. */
+		if (err && !vexfs_failed(fs))
+			vexfs_warn_ratelimited(inode->i_sb, "inode %lu cannot be freed now (%d); the next mount will\n",
+					       inode->i_ino, err);
 	}
-	filemap_invalidate_unlock(mapping);
-	return err;
-}
-
-int vexfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
-{
-	struct inode *inode = d_inode(dentry);
-	struct posix_acl *acl = NULL;
-	unsigned int valid = 0;
-	umode_t mode;
-	kuid_t uid;
-	kgid_t gid;
-	int err;
-
-	err = setattr_prepare(idmap, dentry, attr);
-	if (err)
-		return err;
-	if (attr->ia_valid & ATTR_MODE) {
-		acl = get_inode_acl(inode, ACL_TYPE_ACCESS);
-		if (acl == ERR_PTR(-EOPNOTSUPP))
-			acl = NULL;
-		if (IS_ERR(acl))
-			return PTR_ERR(acl);
-		/* Gives the old one back, whatever comes of it. */
-		if (acl)
-			err = __posix_acl_chmod(&acl, GFP_KERNEL, attr->ia_mode);
-		if (err)
-			return err;
-	}
-	if ((attr->ia_valid & ATTR_SIZE) && attr->ia_size != i_size_read(inode)) {
-		struct timespec64 now = inode_set_ctime_current(inode);
-
-		inode_set_mtime_to_ts(inode, now);
-		err = vexfs_setsize(inode, attr->ia_size);
-		if (err)
-			goto out;
-	}
-
-	mode = inode->i_mode;
-	uid = inode->i_uid;
-	gid = inode->i_gid;
-	setattr_copy(idmap, inode, attr);
-	inode_inc_iversion(inode);
-	if (inode->i_mode != mode)
-		valid |= VEXFS_ATTR_MODE;
-	if (!uid_eq(inode->i_uid, uid))
-		valid |= VEXFS_ATTR_UID;
-	if (!gid_eq(inode->i_gid, gid))
-		valid |= VEXFS_ATTR_GID;
-	/* The mode and the ACL's idea of it change together. */
-	err = acl ? vexfs_store_acl(inode, acl, ACL_TYPE_ACCESS, valid) :
-		    vexfs_push_attrs(inode, valid, 0);
-	if (err) {
-		inode->i_mode = mode;
-		inode->i_uid = uid;
-		inode->i_gid = gid;
-	}
-out:
-	posix_acl_release(acl);
-	return err;
-}
-
-int vexfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat,
-		  u32 request_mask, unsigned int flags)
-{
-	struct inode *inode = d_inode(path->dentry);
-	struct block_device *bdev = inode->i_sb->s_bdev;
-
-	generic_fillattr(idmap, request_mask, inode, stat);
-	stat->blksize = VEXFS_BLOCK_BYTES;
-	stat->result_mask |= STATX_BTIME;
-	stat->btime = VEXFS_I(inode)->btime;
-	if ((request_mask & STATX_DIOALIGN) && S_ISREG(inode->i_mode)) {
-		stat->result_mask |= STATX_DIOALIGN;
-		stat->dio_mem_align = bdev_dma_alignment(bdev) + 1;
-		stat->dio_offset_align = bdev_logical_block_size(bdev);
-	}
-	return 0;
+	clear_inode(inode);
 }

@@ -2,13 +2,13 @@
 /*
  * Where a file's bytes are, for reads, writes, faults and writeback.
  *
- * New blocks are allocated as unwritten when they are written to, and told to
- * the engine as written only after their data is on the device: nothing stale
- * is ever read. A written block is overwritten in place without the engine.
+ * New blocks are allocated as unwritten, and marked as written in the engine only
+ * after their data is on the device: so stale data is never read. A written block
+ * is overwritten in place without the engine.
  *
- * The mapping looked up last is kept with the inode. It and every mapping that
- * iomap holds are valid while the inode's map_seq, which grows under the
- * engine's exclusive lock with each change, is what it was.
+ * The inode keeps the mapping looked up last. It is valid, like every mapping that
+ * iomap holds, while the inode's map_seq has not changed; map_seq grows with each
+ * change of the mapping, under the engine's exclusive lock.
  */
 #include <linux/blkdev.h>
 #include <linux/iomap.h>
@@ -17,9 +17,9 @@
 
 #include "vexfs.h"
 
-/* Mappings are looked up for at least this many blocks: the next call wants them too. */
+/* Mappings are looked up for at least this many blocks: the next call will need them too. */
 #define VEXFS_MAP_BLOCKS 16384
-/* A file that grows by appending gets this many blocks ahead, or as many as it has. */
+/* A file that grows by appending gets as many blocks ahead as it has, within these limits. */
 #define VEXFS_AHEAD_MIN 16
 #define VEXFS_AHEAD_MAX 2048
 
@@ -45,7 +45,7 @@ static bool vexfs_map_cached(struct inode *inode, u64 block, struct vexfs_extent
 	return hit;
 }
 
-static void vexfs_map_remember(struct inode *inode, const struct vexfs_extent *extent, u32 seq)
+static void vexfs_cache_map(struct inode *inode, const struct vexfs_extent *extent, u32 seq)
 {
 	struct vexfs_inode *vi = VEXFS_I(inode);
 
@@ -60,38 +60,48 @@ static int vexfs_map(struct inode *inode, u64 block, u64 count, struct vexfs_ext
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	u64 limit = (inode->i_sb->s_maxbytes >> VEXFS_BLOCK_SHIFT) + 1;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
 	if (vexfs_map_cached(inode, block, extent, seq))
-		return READ_ONCE(fs->dead) ? -EIO : 0;
+		return vexfs_dead(fs) ? -EIO : 0;
 	count = min(max_t(u64, count, VEXFS_MAP_BLOCKS), limit - block);
-	vexfs_op_init(&op, fs, VEXFS_SHARED | mode);
-	err = vexfs_run(&op, (*seq = VEXFS_I(inode)->map_seq,
-			      vexfs_rust_map(fs->volume, inode->i_ino, block, count, extent,
-					     &op.report)));
+	vexfs_call_init(&call, fs, VEXFS_SHARED | mode);
+	do {
+		err = vexfs_call_enter(&call);
+		if (!err) {
+			*seq = VEXFS_I(inode)->map_seq;
+			err = vexfs_rust_map(fs->volume, inode->i_ino, block, count, extent,
+					     &call.report);
+		}
+	} while (vexfs_call_again(&call, &err));
 	if (!err)
-		vexfs_map_remember(inode, extent, *seq);
+		vexfs_cache_map(inode, extent, *seq);
 	return err;
 }
 
-/* Makes at least the first block of the range allocated. */
+/* Allocates at least the first block of the range. */
 int vexfs_allocate(struct inode *inode, u64 block, u64 count, struct vexfs_extent *extent,
 		   unsigned int mode)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_op op;
+	struct vexfs_call call;
+	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
-	op.inode[0] = inode;
-	return vexfs_run(&op, vexfs_rust_allocate(fs->volume, inode->i_ino, block, count, extent,
-						  &op.report) ?:
-			      vexfs_follow_blocks(inode, &op));
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | VEXFS_MAPS | mode);
+	call.inode[0] = inode;
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_allocate(fs->volume, inode->i_ino, block, count, extent,
+					  &call.report) ?:
+		      vexfs_update_blocks(inode, &call);
+	} while (vexfs_call_again(&call, &err));
+	return err;
 }
 
 /*
- * Allocates for a write. One that appends takes some more, so that the next
- * ones find them; what is left over is freed when the last writer closes.
+ * Allocates for a write. An appending write allocates more, for the ones after it;
+ * what they do not use is freed when the last writer closes the file.
  */
 static int vexfs_allocate_write(struct inode *inode, u64 block, u64 count, u64 room,
 				unsigned int flags)
@@ -161,7 +171,7 @@ static int vexfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, uns
 	u32 seq;
 	int err;
 
-	/* Another byte of the same block would do: everything is in whole blocks. */
+	/* Mappings are in whole blocks: the one found may begin before @pos. */
 	err = vexfs_map(inode, block, count, &extent, &seq, mode);
 	if (err)
 		return err;
@@ -172,7 +182,7 @@ static int vexfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, uns
 					   flags);
 		if (err)
 			return err;
-		/* Whoever changes it after this makes iomap ask again. */
+		/* If it changes after this, iomap notices by map_seq and asks again. */
 		err = vexfs_map(inode, block, count, &extent, &seq, 0);
 		if (err)
 			return err;
@@ -190,8 +200,9 @@ const struct iomap_ops vexfs_iomap_ops = {
 };
 
 /*
- * The data of this range is on the device. @size: what the file is at least
- * long now, or 0. Called where data was promised: not to be given up for a signal.
+ * Marks blocks as written: the data of this range is on the device. @size is the
+ * least size that the file has then, or 0. Not ended by a signal: the data was
+ * promised.
  */
 int vexfs_mark_written(struct inode *inode, loff_t offset, size_t len, loff_t size)
 {
@@ -199,18 +210,21 @@ int vexfs_mark_written(struct inode *inode, loff_t offset, size_t len, loff_t si
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	u64 block = offset >> VEXFS_BLOCK_SHIFT;
 	u64 count = ((offset + len - 1) >> VEXFS_BLOCK_SHIFT) - block + 1;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	u32 more;
 	int err;
 
 	if (size <= READ_ONCE(vi->disk_size))
 		size = 0;
 	do {
-		vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL | VEXFS_MAPS);
-		op.inode[0] = inode;
-		err = vexfs_run(&op, vexfs_rust_mark_written(fs->volume, inode->i_ino, block, count,
-							     size ?: VEXFS_KEEP_SIZE, NULL, &more,
-							     &op.report));
+		vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL | VEXFS_MAPS);
+		call.inode[0] = inode;
+		do {
+			err = vexfs_call_enter(&call) ?:
+			      vexfs_rust_mark_written(fs->volume, inode->i_ino, block, count,
+						      size ?: VEXFS_KEEP_SIZE, NULL, &more,
+						      &call.report);
+		} while (vexfs_call_again(&call, &err));
 	} while (!err && more);
 	if (!err && size > READ_ONCE(vi->disk_size))
 		WRITE_ONCE(vi->disk_size, size);
@@ -219,7 +233,7 @@ int vexfs_mark_written(struct inode *inode, loff_t offset, size_t len, loff_t si
 
 /* --- writeback --- */
 
-/* Tells the engine of writes that are done, then lets those go who wait for them. */
+/* Marks the blocks of completed writes as written, then ends the writeback of their folios. */
 void vexfs_ioend_work(struct work_struct *work)
 {
 	struct vexfs_inode *vi = container_of(work, struct vexfs_inode, ioend_work);
@@ -243,12 +257,12 @@ void vexfs_ioend_work(struct work_struct *work)
 		end = min_t(loff_t, ioend->io_offset + ioend->io_size, i_size_read(inode));
 		/*
 		 * What a truncation has cut off meanwhile stays unwritten: a written
-		 * block behind the end would come back when the file grows.
+		 * block past the end would be readable when the file grows.
 		 */
 		if (!err && end > ioend->io_offset)
 			err = vexfs_mark_written(inode, ioend->io_offset,
 						 end - ioend->io_offset, end);
-		/* The inode may be gone after the last one. */
+		/* The inode may be evicted after the last one. */
 		iomap_finish_ioends(ioend, err);
 		cond_resched();
 	}
@@ -349,7 +363,7 @@ static int vexfs_dio_write_end_io(struct kiocb *iocb, ssize_t size, int error, u
 	if (!(flags & IOMAP_DIO_UNWRITTEN) && end <= READ_ONCE(VEXFS_I(inode)->disk_size))
 		return 0;
 	err = vexfs_mark_written(inode, iocb->ki_pos, size, end);
-	/* Growing writes hold i_rwsem exclusively until they are through. */
+	/* A write that extends the file holds i_rwsem exclusively until it has completed. */
 	if (!err && end > i_size_read(inode))
 		i_size_write(inode, end);
 	return err;

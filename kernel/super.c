@@ -15,10 +15,6 @@
 
 static struct kmem_cache *vexfs_inode_cache;
 
-static bool selftest;
-module_param(selftest, bool, 0444);
-MODULE_PARM_DESC(selftest, "Run the engine on a filesystem in memory when the module is loaded");
-
 static struct inode *vexfs_alloc_inode(struct super_block *sb)
 {
 	struct vexfs_inode *vi = alloc_inode_sb(sb, vexfs_inode_cache, GFP_KERNEL);
@@ -34,12 +30,12 @@ static struct inode *vexfs_alloc_inode(struct super_block *sb)
 	vi->ahead_end = 0;
 	vi->btime = (struct timespec64){ };
 	INIT_LIST_HEAD(&vi->ioend_list);
-	INIT_LIST_HEAD(&vi->newborn);
+	INIT_LIST_HEAD(&vi->creating);
 	INIT_WORK(&vi->ioend_work, vexfs_ioend_work);
 	return &vi->vfs;
 }
 
-/* After a grace period: walks without locks may still read a link's target until then. */
+/* Runs after a grace period: until then, path walks under RCU may still read a link's target. */
 static void vexfs_free_inode(struct inode *inode)
 {
 	if (S_ISLNK(inode->i_mode))
@@ -65,7 +61,7 @@ static int vexfs_sync_fs(struct super_block *sb, int wait)
 	return vexfs_sync(fs, 0);
 }
 
-/* What a crash left to be done changes the filesystem too: it comes before. */
+/* Clearing orphans changes the filesystem: it has to be done before a freeze. */
 static int vexfs_freeze_super(struct super_block *sb, enum freeze_holder who)
 {
 	vexfs_orphans_wait(VEXFS_SB(sb));
@@ -82,19 +78,19 @@ static int vexfs_unfreeze_fs(struct super_block *sb)
 	return 0;
 }
 
-/* The last inodes are gone; what destroying them changed is committed, and the volume rests. */
+/* All inodes are evicted; this commits what that changed, and closes the volume. */
 static void vexfs_put_super(struct super_block *sb)
 {
 	struct vexfs_fs *fs = VEXFS_SB(sb);
 	int err;
 
-	vexfs_engine_stop(fs);
-	if (!sb_rdonly(sb) && !fs->failed) {
+	vexfs_volume_stop(fs);
+	if (!sb_rdonly(sb) && !vexfs_failed(fs)) {
 		err = vexfs_sync(fs, VEXFS_NOKILL);
 		if (err)
-			pr_err(VEXFS_NAME " (%s): the last commit failed (%d)\n", sb->s_id, err);
+			vexfs_err(sb, "the last commit failed (%d)\n", err);
 	}
-	vexfs_engine_close(fs);
+	vexfs_volume_close(fs);
 }
 
 static int vexfs_statfs(struct dentry *dentry, struct kstatfs *stat)
@@ -102,11 +98,14 @@ static int vexfs_statfs(struct dentry *dentry, struct kstatfs *stat)
 	struct super_block *sb = dentry->d_sb;
 	struct vexfs_fs *fs = VEXFS_SB(sb);
 	struct vexfs_figures figures;
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_SHARED);
-	err = vexfs_run(&op, vexfs_rust_get_statfs(fs->volume, &figures));
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_get_statfs(fs->volume, &figures);
+	} while (vexfs_call_again(&call, &err));
 	if (err)
 		return err;
 	stat->f_type = VEXFS_SUPER_MAGIC;
@@ -114,7 +113,7 @@ static int vexfs_statfs(struct dentry *dentry, struct kstatfs *stat)
 	stat->f_blocks = figures.blocks;
 	stat->f_bfree = figures.blocks_free;
 	stat->f_bavail = figures.blocks_available;
-	/* Inodes take space like everything else: there are as many as there is room for. */
+	/* Inodes are allocated from the free blocks: there can be as many as there is room for. */
 	stat->f_files = figures.inodes + figures.blocks_available;
 	stat->f_ffree = figures.blocks_available;
 	stat->f_namelen = figures.name_max;
@@ -122,7 +121,7 @@ static int vexfs_statfs(struct dentry *dentry, struct kstatfs *stat)
 	return 0;
 }
 
-/* The device was taken away under the mount. */
+/* The device was removed while it was mounted. */
 static void vexfs_shutdown(struct super_block *sb)
 {
 	vexfs_stop(VEXFS_SB(sb), "the device is gone");
@@ -150,19 +149,18 @@ static const struct super_operations vexfs_super_ops = {
 	.show_options	= vexfs_show_options,
 };
 
-/* Says why a mount failed, to the caller and to the log. */
-static void vexfs_complain(struct fs_context *fc, struct super_block *sb,
-			   const struct vexfs_report *report, int err)
+/* Says why a mount failed. */
+static void vexfs_mount_error(struct fs_context *fc, struct super_block *sb,
+			      const struct vexfs_report *report, int err)
 {
 	const char *why = report->message_len ? (const char *)report->message : "cannot be mounted";
 
 	if (fc->sb_flags & SB_SILENT)
 		return;
 	errorf(fc, VEXFS_NAME " (%s): %s", sb->s_id, why);
-	/* A caller of mount(2) sees an error number and nothing else. */
-	if (!fc->log.log)
-		return;
-	pr_err(VEXFS_NAME " (%s): %s (error %d)\n", sb->s_id, why, -err);
+	/* With fsopen(2) that went to the caller only, who may not show it. */
+	if (fc->log.log)
+		vexfs_err(sb, "%s (error %d)\n", why, -err);
 }
 
 static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
@@ -180,8 +178,8 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	fs->errors = (uintptr_t)fc->fs_private;
 	init_rwsem(&fs->lock);
 	mutex_init(&fs->commit_mutex);
-	spin_lock_init(&fs->newborn_lock);
-	INIT_LIST_HEAD(&fs->newborn);
+	spin_lock_init(&fs->creating_lock);
+	INIT_LIST_HEAD(&fs->creating);
 	vexfs_orphans_init(fs);
 	sb->s_fs_info = fs;
 
@@ -191,9 +189,9 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 		return -EINVAL;
 	}
 	vexfs_device_init(fs);
-	err = vexfs_engine_open(fs, sb_rdonly(sb), &report);
+	err = vexfs_volume_open(fs, sb_rdonly(sb), &report);
 	if (err) {
-		vexfs_complain(fc, sb, &report, err);
+		vexfs_mount_error(fc, sb, &report, err);
 		return err;
 	}
 	err = vexfs_rust_get_statfs(fs->volume, &figures);
@@ -216,7 +214,7 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	sb->s_flags |= SB_POSIXACL | SB_I_VERSION | SB_NOSEC;
 	sb->s_iflags |= SB_I_CGROUPWB;
 
-	err = vexfs_engine_start(fs);
+	err = vexfs_volume_start(fs);
 	if (err)
 		return err;
 	root = vexfs_iget(sb, VEXFS_ROOT_INO, NULL, 0);
@@ -224,7 +222,7 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 		return PTR_ERR(root) == -ENOENT ? -EUCLEAN : PTR_ERR(root);
 	if (!S_ISDIR(root->i_mode)) {
 		iput(root);
-		errorf(fc, VEXFS_NAME " (%s): damaged: the root is no directory", sb->s_id);
+		errorf(fc, VEXFS_NAME " (%s): damaged: the root is not a directory", sb->s_id);
 		return -EUCLEAN;
 	}
 	sb->s_root = d_make_root(root);
@@ -247,7 +245,7 @@ static int vexfs_reconfigure(struct fs_context *fc)
 	int err;
 
 	sync_filesystem(sb);
-	/* The flags outside the mask are nobody's wish. */
+	/* Only flags in sb_flags_mask were asked for. */
 	if (!(fc->sb_flags_mask & SB_RDONLY) || read_only == sb_rdonly(sb)) {
 		fs->errors = (uintptr_t)fc->fs_private;
 		return 0;
@@ -256,24 +254,24 @@ static int vexfs_reconfigure(struct fs_context *fc)
 		vexfs_orphans_wait(fs);
 		err = vexfs_sync(fs, 0);
 		if (!err)
-			err = vexfs_engine_set_read_only(fs, true);
+			err = vexfs_volume_set_read_only(fs, true);
 		if (err)
 			return err;
 	} else {
-		if (fs->failed) {
+		if (vexfs_failed(fs)) {
 			errorf(fc, VEXFS_NAME " (%s): damaged: unmount it and run fsck.vexfs first", sb->s_id);
 			return -EROFS;
 		}
-		err = vexfs_engine_probe(fs, &report);
+		err = vexfs_volume_probe(fs, &report);
 		if (err) {
-			vexfs_complain(fc, sb, &report, err);
+			vexfs_mount_error(fc, sb, &report, err);
 			return err;
 		}
-		err = vexfs_engine_set_read_only(fs, false);
+		err = vexfs_volume_set_read_only(fs, false);
 		if (!err) {
 			err = vexfs_orphans_start(fs);
 			if (err)
-				vexfs_engine_set_read_only(fs, true);
+				vexfs_volume_set_read_only(fs, true);
 		}
 		if (err)
 			return err;
@@ -320,20 +318,20 @@ static int vexfs_init_fs_context(struct fs_context *fc)
 	return 0;
 }
 
-/* Also after a mount that failed halfway. */
+/* Also called after a mount that failed halfway. */
 static void vexfs_kill_sb(struct super_block *sb)
 {
 	struct vexfs_fs *fs = VEXFS_SB(sb);
 
-	/* It may hold an inode. */
+	/* The orphan worker may use an inode, and inodes are evicted below. */
 	if (fs)
 		vexfs_orphans_stop(fs);
-	/* put_super() is only called on what was mounted; the device goes away now. */
+	/* vexfs_put_super() is only called if there is a root; the device goes away below. */
 	if (fs && !sb->s_root)
-		vexfs_engine_stop(fs);
+		vexfs_volume_stop(fs);
 	kill_block_super(sb);
 	if (fs) {
-		vexfs_engine_close(fs);
+		vexfs_volume_close(fs);
 		kfree(fs);
 	}
 }
@@ -355,18 +353,15 @@ static int __init vexfs_init(void)
 
 	err = vexfs_rust_init(VEXFS_ABI_VERSION);
 	if (err) {
-		pr_err(VEXFS_NAME ": the engine and the module do not belong together: build both again\n");
+		pr_err("the engine and the module do not belong together: build both again\n");
 		return err;
 	}
 	err = vexfs_rust_get_version(version, sizeof(version));
 	if (err)
 		return err;
-	if (selftest) {
-		err = vexfs_engine_selftest();
-		pr_info(VEXFS_NAME ": self-test: %s (%d)\n", err ? "failed" : "passed", err);
-		if (err)
-			return err;
-	}
+	err = vexfs_hook_selftest();
+	if (err)
+		return err;
 	vexfs_inode_cache = kmem_cache_create("vexfs_inode", sizeof(struct vexfs_inode), 0,
 					      SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, vexfs_inode_once);
 	if (!vexfs_inode_cache)
@@ -376,14 +371,14 @@ static int __init vexfs_init(void)
 		kmem_cache_destroy(vexfs_inode_cache);
 		return err;
 	}
-	pr_info(VEXFS_NAME ": version %s\n", version);
+	pr_info("version %s\n", version);
 	return 0;
 }
 
 static void __exit vexfs_exit(void)
 {
 	unregister_filesystem(&vexfs_type);
-	/* Inodes are freed after a grace period. */
+	/* Inodes are freed after a grace period: the cache must outlive that. */
 	rcu_barrier();
 	kmem_cache_destroy(vexfs_inode_cache);
 	vexfs_rust_exit();

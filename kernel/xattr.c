@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Extended attributes: user, trusted and security as they are; POSIX ACLs,
- * which the kernel interprets; and vexfs.vector, which is the engine's own.
+ * Extended attributes: user, trusted and security, which the engine stores as
+ * they are, and vexfs.vector, which it interprets. POSIX ACLs are in acl.c.
  */
 #include <linux/fs.h>
-#include <linux/iversion.h>
 #include <linux/posix_acl_xattr.h>
 #include <linux/security.h>
 #include <linux/slab.h>
@@ -14,42 +13,48 @@
 
 #define VEXFS_VECTOR "vexfs.vector"
 
-static int vexfs_xattr_read(struct inode *inode, const char *name, void *buffer, size_t size)
+/* Reads an attribute by its full name; returns its length. */
+int vexfs_xattr_read(struct inode *inode, const char *name, void *buffer, size_t size)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_op op;
+	struct vexfs_call call;
 	size_t used;
 	int err;
 
 	if (strlen(name) > XATTR_NAME_MAX)
 		return -ERANGE;
-	vexfs_op_init(&op, fs, VEXFS_SHARED);
-	err = vexfs_run(&op, vexfs_rust_xattr_get(fs->volume, inode->i_ino, (const u8 *)name,
-						  strlen(name), buffer, size, &used, &op.report));
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_xattr_get(fs->volume, inode->i_ino, (const u8 *)name,
+					   strlen(name), buffer, size, &used, &call.report);
+	} while (vexfs_call_again(&call, &err));
 	return err ?: used;
 }
 
-/* Sets (or, without a value, removes) an attribute by its full name. */
+/* Sets an attribute by its full name, or removes it if @value is NULL. */
 static int vexfs_xattr_write(struct inode *inode, const char *name, const void *value, size_t size,
 			     u32 flags)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	struct vexfs_timestamp now = vexfs_now();
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = inode;
-	if (value)
-		err = vexfs_run(&op, vexfs_rust_xattr_set(fs->volume, inode->i_ino, (const u8 *)name,
-							  strlen(name), value, size, flags, now,
-							  &op.report) ?:
-				     (vexfs_touch(inode, now), 0));
-	else
-		err = vexfs_run(&op, vexfs_rust_xattr_remove(fs->volume, inode->i_ino,
-							     (const u8 *)name, strlen(name), now,
-							     &op.report) ?:
-				     (vexfs_touch(inode, now), 0));
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
+	call.inode[0] = inode;
+	do {
+		err = vexfs_call_enter(&call);
+		if (!err && value)
+			err = vexfs_rust_xattr_set(fs->volume, inode->i_ino, (const u8 *)name,
+						   strlen(name), value, size, flags, now,
+						   &call.report);
+		else if (!err)
+			err = vexfs_rust_xattr_remove(fs->volume, inode->i_ino, (const u8 *)name,
+						      strlen(name), now, &call.report);
+		if (!err)
+			vexfs_update_ctime(inode, now);
+	} while (vexfs_call_again(&call, &err));
 	return err;
 }
 
@@ -76,13 +81,16 @@ static int vexfs_vector_get(const struct xattr_handler *handler, struct dentry *
 			    struct inode *inode, const char *name, void *buffer, size_t size)
 {
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
-	struct vexfs_op op;
+	struct vexfs_call call;
 	size_t used;
 	int err;
 
-	vexfs_op_init(&op, fs, VEXFS_SHARED);
-	err = vexfs_run(&op, vexfs_rust_get_vector(fs->volume, inode->i_ino, buffer, size, &used,
-						   &op.report));
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_get_vector(fs->volume, inode->i_ino, buffer, size, &used,
+					    &call.report);
+	} while (vexfs_call_again(&call, &err));
 	return err ?: used;
 }
 
@@ -93,7 +101,7 @@ static int vexfs_vector_set(const struct xattr_handler *handler, struct mnt_idma
 	struct vexfs_inode *vi = VEXFS_I(inode);
 	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	struct vexfs_timestamp now = vexfs_now();
-	struct vexfs_op op;
+	struct vexfs_call call;
 	int err;
 
 	if (!S_ISREG(inode->i_mode) && !S_ISDIR(inode->i_mode))
@@ -102,14 +110,18 @@ static int vexfs_vector_set(const struct xattr_handler *handler, struct mnt_idma
 		return -EEXIST;
 	if (((flags & XATTR_REPLACE) || !value) && !vi->vector)
 		return -ENODATA;
-	/* An empty text would take the attribute away; the engine has not seen the page cache. */
+	/* To the engine, no text means to remove it; and what is in the page cache only has no size there yet. */
 	if (value && (!size || (S_ISREG(inode->i_mode) && i_size_read(inode))))
 		return -EINVAL;
-	vexfs_op_init(&op, fs, VEXFS_EXCLUSIVE);
-	op.inode[0] = inode;
-	err = vexfs_run(&op, vexfs_rust_set_vector(fs->volume, inode->i_ino, value,
-						   value ? size : 0, now, &op.report) ?:
-			     (vexfs_touch(inode, now), 0));
+	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
+	call.inode[0] = inode;
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_set_vector(fs->volume, inode->i_ino, value, value ? size : 0,
+					    now, &call.report);
+		if (!err)
+			vexfs_update_ctime(inode, now);
+	} while (vexfs_call_again(&call, &err));
 	if (!err)
 		vi->vector = value;
 	return err;
@@ -148,16 +160,29 @@ static bool vexfs_listed(struct dentry *dentry, const char *name)
 	return true;
 }
 
+static int vexfs_list_names(struct inode *inode, char *names, size_t size, size_t *used)
+{
+	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
+	struct vexfs_call call;
+	int err;
+
+	vexfs_call_init(&call, fs, VEXFS_SHARED);
+	do {
+		err = vexfs_call_enter(&call) ?:
+		      vexfs_rust_xattr_list(fs->volume, inode->i_ino, (u8 *)names, size, used,
+					    &call.report);
+	} while (vexfs_call_again(&call, &err));
+	return err;
+}
+
 ssize_t vexfs_listxattr(struct dentry *dentry, char *buffer, size_t size)
 {
 	struct inode *inode = d_inode(dentry);
-	struct vexfs_fs *fs = VEXFS_SB(inode->i_sb);
 	size_t used = 0, have = 0, at, total = 0;
-	struct vexfs_op op;
 	char *names = NULL;
 	int err;
 
-	/* First how many, then which; the list may grow in between, but not for long. */
+	/* First how long the list is, then the list; it may grow in between, but not for long. */
 	do {
 		if (used > have) {
 			kvfree(names);
@@ -166,13 +191,9 @@ ssize_t vexfs_listxattr(struct dentry *dentry, char *buffer, size_t size)
 				return -ENOMEM;
 			have = used;
 		}
-		vexfs_op_init(&op, fs, VEXFS_SHARED);
-		err = vexfs_run(&op, vexfs_rust_xattr_list(fs->volume, inode->i_ino, NULL, 0, &used,
-							   &op.report));
+		err = vexfs_list_names(inode, NULL, 0, &used);
 		if (!err && used && used <= have)
-			err = vexfs_run(&op, vexfs_rust_xattr_list(fs->volume, inode->i_ino,
-								   (u8 *)names, have, &used,
-								   &op.report));
+			err = vexfs_list_names(inode, names, have, &used);
 		if (err && err != -ERANGE)
 			goto out;
 		if (fatal_signal_pending(current)) {
@@ -206,84 +227,6 @@ ssize_t vexfs_listxattr(struct dentry *dentry, char *buffer, size_t size)
 out:
 	kvfree(names);
 	return err ?: total;
-}
-
-/* --- POSIX ACLs --- */
-
-struct posix_acl *vexfs_get_acl(struct inode *inode, int type, bool rcu)
-{
-	const char *name = posix_acl_xattr_name(type);
-	struct posix_acl *acl = NULL;
-	void *value = NULL;
-	int len;
-
-	if (rcu)
-		return ERR_PTR(-ECHILD);
-	/* No lock keeps it from growing between the two calls. */
-	do {
-		kfree(value);
-		value = NULL;
-		len = vexfs_xattr_read(inode, name, NULL, 0);
-		if (len > 0) {
-			value = kmalloc(len, GFP_KERNEL);
-			if (!value)
-				return ERR_PTR(-ENOMEM);
-			len = vexfs_xattr_read(inode, name, value, len);
-		}
-	} while (len == -ERANGE);
-	if (len > 0)
-		acl = posix_acl_from_xattr(&init_user_ns, value, len);
-	else if (len && len != -ENODATA)
-		acl = ERR_PTR(len);
-	kfree(value);
-	return acl;
-}
-
-/* Stores an ACL, or takes it away, with the attributes of the inode that @valid names. */
-int vexfs_store_acl(struct inode *inode, struct posix_acl *acl, int type, unsigned int valid)
-{
-	const char *name = posix_acl_xattr_name(type);
-	void *value = NULL;
-	int size = 0, err;
-
-	if (acl) {
-		size = posix_acl_xattr_size(acl->a_count);
-		value = kmalloc(size, GFP_KERNEL);
-		if (!value)
-			return -ENOMEM;
-		size = posix_acl_to_xattr(&init_user_ns, acl, value, size);
-		if (size < 0) {
-			kfree(value);
-			return size;
-		}
-	}
-	err = vexfs_push_acl(inode, valid, name, value, size);
-	if (!err)
-		set_cached_acl(inode, type, acl);
-	kfree(value);
-	return err;
-}
-
-int vexfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl *acl, int type)
-{
-	struct inode *inode = d_inode(dentry);
-	umode_t mode = inode->i_mode, old = mode;
-	int err;
-
-	if (type == ACL_TYPE_ACCESS && acl) {
-		err = posix_acl_update_mode(idmap, inode, &mode, &acl);
-		if (err)
-			return err;
-	} else if (type == ACL_TYPE_DEFAULT && !S_ISDIR(inode->i_mode)) {
-		return acl ? -EACCES : 0;
-	}
-	inode->i_mode = mode;
-	inode_set_ctime_current(inode);
-	inode_inc_iversion(inode);
-	err = vexfs_store_acl(inode, acl, type, mode == old ? 0 : VEXFS_ATTR_MODE);
-	if (err)
-		inode->i_mode = old;
-	return err;
 }
 
 static int vexfs_init_xattrs(struct inode *inode, const struct xattr *xattrs, void *data)

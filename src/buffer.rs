@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Buffers whose allocation can fail.
+//! Allocation that fails with an error instead of a panic.
 
 use crate::error::{Error, Result};
 use alloc::vec::Vec;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The one seam between the engine and a medium.
+//! The block device, the engine's only access to a medium.
 //!
 //! The engine assumes: a completed write is read back; it is durable once a later `flush` returned
 //! or, with `write_fua`, at once; a sector is written whole or not at all; nothing else is ordered.
 
 use vexfs_format::BlockNr;
 
-/// Why a device refused: an `errno`, as Linux numbers them.
+/// Why a request failed: a Linux error number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeviceError {
     /// The request failed with this (positive) error number.
@@ -46,7 +46,7 @@ pub struct Write<'a> {
 ///         memory.get_mut(at..at + data.len()).ok_or(DeviceError::Io(5))?.copy_from_slice(data);
 ///         Ok(())
 ///     }
-///     // Memory is as durable as it gets.
+///     // In memory a write is as durable as it will ever be.
 ///     fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
 ///         self.write(at, data)
 ///     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What can go wrong, one variant per cause. Errnos are made here and nowhere else.
+//! The engine's errors, a variant per cause, and their error numbers, which nothing else assigns.
 
 use crate::device::DeviceError;
 use core::fmt;
@@ -11,18 +11,18 @@ const ENOSPC: i32 = 28;
 /// The engine's result.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
 
-/// A block that does not hold what its pointer, or the format, says.
+/// A structure that does not hold what its pointer or the format demands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Corruption {
     /// The block, where one is known.
     pub block: Option<BlockNr>,
     /// The inode, where one is known.
     pub ino: Option<Ino>,
-    /// What was expected and not found.
+    /// What is wrong.
     pub what: &'static str,
 }
 
-/// A block that an operation needs and the cache lacks.
+/// A block that an operation needs and that is not in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Missing {
     pub(crate) pointer: Pointer,
@@ -31,7 +31,7 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// The block to be read.
+    /// The block to read.
     #[must_use]
     pub const fn block(&self) -> BlockNr {
         self.pointer.block
@@ -50,21 +50,21 @@ pub enum Error {
     NotFound,
     /// The name is taken.
     Exists,
-    /// A directory was needed.
+    /// Not a directory, where one is needed.
     NotDirectory,
-    /// A directory was given where none may be.
+    /// A directory, where none is allowed.
     IsDirectory,
     /// The directory still has entries.
     NotEmpty,
     /// A name or symlink target is too long.
     NameTooLong,
-    /// The operation makes no sense for these arguments; says why.
+    /// The arguments are not valid; says why.
     Invalid(&'static str),
     /// No block is left.
     NoSpace,
-    /// The inode has as many names as there can be.
+    /// The inode has as many names as an inode may have.
     TooManyLinks,
-    /// Past the largest file size.
+    /// The file would be larger than a file may be.
     FileTooBig,
     /// No such extended attribute.
     NoAttr,
@@ -80,34 +80,34 @@ pub enum Error {
     NotVexfs,
     /// The device is shorter than the filesystem.
     Truncated {
-        /// Bytes the superblock promises.
+        /// Length that the superblock states.
         expected_bytes: u64,
-        /// Bytes there are.
+        /// Length of the device.
         actual_bytes: u64,
     },
-    /// Bits of `incompat` that this version does not know.
+    /// Unknown bits of `incompat`: the filesystem cannot be opened.
     UnknownIncompat(u64),
-    /// Bits of `ro_compat` that this version does not know; reading is possible.
+    /// Unknown bits of `ro_compat`: the filesystem can be opened read-only.
     UnknownRoCompat(u64),
-    /// A version of the format that this code does not know.
+    /// An unknown version of the format.
     UnknownVersion(u32),
-    /// A block size this host cannot serve.
+    /// A block size that the host does not support.
     BlockSize(u32),
     /// No valid root record in the ring.
     NoRoot,
     /// A damaged structure.
     Corrupt(Corruption),
-    /// The engine found itself in a state that cannot be: a mistake in VexFS, not damage on the medium.
+    /// The engine is in a state that no image can lead to: a mistake in VexFS, not damage.
     Bug(&'static str),
     /// The device failed.
     Device(DeviceError),
     /// An earlier failure stopped the volume.
     Dead,
-    /// A block has to be read first: see [`crate::Volume::fetch`].
+    /// A block has to be read first, with [`crate::Volume::fetch`]; nothing was changed.
     Miss(Missing),
-    /// The running transaction must be committed first; nothing was changed.
+    /// The running transaction has to be committed first; nothing was changed.
     NeedCommit,
-    /// The tree moved on while it was read without a lock; start again from the newest root.
+    /// The writer reused blocks of the tree that is being followed; start again from the newest root.
     Stale,
     /// Not possible on this kind of inode or device.
     NotSupported,
@@ -156,7 +156,7 @@ impl Error {
         Self::Corrupt(Corruption { block: None, ino: Some(ino), what })
     }
 
-    /// Damage with no better address.
+    /// Damage whose block and inode are not known here.
     pub(crate) const fn damaged(what: &'static str) -> Self {
         Self::Corrupt(Corruption { block: None, ino: None, what })
     }

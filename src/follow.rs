@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Following a filesystem that somebody else writes: which inodes a commit touched, and their contents.
+//! Following a filesystem that somebody else writes: which inodes changed since a commit, and where
+//! their contents are.
 //!
-//! The follower reads the newest committed tree and skips every subtree whose pointer is not newer
-//! than what it knew. It takes no lock: a block of an old tree may be reused while it reads, then the
-//! pointer's checksum does not match and it says [`Error::Stale`]: [`Follower::poll`] and start again.
+//! The follower reads the newest committed tree and skips every subtree whose pointer is not newer than
+//! the commit it knows. It takes no lock, so the writer may reuse a block of the tree while it is read.
+//! The pointer's checksum does not match then, and the follower returns [`Error::Stale`]: call
+//! [`Follower::poll`] and start again.
 
 use crate::buffer::push;
 use crate::device::Device;
@@ -18,11 +20,11 @@ use alloc::vec::Vec;
 use vexfs_format::node::Pointer;
 use vexfs_format::{FileBlock, Generation, Ino, Kind};
 
-/// What a walk over a commit's changes meets.
+/// A change that [`Follower::changes`] reports.
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
-    /// Inodes in `first..=last` may have been removed: what is gone leaves no node behind to be met,
-    /// so whoever knows some of them looks whether they are still there. Comes before the inodes.
+    /// Inodes in `first..=last` may have been removed. A removed inode leaves nothing in the tree that
+    /// could be reported, so a caller that knows some looks whether they still exist. Comes before the inodes.
     Range {
         /// First inode.
         first: Ino,
@@ -30,11 +32,11 @@ pub enum Change {
         last: Ino,
     },
     /// An inode whose item is in a changed leaf. Every change of a file's extents, size or attributes
-    /// changes its item, so each inode that changed comes, and some of their neighbours.
+    /// changes its item, so every changed inode is reported, and some of their neighbours.
     Inode(Inode),
 }
 
-/// A subtree to be walked.
+/// A subtree that is still to be read.
 struct Subtree {
     pointer: Pointer,
     level: u8,
@@ -47,7 +49,7 @@ pub struct Follower<D> {
 }
 
 impl<D: Device> Follower<D> {
-    /// Opens the filesystem on `device`, keeping about `cache_bytes` of its tree in memory.
+    /// Opens the filesystem on `device` and keeps about `cache_bytes` of its tree in memory.
     ///
     /// # Errors
     /// As [`Volume::open`].
@@ -55,18 +57,18 @@ impl<D: Device> Follower<D> {
         Ok(Self { volume: Volume::open(device, &OpenOptions { read_only: true, cache_bytes })? })
     }
 
-    /// The generation it reads.
+    /// The generation that it reads.
     pub const fn generation(&self) -> Generation {
         self.volume.generation()
     }
 
-    /// The volume at that generation, for reading. Its errors may be those of a tree that moved on:
-    /// hand them to [`judge`](Self::judge).
+    /// The volume at that generation, for reading. Pass its errors to [`judge`](Self::judge): they may
+    /// come from a block that the writer reused.
     pub const fn volume(&mut self) -> &mut Volume<D> {
         &mut self.volume
     }
 
-    /// Moves on to the newest root; `None` if there is nothing newer.
+    /// Changes to the newest root; `None` if there is no newer one.
     ///
     /// # Errors
     /// [`Error::NoRoot`], the device's.
@@ -81,7 +83,7 @@ impl<D: Device> Follower<D> {
         Ok(Some(generation))
     }
 
-    /// What an error means: [`Error::Stale`] if it looks like damage and a newer root is there.
+    /// [`Error::Stale`] in place of an error that looks like damage, if there is a newer root.
     pub fn judge(&self, error: Error) -> Error {
         if !matches!(error, Error::Corrupt(_) | Error::NotFound) || mutants::is(Mutant::FollowStale)
         {
@@ -93,10 +95,10 @@ impl<D: Device> Follower<D> {
         }
     }
 
-    /// Walks what changed after `since` (0 for everything), in the order of inodes.
+    /// Reports what changed after `since` (0 for everything), in the order of inode numbers.
     ///
     /// # Errors
-    /// [`Error::Stale`] if the tree moved on, damage, the device's, and what `visit` returns.
+    /// [`Error::Stale`] if the writer reused blocks of the tree, damage, the device's, and what `visit` returns.
     pub fn changes(
         &mut self,
         since: Generation,
@@ -119,7 +121,7 @@ impl<D: Device> Follower<D> {
             visit(Change::Range { first: Ino::ROOT, last: Ino::MAX })?;
         }
         push(&mut stack, root)?;
-        // Every node has one parent, and a level below it: the walk ends.
+        // Children are one level lower than their parent, so the loop ends.
         while let Some(subtree) = stack.pop() {
             if subtree.pointer.generation <= since {
                 continue;
@@ -147,10 +149,10 @@ impl<D: Device> Follower<D> {
         Ok(())
     }
 
-    /// The written parts of a file, in order.
+    /// The written ranges of a file, in order.
     ///
     /// # Errors
-    /// [`Error::Stale`] if the tree moved on, [`Error::NotFound`], damage, the device's.
+    /// [`Error::Stale`] if the writer reused blocks of the tree, [`Error::NotFound`], damage, the device's.
     pub fn written(&mut self, ino: Ino) -> Result<Vec<Mapping>> {
         let result = self.list_written(ino);
         result.map_err(|error| self.judge(error))

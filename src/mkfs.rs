@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Making a filesystem.
 //!
-//! Its cost does not depend on the size: only the superblocks, the root ring and the first commit
-//! are written. The superblocks come last, so a device that loses power halfway holds no filesystem.
+//! The cost does not depend on the size: only the superblocks, the root ring and the first commit are
+//! written. The superblocks are written last, so after a power cut there is either no filesystem or a
+//! complete one.
 
 use crate::buffer::zeroed;
 use crate::device::Device;
@@ -20,10 +21,10 @@ use vexfs_format::{
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// What the new filesystem is to be.
+/// Options of a new filesystem.
 #[derive(Clone, Copy, Debug)]
 pub struct MkfsOptions<'a> {
-    /// Length in bytes; a rest that fills no block stays unused.
+    /// Length in bytes; an incomplete block at the end stays unused.
     pub bytes: u64,
     /// Bytes of a block: 4096, 8192, ... 65536.
     pub block_bytes: u32,
@@ -54,10 +55,10 @@ impl MkfsOptions<'_> {
 /// Makes a filesystem on `device` and returns its superblock.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a size, block size or label that cannot be, [`Error::Truncated`] if the
-/// device is shorter than asked for, and the device's.
+/// [`Error::Invalid`] for an impossible size, block size or label, [`Error::Truncated`] if the device
+/// is shorter than the filesystem, and the device's.
 pub fn mkfs<D: Device>(device: &D, options: &MkfsOptions<'_>) -> Result<Superblock> {
-    let superblock = plan(options)?;
+    let superblock = superblock_of(options)?;
     let geometry = Geometry::of(&superblock);
     if device.len_bytes() < geometry.len_bytes() {
         return Err(Error::Truncated {
@@ -66,7 +67,7 @@ pub fn mkfs<D: Device>(device: &D, options: &MkfsOptions<'_>) -> Result<Superblo
         });
     }
     let block_bytes = geometry.block_bytes();
-    // An old filesystem ends here: neither its superblocks nor its roots are left.
+    // Wipes the superblocks and the root ring of an old filesystem.
     let blank = zeroed(block_bytes)?;
     if !mutants::is(Mutant::MkfsWipe) {
         for block in 0..FIRST_FREE {
@@ -104,7 +105,7 @@ fn write_at(block: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn plan(options: &MkfsOptions<'_>) -> Result<Superblock> {
+fn superblock_of(options: &MkfsOptions<'_>) -> Result<Superblock> {
     let shift = options.block_bytes.trailing_zeros();
     if !options.block_bytes.is_power_of_two()
         || !(BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX).contains(&shift)
@@ -147,7 +148,7 @@ fn plan(options: &MkfsOptions<'_>) -> Result<Superblock> {
     .sealed())
 }
 
-/// Commits generation 1: a tree of one leaf that holds the root directory.
+/// Commits generation 1: a tree of one leaf with the root directory.
 fn first_commit<D: Device>(
     device: &D,
     geometry: Geometry,

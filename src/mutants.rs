@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Deliberate mistakes, one at a time, so that the crash lab can show that it would see them.
+//! Deliberate mistakes in the engine: the crash lab makes one at a time and has to notice it.
 //!
-//! Without the feature `mutants`, which nothing that is shipped has, [`is`] is the constant
-//! `false` and nothing of this is left. With it one mutant is chosen for the whole process.
+//! They exist only with the feature `mutants`, which no shipped build has; without it [`is`] is the
+//! constant `false` and costs nothing. With it one mutant is chosen for the whole process.
 
 macro_rules! mutants {
     ($($(#[doc = $what:literal])+ $name:ident,)+) => {
@@ -16,7 +16,7 @@ macro_rules! mutants {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// What it does, in a few words, and its name.
+            /// A short description, and its name.
             #[must_use]
             pub const fn about(self) -> (&'static str, &'static str) {
                 match self {

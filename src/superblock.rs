@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Reading the superblock and the root ring: what a mount believes, and why.
+//! Reading the superblock and the root ring: which of their copies an open filesystem starts from.
 //!
-//! Nothing is believed without its checksum. The primary superblock is preferred; a backup serves
-//! where it is damaged. The newest valid root record wins.
+//! Invariant: nothing is used whose checksum is wrong. The primary superblock is preferred, a backup is
+//! used where it is damaged. The newest valid root record wins.
 
 use crate::buffer::zeroed;
 use crate::device::Device;
@@ -15,10 +15,10 @@ use vexfs_format::{
 };
 use zerocopy::FromBytes;
 
-/// Bytes that are read to look for a superblock.
+/// Bytes that are read at a place where a superblock may be.
 const PROBE_BYTES: usize = 1 << BLOCK_SHIFT_MIN;
 
-/// The shape of a filesystem, from its superblock.
+/// What the superblock says of a filesystem: block size, length and identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
     /// UUID.
@@ -40,7 +40,7 @@ impl Geometry {
         1 << self.block_shift
     }
 
-    /// `log2` of the blocks of a group: as many as one block has bits.
+    /// `log2` of the blocks of a group, which are as many as a block has bits.
     #[must_use]
     pub const fn group_shift(&self) -> u32 {
         self.block_shift + 3
@@ -52,7 +52,7 @@ impl Geometry {
         1 << self.group_shift()
     }
 
-    /// Groups of the filesystem, the last one perhaps short.
+    /// Groups of the filesystem; the last one may be short.
     #[must_use]
     pub const fn groups(&self) -> u64 {
         self.blocks.saturating_add(self.group_blocks() - 1) >> self.group_shift()
@@ -76,7 +76,7 @@ impl Geometry {
         BlockNr(self.blocks.saturating_sub(1))
     }
 
-    /// The geometry a valid superblock describes.
+    /// The geometry that a valid superblock describes.
     #[must_use]
     pub fn of(superblock: &Superblock) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Geometry {
     }
 }
 
-/// True where `sector` carries the magic of a superblock, valid or not.
+/// True if `sector` begins with the magic of a superblock, valid or not.
 fn has_magic(sector: &[u8]) -> bool {
     sector.starts_with(&SUPER_MAGIC)
 }
@@ -123,13 +123,14 @@ fn parse(sector: &[u8]) -> Result<Superblock> {
     Ok(superblock)
 }
 
-/// Reads and verifies the superblock of `device`: the primary one, or else a backup.
+/// Reads and verifies the superblock of `device`: the primary one, or a backup where that is damaged.
 ///
 /// # Errors
-/// [`Error::NotVexfs`] without one, [`Error::Truncated`] on a device too short, [`Error::Corrupt`]
-/// where every copy is damaged, and what an unknown version or feature calls for.
+/// [`Error::NotVexfs`] if there is none, [`Error::Truncated`] if the device is too short,
+/// [`Error::Corrupt`] if both the primary and the backup are damaged, [`Error::UnknownVersion`] and
+/// [`Error::UnknownIncompat`].
 pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
-    // A whole block of the smallest size at a time: some devices read nothing shorter.
+    // Reads are as long as the smallest block, because some devices read nothing shorter.
     let mut block = zeroed(PROBE_BYTES)?;
     if device.len_bytes() < PROBE_BYTES as u64 {
         return Err(Error::NotVexfs);
@@ -140,7 +141,7 @@ pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
         Ok(superblock) => Ok(superblock),
         Err(first @ (Error::NotVexfs | Error::Corrupt(_))) => {
             let blank = sector.iter().take(SECTOR_BYTES).all(|byte| *byte == 0);
-            // A sector of something else's is no damaged superblock: that stays what it is.
+            // A sector that holds something else is not a damaged superblock but another filesystem.
             let ours = (has_magic(sector) || blank) && !mutants::is(Mutant::SuperBackup);
             ours.then(|| backup(device, &mut block)).flatten().ok_or(first)
         }
@@ -154,7 +155,7 @@ pub fn read_superblock(device: &impl Device) -> Result<Superblock> {
     Ok(found)
 }
 
-/// The first backup of a primary superblock that was damaged, looked for at every block size.
+/// The first backup superblock. The primary one being damaged, every block size is tried.
 fn backup(device: &impl Device, block: &mut [u8]) -> Option<Superblock> {
     for shift in BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX {
         let at = BACKUP_FIRST << shift;
@@ -172,7 +173,7 @@ fn backup(device: &impl Device, block: &mut [u8]) -> Option<Superblock> {
 
 /// What the root ring holds.
 pub struct Ring {
-    /// The newest valid record that stands where it should.
+    /// The newest valid record that is in its own slot.
     pub newest: RootRecord,
     /// Slots with a valid record.
     pub valid: u64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Plain values that operations take and return.
+//! Values that operations take and return.
 
 use vexfs_format::item::RawTime;
 use vexfs_format::{BlockNr, FileBlock, Ino};
@@ -112,18 +112,18 @@ pub struct Dirent<'a> {
     pub cookie: u64,
 }
 
-/// Where a range of a file lives.
+/// Where a range of a file is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MappingKind {
-    /// Nowhere; reads as zeroes.
+    /// Nowhere: it reads as zeroes.
     Hole,
-    /// Allocated from this block on, reads as zeroes.
+    /// In the blocks from this one on, not yet written: it reads as zeroes.
     Unwritten(BlockNr),
     /// In the blocks from this one on.
     Written(BlockNr),
 }
 
-/// A range of a file and where it lives.
+/// A range of a file and where it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
     /// First block of the range.
@@ -134,7 +134,7 @@ pub struct Mapping {
     pub kind: MappingKind,
 }
 
-/// Whether an operation that works in bounded steps is through.
+/// Whether an operation that works in steps is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Progress {
@@ -155,16 +155,16 @@ pub enum XattrMode {
     Replace,
 }
 
-/// Figures of the whole filesystem.
+/// Sizes and counts of a filesystem.
 #[derive(Clone, Copy, Debug)]
 pub struct StatFs {
     /// Bytes of a block.
     pub block_bytes: u32,
     /// Blocks of the filesystem.
     pub blocks: u64,
-    /// Blocks nothing uses.
+    /// Free blocks.
     pub blocks_free: u64,
-    /// Blocks that file data may take (the reserve for deletions taken off).
+    /// Blocks that file data may take: the free ones less the reserve.
     pub blocks_available: u64,
     /// Inodes in use.
     pub inodes: u64,

@@ -5,13 +5,14 @@
 mod common;
 
 use common::{
-    BLOCK, DIR, FILE, LINK, NOW, craft, craft_item, populated, root, structure, with_record,
+    BLOCK, DIR, FILE, LINK, NOW, craft, craft_item, open, populated, root, structure, with_record,
 };
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use vexfs::*;
 use vexfs_crash::{CacheDevice, Image, Rng};
 use vexfs_format::item::{InodeItem, RawTime};
-use vexfs_format::node::{LeafSlot, NodeHeader, Pointer};
+use vexfs_format::node::{InnerEntry, LeafSlot, NodeHeader, Pointer};
 use vexfs_format::{
     DirentHead, ExtentItem, GroupItem, Key, Kind, ROOT_RING_START, ROOT_SLOTS, RootRecord,
     Superblock, VectorItem, XattrHead, crc32c,
@@ -109,7 +110,7 @@ fn told<T: std::fmt::Debug>(result: Result<T>) -> Result<T> {
 
 /// Every operation that changes something; each ends and none panics.
 fn change_all(image: &Image) {
-    let Ok(mut v) = Volume::open(CacheDevice::new(image.clone()), &OpenOptions::default()) else {
+    let Ok(mut v) = open(CacheDevice::new(image.clone())) else {
         return;
     };
     let mut inos: Vec<Ino> = (0..12).map(Ino).collect();
@@ -302,8 +303,7 @@ fn nonsense_with_right_checksums_ends_in_errors() {
 fn a_root_record_that_lies_is_survived() {
     let image = populated();
     let generation = root(&image).1.generation.get();
-    let opened =
-        |image: &Image| Volume::open(image, &OpenOptions::default()).map(|v| v.generation().0);
+    let opened = |image: &Image| open(image).map(|v| v.generation().0);
     assert_eq!(opened(&image), Ok(generation));
     let (at, record) = root(&image);
     let pointer = Pointer::from(record.tree);
@@ -351,11 +351,11 @@ fn a_root_record_that_lies_is_survived() {
     }
     // A number that is in use is not given again.
     let bad = with_record(&image, |r| r.next_ino.set(2));
-    let mut v = Volume::open(CacheDevice::new(bad), &OpenOptions::default()).unwrap();
+    let mut v = open(CacheDevice::new(bad)).unwrap();
     let made = v.run(NOW, |v| v.create(Ino::ROOT, b"another", &FILE));
     assert!(matches!(made, Err(Error::Corrupt(_))), "{made:?}");
     let bad = with_record(&image, |r| r.next_ino.set(u64::MAX));
-    let mut v = Volume::open(CacheDevice::new(bad), &OpenOptions::default()).unwrap();
+    let mut v = open(CacheDevice::new(bad)).unwrap();
     let made = v.run(NOW, |v| v.create(Ino::ROOT, b"another", &FILE));
     assert_eq!(made.map(|inode| inode.ino), Err(Error::NoSpace));
     // Nothing left of the ring.
@@ -516,4 +516,85 @@ fn an_entry_behind_every_cookie_is_refused() {
     assert_eq!(seen.get("/").map(String::as_str), Some("error 117"));
     assert_ne!(findings(&bad), Ok(0));
     change_all(&bad);
+}
+
+/// A group's bitmap whose checksum is right and whose bits are not.
+fn craft_bitmap(image: &Image, edit: impl Fn(&mut [u8])) -> Image {
+    let is_group = |key: Key| key.kind() == Some(Kind::Group);
+    let block = Cell::new(0);
+    craft_item(
+        image,
+        is_group,
+        structure(|group: &mut GroupItem| block.set(group.bitmap.block.get())),
+    );
+    let at = block.get() * BLOCK as u64;
+    let mut bitmap = image.bytes(at, BLOCK);
+    edit(&mut bitmap);
+    let mut bad = image.clone();
+    bad.put(at, &bitmap);
+    let crc = crc32c(&bitmap);
+    craft_item(&bad, is_group, structure(|group: &mut GroupItem| group.bitmap.crc.set(crc)))
+}
+
+/// Blocks of all nodes of the tree.
+fn node_blocks(image: &Image) -> Vec<usize> {
+    let mut blocks = Vec::new();
+    let record = root(image).1;
+    let mut left = vec![record.tree.block.get()];
+    while let Some(block) = left.pop() {
+        let data = image.bytes(block * BLOCK as u64, BLOCK);
+        let (header, _) = NodeHeader::read_from_prefix(&data).unwrap();
+        for index in (0..usize::from(header.count.get())).filter(|_| header.level > 0) {
+            let entry = &data[64 + index * 40..][..40];
+            left.push(InnerEntry::read_from_bytes(entry).unwrap().child.block.get());
+        }
+        blocks.push(block as usize);
+    }
+    blocks
+}
+
+/// The block of a node is handed out while the tree reaches it: told as damage, and no operation
+/// reads the same block again and again.
+#[test]
+fn a_node_that_the_bitmap_marks_free_is_damage() {
+    let image = populated();
+    let nodes = node_blocks(&image);
+    assert!(nodes.len() > 5);
+    let mut noticed = 0;
+    for node in nodes {
+        let bad = craft_bitmap(&image, |bitmap| bitmap[node / 8] &= !(1 << (node % 8)));
+        assert_ne!(findings(&bad), Ok(0));
+        change_all(&bad);
+        let mut v = open(CacheDevice::new(bad)).unwrap();
+        let (dir, _) = v.resolve(|v| v.lookup(Ino::ROOT, b"dir")).unwrap();
+        let mut failed = false;
+        for i in 0..100 {
+            let (new, known) = (format!("new {i}"), format!("entry {}", i % 60));
+            let made = told(v.run(NOW, |v| v.create(Ino::ROOT, new.as_bytes(), &FILE)));
+            let seen = told(v.resolve(|v| v.lookup(dir, known.as_bytes())));
+            failed |= made.is_err() || seen.is_err();
+        }
+        noticed += u64::from(failed);
+    }
+    // Those that a creation changes, and those that hold the names that were looked up.
+    assert!(noticed >= 3, "only {noticed} nodes marked free were noticed");
+}
+
+#[test]
+fn a_bitmap_that_marks_reserved_blocks_free_is_refused() {
+    let image = populated();
+    for edit in [
+        (|bitmap| bitmap[0] = 0) as fn(&mut [u8]),
+        |bitmap| bitmap[4] &= !0b10,
+        |bitmap| bitmap[127] = 0,
+        |bitmap| bitmap[128] = 0,
+    ] {
+        let bad = craft_bitmap(&image, edit);
+        assert_ne!(findings(&bad), Ok(0));
+        let mut v = open(CacheDevice::new(bad.clone())).unwrap();
+        let made = v.run(NOW, |v| v.create(Ino::ROOT, b"new", &FILE));
+        assert!(matches!(made, Err(Error::Corrupt(_))), "{made:?}");
+        assert!(!v.is_dead() && !v.is_dirty());
+        change_all(&bad);
+    }
 }

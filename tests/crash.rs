@@ -2,6 +2,9 @@
 //! Power cuts: every reopening is exactly a commit that was promised, or a later one. See
 //! `crash/FAULTS.md` for what a cut may do.
 
+mod common;
+
+use common::{FILE, NOW, assert_clean, formatted, open};
 use vexfs::*;
 use vexfs_crash::{CacheDevice, Effect, Fault, Image, Keep, On, Options, simulate};
 
@@ -49,37 +52,8 @@ fn a_device_that_ignores_flushes_is_found_out() {
     }
 }
 
-fn now() -> Time {
-    Time { seconds: 1_700_000_000, nanos: 0 }
-}
-
-const FILE: NewInode<'_> = NewInode {
-    mode: 0o100_644,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    target: b"",
-    now: Time { seconds: 1, nanos: 0 },
-};
-
-fn image(bytes: u64) -> Image {
-    let device = CacheDevice::new(Image::new(bytes));
-    let options = MkfsOptions {
-        bytes,
-        block_bytes: 4096,
-        label: b"",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: now(),
-        root_uid: 0,
-        root_gid: 0,
-    };
-    mkfs(&device, &options).unwrap();
-    device.cut(Keep::None)
-}
-
-fn open(image: Image) -> Volume<CacheDevice> {
-    Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap()
+fn reopened(image: Image) -> Volume<CacheDevice> {
+    open(CacheDevice::new(image)).unwrap()
 }
 
 fn try_names(v: &mut Volume<CacheDevice>) -> Result<Vec<Vec<u8>>> {
@@ -102,20 +76,20 @@ fn try_names(v: &mut Volume<CacheDevice>) -> Result<Vec<Vec<u8>>> {
 /// A commit with every one of its requests cut or failed in turn.
 #[test]
 fn a_commit_dies_at_every_request() {
-    let mut base = open(image(4 << 20));
+    let mut base = open(formatted(4 << 20)).unwrap();
     for i in 0..200 {
         let name = format!("file {i}");
-        base.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
+        base.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
     }
-    base.commit(now()).unwrap();
+    base.commit(NOW).unwrap();
     let before = base.device().cut(Keep::None);
     for effect in [Effect::PowerOff, Effect::Fail(5)] {
         let mut outcomes = [0, 0];
         for nth in 0..200 {
-            let mut v = open(before.clone());
-            v.run(now(), |v| v.create(Ino::ROOT, b"new", &FILE)).unwrap();
-            v.run(now(), |v| v.unlink(Ino::ROOT, b"file 7", now())).unwrap();
-            let commit = v.resolve(|v| v.freeze(now())).unwrap().unwrap();
+            let mut v = reopened(before.clone());
+            v.run(NOW, |v| v.create(Ino::ROOT, b"new", &FILE)).unwrap();
+            v.run(NOW, |v| v.unlink(Ino::ROOT, b"file 7", NOW)).unwrap();
+            let commit = v.resolve(|v| v.freeze(NOW)).unwrap().unwrap();
             v.device().fault(Fault::nth(On::Any, nth, effect));
             let result = commit.write(v.device());
             let failed = result.is_err();
@@ -127,14 +101,14 @@ fn a_commit_dies_at_every_request() {
             }
             assert!(v.is_dead());
             assert_eq!(v.inode(Ino::ROOT), Err(Error::Dead));
-            assert_eq!(v.commit(now()), Err(Error::Dead));
+            assert_eq!(v.commit(NOW), Err(Error::Dead));
             assert_eq!(
                 v.create(Ino::ROOT, b"more", &FILE).map(|inode| inode.ino),
                 Err(Error::Dead)
             );
             for seed in 0..20 {
                 let keep = [Keep::None, Keep::All, Keep::Random(seed)][seed.min(2) as usize];
-                let mut v = open(v.device().cut(keep));
+                let mut v = reopened(v.device().cut(keep));
                 let names = try_names(&mut v).unwrap();
                 let new = names.iter().any(|n| n == b"new");
                 let old = names.iter().any(|n| n == b"file 7");
@@ -154,7 +128,7 @@ fn a_commit_dies_at_every_request() {
 fn lying_devices_are_noticed_or_harmless() {
     let mut noticed = 0;
     for seed in 0..600u64 {
-        let mut v = open(image(1 << 20));
+        let mut v = open(formatted(1 << 20)).unwrap();
         let effect = [Effect::Ignore, Effect::Misdirect(200 * 4096), Effect::Flip(seed * 37)];
         let on = if seed % 4 == 0 { On::Flush } else { On::Write };
         let effect = if on == On::Flush { Effect::Ignore } else { effect[seed as usize % 3] };
@@ -163,14 +137,14 @@ fn lying_devices_are_noticed_or_harmless() {
         let mut model = Vec::new();
         for i in 0..10 {
             let name = format!("{i}").into_bytes();
-            let made = v.run(now(), |v| v.create(Ino::ROOT, &name, &FILE));
-            if made.and_then(|_| v.commit(now())).is_err() {
+            let made = v.run(NOW, |v| v.create(Ino::ROOT, &name, &FILE));
+            if made.and_then(|_| v.commit(NOW)).is_err() {
                 break;
             }
             model.push(name);
         }
         let image = v.device().cut(Keep::Random(seed));
-        let Ok(mut v) = Volume::open(CacheDevice::new(image), &OpenOptions::default()) else {
+        let Ok(mut v) = open(CacheDevice::new(image)) else {
             noticed += 1;
             continue;
         };
@@ -193,46 +167,46 @@ type Operation = fn(&mut Volume<CacheDevice>, Ino) -> Result<()>;
 /// next try succeeds.
 #[test]
 fn a_failed_read_changes_nothing() {
-    let mut base = open(image(4 << 20));
+    let mut base = open(formatted(4 << 20)).unwrap();
     for i in 0..300 {
         let name = format!("file {i}");
-        base.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
+        base.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap();
     }
     let (f, _) = base.resolve(|v| v.lookup(Ino::ROOT, b"file 150")).unwrap();
     for i in 0..60 {
-        base.write_at(f, i * 8192, &[1; 4096], now()).unwrap();
+        base.write_at(f, i * 8192, &[1; 4096], NOW).unwrap();
     }
-    base.run(now(), |v| v.xattr_set(f, b"user.x", &[2; 9000], XattrMode::Set, now())).unwrap();
-    base.run(now(), |v| v.unlink(Ino::ROOT, b"file 8", now())).unwrap();
-    base.commit(now()).unwrap();
+    base.run(NOW, |v| v.xattr_set(f, b"user.x", &[2; 9000], XattrMode::Set, NOW)).unwrap();
+    base.run(NOW, |v| v.unlink(Ino::ROOT, b"file 8", NOW)).unwrap();
+    base.commit(NOW).unwrap();
     let image = base.device().cut(Keep::None);
     let operations: [(&str, Operation); 10] = [
-        ("create", |v, _| v.run(now(), |v| v.create(Ino::ROOT, b"new", &FILE)).map(drop)),
-        ("unlink", |v, _| v.run(now(), |v| v.unlink(Ino::ROOT, b"file 9", now())).map(drop)),
-        ("link", |v, f| v.run(now(), |v| v.link(f, Ino::ROOT, b"new", now())).map(drop)),
+        ("create", |v, _| v.run(NOW, |v| v.create(Ino::ROOT, b"new", &FILE)).map(drop)),
+        ("unlink", |v, _| v.run(NOW, |v| v.unlink(Ino::ROOT, b"file 9", NOW)).map(drop)),
+        ("link", |v, f| v.run(NOW, |v| v.link(f, Ino::ROOT, b"new", NOW)).map(drop)),
         ("rename", |v, _| {
             let flags = RenameFlags::default();
-            v.run(now(), |v| v.rename(Ino::ROOT, b"file 3", Ino::ROOT, b"file 4", flags, now()))
+            v.run(NOW, |v| v.rename(Ino::ROOT, b"file 3", Ino::ROOT, b"file 4", flags, NOW))
                 .map(drop)
         }),
         ("xattr_set", |v, f| {
-            v.run(now(), |v| v.xattr_set(f, b"user.x", &[3; 12_000], XattrMode::Set, now()))
+            v.run(NOW, |v| v.xattr_set(f, b"user.x", &[3; 12_000], XattrMode::Set, NOW))
         }),
-        ("xattr_remove", |v, f| v.run(now(), |v| v.xattr_remove(f, b"user.x", now()))),
-        ("write", |v, f| v.write_at(f, 4096, &[9; 12_000], now())),
-        ("truncate", |v, f| v.truncate(f, 10_000, now())),
-        ("evict", |v, _| v.evict_orphans(now())),
+        ("xattr_remove", |v, f| v.run(NOW, |v| v.xattr_remove(f, b"user.x", NOW))),
+        ("write", |v, f| v.write_at(f, 4096, &[9; 12_000], NOW)),
+        ("truncate", |v, f| v.truncate(f, 10_000, NOW)),
+        ("evict", |v, _| v.evict_orphans(NOW)),
         ("set_attr", |v, f| {
             let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-            v.run(now(), |v| v.set_attr(f, &set)).map(drop)
+            v.run(NOW, |v| v.set_attr(f, &set)).map(drop)
         }),
     ];
     for (what, operation) in operations {
         let mut failed = 0;
         for nth in 0..1000 {
-            let mut v = open(image.clone());
+            let mut v = reopened(image.clone());
             v.device().fault(Fault::nth(On::Read, nth, Effect::Fail(5)));
-            let result = operation(&mut v, f).and_then(|()| v.commit(now()));
+            let result = operation(&mut v, f).and_then(|()| v.commit(NOW));
             v.device().mend();
             assert!(!v.is_dead(), "{what}: a failed read stopped the volume");
             match result {
@@ -243,19 +217,12 @@ fn a_failed_read_changes_nothing() {
                         Ok(()) | Err(Error::Exists | Error::NotFound | Error::NoAttr) => {}
                         Err(other) => panic!("{what}, read {nth}: {other}"),
                     }
-                    v.commit(now()).unwrap();
+                    v.commit(NOW).unwrap();
                 }
                 Ok(_) => break,
                 Err(other) => panic!("{what}, read {nth}: {other}"),
             }
-            let mut found = Vec::new();
-            check(v.device(), &mut |report| {
-                if let Report::Finding(finding) = report {
-                    found.push(finding.to_string());
-                }
-            })
-            .unwrap();
-            assert!(found.is_empty(), "{what}, read {nth}: {found:?}");
+            assert_clean(v.device());
         }
         assert!(failed > 2, "{what} read {failed} blocks");
     }

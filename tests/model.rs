@@ -2,8 +2,11 @@
 //! The engine beside a filesystem in memory, without power cuts: every answer, every tree, full
 //! filesystems, small caches. A failure prints the seed that repeats it.
 
+mod common;
+
+use common::{FILE, NOW, assert_clean, formatted, open};
 use vexfs::*;
-use vexfs_crash::{CacheDevice, Image, Options, simulate};
+use vexfs_crash::{CacheDevice, Keep, Options, simulate};
 
 fn all(seeds: std::ops::Range<u64>, shape: impl Fn(u64) -> Options) -> vexfs_crash::sim::Outcome {
     let mut sum = vexfs_crash::sim::Outcome::default();
@@ -51,61 +54,31 @@ fn a_larger_filesystem_agrees_with_the_model() {
     assert!(sum.generations > 500, "only {} commits", sum.generations);
 }
 
-fn now() -> Time {
-    Time { seconds: 1_700_000_000, nanos: 0 }
-}
-
-fn volume(bytes: u64) -> Volume<CacheDevice> {
-    let device = CacheDevice::new(Image::new(bytes));
-    let options = MkfsOptions {
-        bytes,
-        block_bytes: 4096,
-        label: b"",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: now(),
-        root_uid: 0,
-        root_gid: 0,
-    };
-    mkfs(&device, &options).unwrap();
-    Volume::open(device, &OpenOptions::default()).unwrap()
-}
-
-const FILE: NewInode<'_> = NewInode {
-    mode: 0o100_644,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    target: b"",
-    now: Time { seconds: 1, nanos: 0 },
-};
-
 /// Growing it once never ended, because a file without a name is among the orphans.
 #[test]
 fn a_file_without_a_name_can_grow() {
-    let mut v = volume(1 << 20);
-    let f = v.run(now(), |v| v.create_unnamed(&FILE)).unwrap();
-    v.write_at(f.ino, 0, &[7; 5000], now()).unwrap();
-    assert_eq!(v.run(now(), |v| v.set_size(f.ino, 100_000, now())).unwrap(), Progress::Done);
+    let mut v = open(formatted(1 << 20)).unwrap();
+    let f = v.run(NOW, |v| v.create_unnamed(&FILE)).unwrap();
+    v.write_at(f.ino, 0, &[7; 5000], NOW).unwrap();
+    assert_eq!(v.run(NOW, |v| v.set_size(f.ino, 100_000, NOW)).unwrap(), Progress::Done);
     assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().size, 100_000);
     // Blocks that a page cache got and has not written yet stay.
-    let held = v.run(now(), |v| v.allocate(f.ino, FileBlock(30), 9)).unwrap();
-    assert_eq!(v.run(now(), |v| v.set_size(f.ino, 200_000, now())).unwrap(), Progress::Done);
+    let held = v.run(NOW, |v| v.allocate(f.ino, FileBlock(30), 9)).unwrap();
+    assert_eq!(v.run(NOW, |v| v.set_size(f.ino, 200_000, NOW)).unwrap(), Progress::Done);
     assert_eq!(v.resolve(|v| v.map(f.ino, FileBlock(30), 9)).unwrap(), held);
 }
 
 /// What a step has marked is inside the file, so that a cut leaves nothing behind its end.
 #[test]
 fn a_file_grows_with_each_step_of_marking() {
-    let mut v = volume(4 << 20);
-    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
+    let mut v = open(formatted(4 << 20)).unwrap();
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
     for i in 0..40 {
-        v.run(now(), |v| v.allocate(f, FileBlock(i * 2), 1)).unwrap();
+        v.run(NOW, |v| v.allocate(f, FileBlock(i * 2), 1)).unwrap();
     }
     let size = Some(40 * 8192);
     let mut steps = 0;
-    while v.run(now(), |v| v.mark_written(f, FileBlock(0), 80, size, None)).unwrap()
-        == Progress::More
+    while v.run(NOW, |v| v.mark_written(f, FileBlock(0), 80, size, None)).unwrap() == Progress::More
     {
         steps += 1;
         let inode = v.resolve(|v| v.inode(f)).unwrap();
@@ -126,18 +99,18 @@ fn a_file_grows_with_each_step_of_marking() {
 #[test]
 fn growing_shows_zeroes_where_uncommitted_data_was() {
     for grow_by_writing in [false, true] {
-        let mut v = volume(1 << 20);
-        let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap();
-        v.write_at(f.ino, 0, &[1; 100], now()).unwrap();
-        v.commit(now()).unwrap();
-        v.write_at(f.ino, 100, &[2; 1000], now()).unwrap();
-        let image = v.device().cut(vexfs_crash::Keep::All);
-        let mut v = Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap();
+        let mut v = open(formatted(1 << 20)).unwrap();
+        let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap();
+        v.write_at(f.ino, 0, &[1; 100], NOW).unwrap();
+        v.commit(NOW).unwrap();
+        v.write_at(f.ino, 100, &[2; 1000], NOW).unwrap();
+        let image = v.device().cut(Keep::All);
+        let mut v = open(CacheDevice::new(image)).unwrap();
         assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().size, 100);
         if grow_by_writing {
-            v.write_at(f.ino, 2000, &[3; 1], now()).unwrap();
+            v.write_at(f.ino, 2000, &[3; 1], NOW).unwrap();
         } else {
-            v.truncate(f.ino, 2000, now()).unwrap();
+            v.truncate(f.ino, 2000, NOW).unwrap();
         }
         let mut body = [9; 2000];
         assert_eq!(v.read_at(f.ino, 0, &mut body).unwrap(), 2000);
@@ -148,35 +121,34 @@ fn growing_shows_zeroes_where_uncommitted_data_was() {
 /// Long extents go in steps, the groups they lie in come back into memory, and nothing is left over.
 #[test]
 fn gigabytes_are_freed_in_steps() {
-    let mut v = volume(8 << 30);
-    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
+    let mut v = open(formatted(8 << 30)).unwrap();
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
     let fresh = v.statfs().blocks_free;
     let blocks = 1_500_000;
     let mut at = 0;
     while at < blocks {
-        at += v.run(now(), |v| v.allocate(f, FileBlock(at), blocks - at)).unwrap().count;
+        at += v.run(NOW, |v| v.allocate(f, FileBlock(at), blocks - at)).unwrap().count;
     }
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
     assert_eq!(v.resolve(|v| v.inode(f)).unwrap().blocks, blocks);
-    let image = v.device().cut(vexfs_crash::Keep::None);
-    let mut v = Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap();
+    let image = v.device().cut(Keep::None);
+    let mut v = open(CacheDevice::new(image)).unwrap();
     let mut steps = 0;
-    while v.run(now(), |v| v.set_size(f, 0, now())).unwrap() == Progress::More {
+    while v.run(NOW, |v| v.set_size(f, 0, NOW)).unwrap() == Progress::More {
         steps += 1;
         if steps == 2 {
             // What a crash leaves of it, the mount finishes.
-            v.commit(now()).unwrap();
-            let image = v.device().cut(vexfs_crash::Keep::None);
-            let mut v = Volume::open(CacheDevice::new(image), &OpenOptions::default()).unwrap();
+            v.commit(NOW).unwrap();
+            let image = v.device().cut(Keep::None);
+            let mut v = open(CacheDevice::new(image)).unwrap();
             assert!(v.resolve(|v| v.inode(f)).unwrap().blocks > 0);
-            v.evict_orphans(now()).unwrap();
+            v.evict_orphans(NOW).unwrap();
             assert_eq!(v.resolve(|v| v.inode(f)).unwrap().blocks, 0);
         }
     }
     assert!(steps > 2);
-    v.commit(now()).unwrap();
-    let clean = check(v.device(), &mut |_| {}).unwrap();
-    assert_eq!(clean.findings, 0);
+    v.commit(NOW).unwrap();
+    assert_clean(v.device());
     // The bitmaps stay.
     assert!(fresh - v.statfs().blocks_free <= 8 << 30 >> 27);
 }

@@ -4,34 +4,15 @@
 
 mod common;
 
-use common::{BLOCK, FILE, NOW, made, made_of, populated};
+use common::{BLOCK, FILE, NOW, assert_clean, formatted, formatted_in, open, populated};
 use std::collections::BTreeSet;
 use vexfs::*;
-use vexfs_crash::{CacheDevice, Effect, Event, Fault, Image, Keep, On, Request};
+use vexfs_crash::{CacheDevice, Effect, Event, Fault, Keep, On, Request};
 use vexfs_format::node::{LeafSlot, NODE_MAGIC, NodeHeader};
 use vexfs_format::{BACKUP_FIRST, BLOCK_SHIFT_MAX, ITEM_BYTES_MAX, Key, Kind};
 use zerocopy::{FromBytes, IntoBytes};
 
 const EIO: Error = Error::Device(DeviceError::Io(5));
-
-fn formatted(bytes: u64, block_bytes: u32) -> Image {
-    made_of(bytes, block_bytes).cut(Keep::None)
-}
-
-fn open<D: Device>(device: D) -> Result<Volume<D>> {
-    Volume::open(device, &OpenOptions::default())
-}
-
-fn assert_clean(device: &impl Device) {
-    let mut found = Vec::new();
-    check(device, &mut |report| {
-        if let Report::Finding(finding) = report {
-            found.push(finding.to_string());
-        }
-    })
-    .unwrap();
-    assert!(found.is_empty(), "{found:?}");
-}
 
 fn unreadable(from: u64, bytes: u64) -> Fault {
     let to = from + bytes;
@@ -42,7 +23,7 @@ fn unreadable(from: u64, bytes: u64) -> Fault {
 #[test]
 fn a_backup_is_found_at_every_block_size() {
     for shift in 12..=BLOCK_SHIFT_MAX {
-        let mut image = formatted(64 << 20, 1 << shift);
+        let mut image = formatted_in(64 << 20, 1 << shift).cut(Keep::None);
         assert!(open(&image).is_ok());
         image.flip(1024 * 8 + 1000);
         let volume = open(&image).unwrap();
@@ -52,7 +33,7 @@ fn a_backup_is_found_at_every_block_size() {
 
 #[test]
 fn a_place_that_cannot_be_read_does_not_end_the_search_for_a_backup() {
-    let mut image = formatted(4 << 20, 8192);
+    let mut image = formatted_in(4 << 20, 8192).cut(Keep::None);
     image.flip(1024 * 8 + 1000);
     let device = CacheDevice::new(image);
     // Only then: later a part of the root ring is read there.
@@ -70,7 +51,7 @@ fn a_place_that_cannot_be_read_does_not_end_the_search_for_a_backup() {
 /// A copy of a superblock, as a file's contents may be one, where another block size has its backup.
 #[test]
 fn a_backup_of_another_block_size_is_not_believed() {
-    let mut image = formatted(4 << 20, 4096);
+    let mut image = formatted_in(4 << 20, 4096).cut(Keep::None);
     let backup = image.bytes(BACKUP_FIRST << 12, 512);
     image.flip(1024 * 8 + 1000);
     image.flip((BACKUP_FIRST << 12) * 8 + 1000);
@@ -232,7 +213,7 @@ fn unlinked(v: &mut Volume<CacheDevice>, name: &[u8]) -> Ino {
 
 #[test]
 fn what_was_removed_before_a_cut_is_gone_after_it_and_its_blocks_are_free() {
-    let mut v = open(made()).unwrap();
+    let mut v = open(formatted(4 << 20)).unwrap();
     let free = v.statfs().blocks_free;
     let first = unlinked(&mut v, b"a");
     // More attributes than one step removes.
@@ -262,7 +243,7 @@ fn what_was_removed_before_a_cut_is_gone_after_it_and_its_blocks_are_free() {
 /// The power goes halfway through a long truncation: the mount ends it, and the file stays.
 #[test]
 fn a_truncation_that_was_cut_short_is_finished_by_the_mount() {
-    let mut v = open(made()).unwrap();
+    let mut v = open(formatted(4 << 20)).unwrap();
     let ino = v.run(NOW, |v| v.create(Ino::ROOT, b"long", &FILE)).unwrap().ino;
     for i in 0..100 {
         v.write_at(ino, i * 8192, &[9; 4096], NOW).unwrap();
@@ -286,7 +267,7 @@ fn a_truncation_that_was_cut_short_is_finished_by_the_mount() {
 /// A host may evict what another thread of it has evicted already.
 #[test]
 fn evicting_what_is_gone_changes_no_count() {
-    let mut v = open(made()).unwrap();
+    let mut v = open(formatted(4 << 20)).unwrap();
     let (first, second) = (unlinked(&mut v, b"a"), unlinked(&mut v, b"b"));
     v.steps(NOW, |v| v.evict(first)).unwrap();
     v.steps(NOW, |v| v.evict(first)).unwrap();
@@ -300,7 +281,7 @@ fn evicting_what_is_gone_changes_no_count() {
 /// An orphan's item without its inode, as a damaged tree may have one: it goes, the mount succeeds.
 #[test]
 fn an_orphan_item_without_an_inode_is_removed() {
-    let mut v = open(made()).unwrap();
+    let mut v = open(formatted(4 << 20)).unwrap();
     unlinked(&mut v, b"a");
     v.commit(NOW).unwrap();
     let image = v.device().cut(Keep::None);

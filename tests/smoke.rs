@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The engine's operations, one after the other, on a device in memory.
 
+mod common;
+
+use common::{assert_clean, open};
 use std::cell::RefCell;
 use vexfs::*;
 
@@ -29,49 +32,26 @@ impl Device for Memory {
     }
 }
 
-fn now() -> Time {
-    Time { seconds: 1_700_000_000, nanos: 5 }
-}
+const NOW: Time = Time { seconds: 1_700_000_000, nanos: 5 };
 
 fn options(bytes: u64) -> MkfsOptions<'static> {
-    MkfsOptions {
-        bytes,
-        block_bytes: 4096,
-        label: b"smoke",
-        uuid: [7; 16],
-        hash_key: [9; 16],
-        now: now(),
-        root_uid: 0,
-        root_gid: 0,
-    }
+    MkfsOptions { label: b"smoke", ..MkfsOptions::new(bytes, [7; 16], [9; 16], NOW) }
 }
 
 fn file(mode: u32) -> NewInode<'static> {
-    NewInode { mode, uid: 1, gid: 2, rdev: 0, target: b"", now: now() }
+    NewInode { mode, uid: 1, gid: 2, rdev: 0, target: b"", now: NOW }
 }
 
 fn volume(bytes: usize) -> Volume<Memory> {
     let device = Memory(RefCell::new(vec![0; bytes]));
     mkfs(&device, &options(bytes as u64)).unwrap();
-    Volume::open(device, &OpenOptions::default()).unwrap()
+    open(device).unwrap()
 }
 
 fn reopen(volume: &Volume<Memory>) -> Volume<Memory> {
     assert_clean(volume.device());
     let device = Memory(RefCell::new(volume.device().0.borrow().clone()));
-    Volume::open(device, &OpenOptions::default()).unwrap()
-}
-
-fn assert_clean(device: &Memory) {
-    let mut findings = Vec::new();
-    let summary = check(device, &mut |report| {
-        if let Report::Finding(finding) = report {
-            findings.push(finding.to_string());
-        }
-    })
-    .unwrap();
-    assert!(findings.is_empty(), "{findings:#?}");
-    assert_eq!(summary.findings, 0);
+    open(device).unwrap()
 }
 
 #[test]
@@ -96,17 +76,17 @@ fn thousands_of_files_come_back() {
     let mut dirs = vec![Ino::ROOT];
     for i in 0..40 {
         let name = format!("dir{i}");
-        let d = v.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o040_755))).unwrap();
+        let d = v.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o040_755))).unwrap();
         dirs.push(d.ino);
     }
     for i in 0..4000u32 {
         let dir = dirs[i as usize % dirs.len()];
         let name = format!("file number {i}");
-        let f = v.run(now(), |v| v.create(dir, name.as_bytes(), &file(0o100_644))).unwrap();
+        let f = v.run(NOW, |v| v.create(dir, name.as_bytes(), &file(0o100_644))).unwrap();
         let body = vec![i as u8; (i as usize * 37) % 9000];
-        v.write_at(f.ino, 0, &body, now()).unwrap();
+        v.write_at(f.ino, 0, &body, NOW).unwrap();
     }
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
     let mut v = reopen(&v);
     for i in 0..4000u32 {
         let dir = dirs[i as usize % dirs.len()];
@@ -120,16 +100,16 @@ fn thousands_of_files_come_back() {
     for i in 0..4000u32 {
         let dir = dirs[i as usize % dirs.len()];
         let name = format!("file number {i}");
-        let gone = v.run(now(), |v| v.unlink(dir, name.as_bytes(), now())).unwrap();
-        v.steps(now(), |v| v.evict(gone.ino)).unwrap();
+        let gone = v.run(NOW, |v| v.unlink(dir, name.as_bytes(), NOW)).unwrap();
+        v.steps(NOW, |v| v.evict(gone.ino)).unwrap();
     }
     for i in 0..40 {
         let name = format!("dir{i}");
-        let gone = v.run(now(), |v| v.rmdir(Ino::ROOT, name.as_bytes(), now())).unwrap();
-        v.steps(now(), |v| v.evict(gone.ino)).unwrap();
+        let gone = v.run(NOW, |v| v.rmdir(Ino::ROOT, name.as_bytes(), NOW)).unwrap();
+        v.steps(NOW, |v| v.evict(gone.ino)).unwrap();
     }
-    v.commit(now()).unwrap();
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
+    v.commit(NOW).unwrap();
     let s = v.statfs();
     assert_eq!(s.inodes, 1);
     assert_clean(v.device());
@@ -146,8 +126,8 @@ fn a_full_filesystem_can_be_emptied() {
             loop {
                 let name = format!("f{round}-{}", names.len());
                 let made = v
-                    .run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644)))
-                    .and_then(|f| v.write_at(f.ino, 0, &vec![3; 100_000], now()));
+                    .run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644)))
+                    .and_then(|f| v.write_at(f.ino, 0, &vec![3; 100_000], NOW));
                 names.push(name);
                 match made {
                     Ok(()) => {}
@@ -157,13 +137,13 @@ fn a_full_filesystem_can_be_emptied() {
             }
             assert!(names.len() > 1, "{megabytes} MiB held nothing");
             for name in names {
-                match v.run(now(), |v| v.unlink(Ino::ROOT, name.as_bytes(), now())) {
-                    Ok(gone) => v.steps(now(), |v| v.evict(gone.ino)).unwrap(),
+                match v.run(NOW, |v| v.unlink(Ino::ROOT, name.as_bytes(), NOW)) {
+                    Ok(gone) => v.steps(NOW, |v| v.evict(gone.ino)).unwrap(),
                     Err(Error::NotFound) => {}
                     Err(e) => panic!("{e} in {megabytes} MiB"),
                 }
             }
-            v.commit(now()).unwrap();
+            v.commit(NOW).unwrap();
             assert_clean(v.device());
             assert_eq!(v.statfs().inodes, 1);
         }
@@ -172,35 +152,35 @@ fn a_full_filesystem_can_be_emptied() {
 
 #[test]
 #[allow(clippy::many_single_char_names)]
-fn attributes_links_and_renames() {
+fn attributes_links_and_renames_are_there_after_reopening() {
     let mut v = volume(8 << 20);
-    let a = v.run(now(), |v| v.create(Ino::ROOT, b"a", &file(0o100_644))).unwrap();
+    let a = v.run(NOW, |v| v.create(Ino::ROOT, b"a", &file(0o100_644))).unwrap();
     for len in [0usize, 1, 600, 5000, 65_536] {
         let value: Vec<u8> = (0..len).map(|i| i as u8).collect();
-        v.run(now(), |v| v.xattr_set(a.ino, b"user.x", &value, XattrMode::Set, now())).unwrap();
+        v.run(NOW, |v| v.xattr_set(a.ino, b"user.x", &value, XattrMode::Set, NOW)).unwrap();
         assert_eq!(v.resolve(|v| v.xattr_get(a.ino, b"user.x")).unwrap(), value);
     }
-    v.run(now(), |v| v.xattr_remove(a.ino, b"user.x", now())).unwrap();
+    v.run(NOW, |v| v.xattr_remove(a.ino, b"user.x", NOW)).unwrap();
     assert_eq!(v.resolve(|v| v.xattr_get(a.ino, b"user.x")), Err(Error::NoAttr));
     let target = vec![b't'; 4000];
     let link = NewInode { target: &target, ..file(0o120_777) };
-    let l = v.run(now(), |v| v.create(Ino::ROOT, b"l", &link)).unwrap();
+    let l = v.run(NOW, |v| v.create(Ino::ROOT, b"l", &link)).unwrap();
     assert_eq!(v.resolve(|v| v.readlink(l.ino)).unwrap(), target);
-    v.run(now(), |v| v.link(a.ino, Ino::ROOT, b"b", now())).unwrap();
-    let d = v.run(now(), |v| v.create(Ino::ROOT, b"d", &file(0o040_755))).unwrap();
-    let e = v.run(now(), |v| v.create(d.ino, b"e", &file(0o040_755))).unwrap();
+    v.run(NOW, |v| v.link(a.ino, Ino::ROOT, b"b", NOW)).unwrap();
+    let d = v.run(NOW, |v| v.create(Ino::ROOT, b"d", &file(0o040_755))).unwrap();
+    let e = v.run(NOW, |v| v.create(d.ino, b"e", &file(0o040_755))).unwrap();
     let none = RenameFlags::default();
     assert!(matches!(
-        v.run(now(), |v| v.rename(Ino::ROOT, b"d", e.ino, b"x", none, now())),
+        v.run(NOW, |v| v.rename(Ino::ROOT, b"d", e.ino, b"x", none, NOW)),
         Err(Error::Invalid(_))
     ));
-    let moved = v.run(now(), |v| v.rename(Ino::ROOT, b"l", e.ino, b"l2", none, now())).unwrap();
+    let moved = v.run(NOW, |v| v.rename(Ino::ROOT, b"l", e.ino, b"l2", none, NOW)).unwrap();
     assert_eq!(moved.moved, l.ino);
     let exchange = RenameFlags { exchange: true, ..none };
-    v.run(now(), |v| v.rename(Ino::ROOT, b"a", e.ino, b"l2", exchange, now())).unwrap();
+    v.run(NOW, |v| v.rename(Ino::ROOT, b"a", e.ino, b"l2", exchange, NOW)).unwrap();
     assert_eq!(v.resolve(|v| v.lookup(Ino::ROOT, b"a")).unwrap().0, l.ino);
     assert_eq!(v.resolve(|v| v.lookup(e.ino, b"l2")).unwrap().0, a.ino);
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
     let v2 = &mut reopen(&v);
     assert_eq!(v2.resolve(|v| v.inode(a.ino)).unwrap().nlink, 2);
 }
@@ -208,101 +188,99 @@ fn attributes_links_and_renames() {
 #[test]
 fn sparse_files_read_as_zeroes() {
     let mut v = volume(16 << 20);
-    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
-    v.write_at(f.ino, 1_000_000, b"hello", now()).unwrap();
-    v.write_at(f.ino, 10, b"start", now()).unwrap();
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    v.write_at(f.ino, 1_000_000, b"hello", NOW).unwrap();
+    v.write_at(f.ino, 10, b"start", NOW).unwrap();
     let mut buf = vec![1; 1_000_010];
     assert_eq!(v.read_at(f.ino, 0, &mut buf).unwrap(), 1_000_005);
     assert_eq!(&buf[10..15], b"start");
     assert_eq!(&buf[1_000_000..1_000_005], b"hello");
     assert_eq!(buf[..1_000_005].iter().filter(|b| **b != 0).count(), 10);
-    v.truncate(f.ino, 12, now()).unwrap();
-    v.truncate(f.ino, 100, now()).unwrap();
+    v.truncate(f.ino, 12, NOW).unwrap();
+    v.truncate(f.ino, 100, NOW).unwrap();
     let mut buf = vec![1; 100];
     assert_eq!(v.read_at(f.ino, 0, &mut buf).unwrap(), 100);
     assert_eq!(buf.iter().filter(|b| **b != 0).count(), 2);
     assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().blocks, 1);
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
     assert_clean(v.device());
 }
 
 #[test]
 fn a_truncation_given_up_halfway_shows_nothing_old() {
     let mut v = volume(32 << 20);
-    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
     for i in 0..200 {
-        v.write_at(f.ino, i * 8192, &[9; 4096], now()).unwrap();
+        v.write_at(f.ino, i * 8192, &[9; 4096], NOW).unwrap();
     }
-    let step = v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap();
+    let step = v.run(NOW, |v| v.set_size(f.ino, 0, NOW)).unwrap();
     assert_eq!(step, Progress::More);
-    v.steps(now(), |v| v.set_size(f.ino, 200 * 8192, now())).unwrap();
+    v.steps(NOW, |v| v.set_size(f.ino, 200 * 8192, NOW)).unwrap();
     let mut body = vec![1; 200 * 8192];
     assert_eq!(v.read_at(f.ino, 0, &mut body).unwrap(), body.len());
     assert!(body.iter().all(|b| *b == 0));
-    let again = v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap();
+    let again = v.run(NOW, |v| v.set_size(f.ino, 0, NOW)).unwrap();
     assert_eq!(again, Progress::Done);
-    v.write_at(f.ino, 0, &vec![9; 400_000], now()).unwrap();
-    v.commit(now()).unwrap();
+    v.write_at(f.ino, 0, &vec![9; 400_000], NOW).unwrap();
+    v.commit(NOW).unwrap();
     assert_clean(v.device());
 }
 
 #[test]
 fn a_half_truncated_file_can_be_unlinked() {
     let mut v = volume(32 << 20);
-    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
     for i in 0..200 {
-        v.write_at(f.ino, i * 8192, &[9; 4096], now()).unwrap();
+        v.write_at(f.ino, i * 8192, &[9; 4096], NOW).unwrap();
     }
-    assert_eq!(v.run(now(), |v| v.set_size(f.ino, 0, now())).unwrap(), Progress::More);
-    v.commit(now()).unwrap();
+    assert_eq!(v.run(NOW, |v| v.set_size(f.ino, 0, NOW)).unwrap(), Progress::More);
+    v.commit(NOW).unwrap();
     assert_clean(v.device());
-    v.run(now(), |v| v.unlink(Ino::ROOT, b"f", now())).unwrap();
-    v.commit(now()).unwrap();
+    v.run(NOW, |v| v.unlink(Ino::ROOT, b"f", NOW)).unwrap();
+    v.commit(NOW).unwrap();
     let mut v = reopen(&v);
-    v.evict_orphans(now()).unwrap();
-    v.commit(now()).unwrap();
+    v.evict_orphans(NOW).unwrap();
+    v.commit(NOW).unwrap();
     assert_clean(v.device());
     assert_eq!(v.statfs().inodes, 1);
 }
 
 #[test]
-fn a_follower_meets_what_changed() {
+fn a_follower_sees_what_changed() {
     let mut v = volume(32 << 20);
     let mut made = Vec::new();
     for i in 0..500 {
         let name = format!("f{i}");
-        made.push(
-            v.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644))).unwrap(),
-        );
+        made.push(v.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644))).unwrap());
     }
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
     let snapshot = Memory(RefCell::new(v.device().0.borrow().clone()));
     let mut follower = Follower::open(&snapshot, 1 << 20).unwrap();
-    let mut met = Vec::new();
+    let mut seen = Vec::new();
     follower
         .changes(Generation(0), &mut |change| {
             if let Change::Inode(inode) = change {
-                met.push(inode.ino);
+                seen.push(inode.ino);
             }
             Ok(())
         })
         .unwrap();
-    assert_eq!(met.len(), 501);
+    assert_eq!(seen.len(), 501);
     let before = follower.generation();
-    v.write_at(made[250].ino, 0, b"new", now()).unwrap();
-    v.commit(now()).unwrap();
+    v.write_at(made[250].ino, 0, b"new", NOW).unwrap();
+    v.commit(NOW).unwrap();
     snapshot.0.borrow_mut().copy_from_slice(&v.device().0.borrow());
     assert_eq!(follower.poll().unwrap(), Some(v.generation()));
-    let mut met = Vec::new();
+    let mut seen = Vec::new();
     follower
         .changes(before, &mut |change| {
             if let Change::Inode(inode) = change {
-                met.push(inode.ino);
+                seen.push(inode.ino);
             }
             Ok(())
         })
         .unwrap();
-    assert!(met.contains(&made[250].ino) && met.len() < 100);
+    assert!(seen.contains(&made[250].ino) && seen.len() < 100);
     let parts = follower.written(made[250].ino).unwrap();
     assert!(matches!(parts[..], [Mapping { count: 1, kind: MappingKind::Written(_), .. }]));
     assert_eq!(follower.poll().unwrap(), None);
@@ -311,13 +289,13 @@ fn a_follower_meets_what_changed() {
 #[test]
 fn vector_files_start_aligned() {
     let mut v = volume(400 << 20);
-    let odd = v.run(now(), |v| v.create(Ino::ROOT, b"odd", &file(0o100_644))).unwrap();
-    v.write_at(odd.ino, 0, &vec![1; 37 * 4096], now()).unwrap();
-    let f = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
+    let odd = v.run(NOW, |v| v.create(Ino::ROOT, b"odd", &file(0o100_644))).unwrap();
+    v.write_at(odd.ino, 0, &vec![1; 37 * 4096], NOW).unwrap();
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap();
     let layout = VectorLayout::parse("type=f32,dim=384,metric=cosine").unwrap();
-    v.run(now(), |v| v.set_vector(f.ino, Some(&layout), now())).unwrap();
+    v.run(NOW, |v| v.set_vector(f.ino, Some(&layout), NOW)).unwrap();
     for piece in 0..8 {
-        v.write_at(f.ino, piece << 18, &vec![2; 1 << 18], now()).unwrap();
+        v.write_at(f.ino, piece << 18, &vec![2; 1 << 18], NOW).unwrap();
     }
     let first = v.resolve(|v| v.map(f.ino, FileBlock(0), 10_000)).unwrap();
     let MappingKind::Written(block) = first.kind else { panic!("{first:?}") };
@@ -356,22 +334,21 @@ impl Device for Requests {
 fn what_a_small_commit_writes_lies_in_a_row() {
     let device = Memory(RefCell::new(vec![0; 64 << 20]));
     mkfs(&device, &options(64 << 20)).unwrap();
-    let mut v =
-        Volume::open(Requests(device, std::cell::Cell::new(0)), &OpenOptions::default()).unwrap();
+    let mut v = open(Requests(device, std::cell::Cell::new(0))).unwrap();
     for i in 0..3000 {
         let name = format!("file {i}");
-        let ino = v.run(now(), |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644))).unwrap();
-        v.write_at(ino.ino, 0, &[1; 4096], now()).unwrap();
+        let ino = v.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &file(0o100_644))).unwrap();
+        v.write_at(ino.ino, 0, &[1; 4096], NOW).unwrap();
         if i % 500 == 0 {
-            v.commit(now()).unwrap();
+            v.commit(NOW).unwrap();
         }
     }
-    let log = v.run(now(), |v| v.create(Ino::ROOT, b"log", &file(0o100_644))).unwrap().ino;
-    v.commit(now()).unwrap();
+    let log = v.run(NOW, |v| v.create(Ino::ROOT, b"log", &file(0o100_644))).unwrap().ino;
+    v.commit(NOW).unwrap();
     v.device().1.set(0);
     for i in 0..200 {
-        v.write_at(log, i * 4096, &[2; 4096], now()).unwrap();
-        v.commit(now()).unwrap();
+        v.write_at(log, i * 4096, &[2; 4096], NOW).unwrap();
+        v.commit(NOW).unwrap();
     }
     let requests = v.device().1.get();
     assert!(requests <= 300, "{requests} requests for 200 commits");
@@ -382,21 +359,21 @@ fn what_a_small_commit_writes_lies_in_a_row() {
 fn an_acl_and_its_mode_are_one_change() {
     const NAME: &[u8] = b"system.posix_acl_access";
     let mut v = volume(4 << 20);
-    let ino = v.run(now(), |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap().ino;
-    let mode = |mode| SetAttr { mode: Some(mode), ctime: now(), ..SetAttr::default() };
-    v.run(now(), |v| v.acl_set(ino, NAME, Some(b"rules"), &mode(0o750))).unwrap();
+    let ino = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap().ino;
+    let mode = |mode| SetAttr { mode: Some(mode), ctime: NOW, ..SetAttr::default() };
+    v.run(NOW, |v| v.acl_set(ino, NAME, Some(b"rules"), &mode(0o750))).unwrap();
     assert_eq!(v.xattr_get(ino, NAME).unwrap(), b"rules");
     assert_eq!(v.inode(ino).unwrap().mode, 0o100_750);
     // Nothing of it where one half cannot be.
     let long = vec![0; 70_000];
-    let refused = v.run(now(), |v| v.acl_set(ino, NAME, Some(&long), &mode(0o700)));
+    let refused = v.run(NOW, |v| v.acl_set(ino, NAME, Some(&long), &mode(0o700)));
     assert_eq!(refused, Err(Error::AttrTooBig));
     assert_eq!(v.inode(ino).unwrap().mode, 0o100_750);
     for bits in [0o600, 0o640] {
-        v.run(now(), |v| v.acl_set(ino, NAME, None, &mode(bits))).unwrap();
+        v.run(NOW, |v| v.acl_set(ino, NAME, None, &mode(bits))).unwrap();
         assert_eq!(v.xattr_get(ino, NAME), Err(Error::NoAttr));
         assert_eq!(v.inode(ino).unwrap().mode, 0o100_000 | bits);
     }
-    v.commit(now()).unwrap();
+    v.commit(NOW).unwrap();
     reopen(&v);
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! How fast the engine is on a device in memory, and whether cost grows with size: `figures [FILES]`.
+//! Measures the engine on a device in memory, and whether costs grow with size: `figures [FILES]`.
 
 use std::time::Instant;
 use vexfs::{
-    Device, Error, FileBlock, Generation, Ino, MkfsOptions, NewInode, OpenOptions, Progress,
-    Report, Result, Time, Volume, check, mkfs,
+    Device, Error, FileBlock, Generation, Ino, NewInode, OpenOptions, Progress, Report, Result,
+    Time, Volume, check,
 };
-use vexfs_crash::{CacheDevice, Image};
+use vexfs_crash::{CacheDevice, formatted, mkfs_options};
 
 const NOW: Time = Time { seconds: 1_700_000_000, nanos: 0 };
 const FILE: NewInode<'_> =
@@ -30,22 +30,22 @@ fn nodes(volume: &Volume<CacheDevice>) -> Result<()> {
 
 fn main() -> Result<()> {
     let files: u64 = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(100_000);
-    let bytes = 2 << 30;
-    let device = CacheDevice::new(Image::new(bytes));
-    let options = MkfsOptions {
-        bytes,
-        block_bytes: 4096,
-        label: b"",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: NOW,
-        root_uid: 0,
-        root_gid: 0,
-    };
-    mkfs(&device, &options)?;
+    let device = CacheDevice::new(formatted(&mkfs_options(2 << 30))?);
     let mut v = Volume::open(device, &OpenOptions::default())?;
-    let name = |i: u64| format!("file number {i}").into_bytes();
+    names(&mut v, files)?;
+    extents(&mut v)?;
+    commits(&mut v)?;
+    full(&mut v)?;
+    println!("device: {} requests, {} bytes", v.device().requests(), v.device().len_bytes());
+    Ok(())
+}
 
+fn name(i: u64) -> Vec<u8> {
+    format!("file number {i}").into_bytes()
+}
+
+/// Many names in one directory.
+fn names(v: &mut Volume<CacheDevice>, files: u64) -> Result<()> {
     for part in 0..4 {
         let since = Instant::now();
         for i in part * files / 4..(part + 1) * files / 4 {
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         line("create in one directory", files / 4, since);
     }
     v.commit(NOW)?;
-    nodes(&v)?;
+    nodes(v)?;
     let since = Instant::now();
     for i in 0..files {
         v.resolve(|v| v.lookup(Ino::ROOT, &name(i)))?;
@@ -67,14 +67,17 @@ fn main() -> Result<()> {
     }
     line("unlink and evict", files, since);
     v.commit(NOW)?;
-    nodes(&v)?;
+    nodes(v)
+}
 
+/// Many extents in one file.
+fn extents(v: &mut Volume<CacheDevice>) -> Result<()> {
     let f = v.run(NOW, |v| v.create(Ino::ROOT, b"sparse", &FILE))?.ino;
     let extents = 100_000u64;
     for part in 0..4 {
         let since = Instant::now();
         for i in part * extents / 4..(part + 1) * extents / 4 {
-            // An odd stride walks over the whole file in no order.
+            // An odd stride visits the whole file in no order.
             let block = (i * 61_803) % extents * 2;
             v.run(NOW, |v| v.allocate(f, FileBlock(block), 1))?;
             v.steps(NOW, |v| {
@@ -84,7 +87,7 @@ fn main() -> Result<()> {
         line("extents of one file, at random", extents / 4, since);
     }
     v.commit(NOW)?;
-    nodes(&v)?;
+    nodes(v)?;
     let since = Instant::now();
     for i in 0..extents {
         v.resolve(|v| v.map(f, FileBlock((i * 61_803) % extents * 2), 1))?;
@@ -98,8 +101,10 @@ fn main() -> Result<()> {
     line("extents freed", extents, since);
     println!("  {steps} steps");
     v.commit(NOW)?;
-    nodes(&v)?;
+    nodes(v)
+}
 
+fn commits(v: &mut Volume<CacheDevice>) -> Result<()> {
     let since = Instant::now();
     let first = v.generation();
     for i in 0..10_000u64 {
@@ -108,8 +113,11 @@ fn main() -> Result<()> {
     }
     line("create and commit", 10_000, since);
     assert!(v.generation() > Generation(first.0 + 9_000), "commits are missing");
+    Ok(())
+}
 
-    // A full filesystem: how long the refusal takes.
+/// A full filesystem, and how long a refusal takes.
+fn full(v: &mut Volume<CacheDevice>) -> Result<()> {
     let big = v.run(NOW, |v| v.create(Ino::ROOT, b"big", &FILE))?.ino;
     let mut at = 0;
     let since = Instant::now();
@@ -127,6 +135,5 @@ fn main() -> Result<()> {
         assert_eq!(full.err(), Some(Error::NoSpace));
     }
     line("refusals when full", 1000, since);
-    println!("device: {} requests, {} bytes", v.device().requests(), v.device().len_bytes());
     Ok(())
 }

@@ -1,30 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A device with a volatile cache that can lose power, lie and fail.
+//! A device in memory with a volatile cache, which can lose power, fail and misbehave on command, and
+//! records what it is asked to do.
 //!
-//! Invariant: `medium` is what survives the worst cut; `cache` holds, for each sector written since
-//! the last flush, every version of it in order. A cut chooses one version for each sector alone.
+//! What a cut leaves is decided by [`VolatileCache`] alone; here are the faults that hit a request
+//! before it gets there. The device is used by one thread and knows no time.
 
-use crate::image::{Image, SECTOR, Sector};
+use crate::cache::{Keep, VolatileCache};
+use crate::image::Image;
 use crate::recording::{Event, Request};
 use crate::rng::Rng;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use vexfs::{Device, DeviceError};
 
 const EIO: DeviceError = DeviceError::Io(5);
 
-/// What a cut keeps of the cache.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Keep {
-    /// Nothing.
-    None,
-    /// The newest version of every sector.
-    All,
-    /// For each sector any version it had, chosen by this seed.
-    Random(u64),
-}
-
-/// Which requests a fault is for.
+/// Which kind of request a fault is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum On {
     /// Reads.
@@ -42,28 +33,28 @@ pub enum On {
 pub enum Effect {
     /// It fails with this error number and does nothing.
     Fail(i32),
-    /// It claims to have been done (a write lost, a flush ignored).
+    /// It reports success and does nothing (a lost write, an ignored flush).
     Ignore,
     /// A write goes to this byte instead.
     Misdirect(u64),
     /// A read returns, or a write stores, this bit (counted from the request's start) inverted.
     Flip(u64),
-    /// Power goes while it is under way: a write may have happened, nothing later does.
+    /// The power goes while it is under way: a write may have happened, nothing later does.
     PowerOff,
 }
 
 /// A fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// For which requests.
+    /// The kind of request it is for.
     pub on: On,
     /// First byte of the range it is for.
     pub from: u64,
-    /// The byte after it.
+    /// The byte after the range.
     pub to: u64,
-    /// Requests that still pass.
+    /// How many such requests pass unharmed first.
     pub skip: u64,
-    /// Requests it hits then.
+    /// How many it hits then.
     pub times: u64,
     /// What happens to them.
     pub effect: Effect,
@@ -80,55 +71,54 @@ impl Fault {
 /// The device.
 #[derive(Debug)]
 pub struct CacheDevice {
-    medium: RefCell<Image>,
-    cache: RefCell<BTreeMap<u64, Vec<Sector>>>,
+    cache: RefCell<VolatileCache<Image>>,
     faults: RefCell<Vec<Fault>>,
     off: Cell<bool>,
     failed: Cell<bool>,
-    lies: Cell<bool>,
+    ignores_flushes: Cell<bool>,
     requests: Cell<u64>,
-    /// What happened since [`CacheDevice::record`].
-    record: RefCell<Option<Vec<Event>>>,
+    /// The events since [`CacheDevice::record`].
+    events: RefCell<Option<Vec<Event>>>,
 }
 
 impl CacheDevice {
-    /// A device that holds `image`, its cache empty.
+    /// A device that holds `image`, with an empty cache.
     #[must_use]
     pub fn new(image: Image) -> Self {
         Self {
-            medium: RefCell::new(image),
-            cache: RefCell::default(),
+            cache: RefCell::new(VolatileCache::new(image, u64::MAX)),
             faults: RefCell::default(),
             off: Cell::new(false),
             failed: Cell::new(false),
-            lies: Cell::new(false),
+            ignores_flushes: Cell::new(false),
             requests: Cell::new(0),
-            record: RefCell::default(),
+            events: RefCell::default(),
         }
     }
 
-    /// Keeps, from now on, every request that changes something, as it was carried out.
+    /// Starts a recording: every request that changes something, as it is carried out.
     pub fn record(&self) {
-        self.record.borrow_mut().get_or_insert_default();
+        self.events.borrow_mut().get_or_insert_default();
     }
 
-    /// Events recorded so far.
+    /// How many events were recorded so far.
     pub fn recorded(&self) -> usize {
-        self.record.borrow().as_ref().map_or(0, Vec::len)
+        self.events.borrow().as_ref().map_or(0, Vec::len)
     }
 
-    /// What was recorded so far.
+    /// The events recorded so far.
     pub fn events(&self) -> Vec<Event> {
-        self.record.borrow().clone().unwrap_or_default()
+        self.events.borrow().clone().unwrap_or_default()
     }
 
     /// Ends the recording and returns it.
     pub fn take_record(&self) -> Vec<Event> {
-        self.record.borrow_mut().take().unwrap_or_default()
+        self.events.borrow_mut().take().unwrap_or_default()
     }
 
-    fn note(&self, request: impl FnOnce() -> Request, completes: bool) {
-        if let Some(events) = self.record.borrow_mut().as_mut() {
+    /// Records a request, if there is a recording.
+    fn add_event(&self, request: impl FnOnce() -> Request, completes: bool) {
+        if let Some(events) = self.events.borrow_mut().as_mut() {
             let id = self.requests.get();
             events.push(Event::Submit { id, request: request() });
             if completes {
@@ -137,43 +127,26 @@ impl CacheDevice {
         }
     }
 
-    /// What the medium holds if power goes now.
+    /// The contents of the medium if the power went at this moment. The device goes on as it is.
     #[must_use]
     pub fn cut(&self, keep: Keep) -> Image {
-        let mut image = self.medium.borrow().clone();
-        self.chosen(keep, &mut |sector, version| {
-            image.put(sector * SECTOR as u64, version);
-        });
+        let Ok(image) = self.cache.borrow().after_cut(keep);
         image
     }
 
-    /// A hash that differs where two cuts leave something else, here or after other requests.
+    /// A hash of what such a cut takes from the cache and of the number of requests so far: it
+    /// tells the states of one run apart.
     #[must_use]
     pub fn hash_of_cut(&self, keep: Keep) -> u64 {
         let mut hash = Rng::new(self.requests.get()).next();
-        self.chosen(keep, &mut |sector, version| {
+        for (sector, version) in self.cache.borrow().kept(keep) {
             let (words, _) = version.as_chunks::<8>();
             for word in std::iter::once(&sector.to_le_bytes()).chain(words) {
                 hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
                 hash ^= hash >> 32;
             }
-        });
-        hash
-    }
-
-    /// The versions of the cache that a cut keeps.
-    fn chosen(&self, keep: Keep, each: &mut dyn FnMut(u64, &Sector)) {
-        let mut rng = Rng::new(if let Keep::Random(seed) = keep { seed } else { 0 });
-        for (sector, versions) in self.cache.borrow().iter() {
-            let chosen = match keep {
-                Keep::None => 0,
-                Keep::All => versions.len(),
-                Keep::Random(_) => rng.below(versions.len() as u64 + 1) as usize,
-            };
-            if let Some(version) = chosen.checked_sub(1).and_then(|i| versions.get(i)) {
-                each(*sector, version);
-            }
         }
+        hash
     }
 
     /// Sets a fault.
@@ -188,9 +161,9 @@ impl CacheDevice {
         self.failed.set(false);
     }
 
-    /// Makes every flush a lie, or none; [`mend`](Self::mend) does not change it.
-    pub fn ignore_flushes(&self, lies: bool) {
-        self.lies.set(lies);
+    /// Whether every flush reports success and does nothing; [`mend`](Self::mend) does not change it.
+    pub fn ignore_flushes(&self, ignore: bool) {
+        self.ignores_flushes.set(ignore);
     }
 
     /// True after a [`Effect::PowerOff`].
@@ -203,18 +176,18 @@ impl CacheDevice {
         self.failed.get()
     }
 
-    /// Requests so far.
+    /// How many requests there were, reads included.
     pub fn requests(&self) -> u64 {
         self.requests.get()
     }
 
     /// Sectors in the cache.
     pub fn unflushed(&self) -> usize {
-        self.cache.borrow().len()
+        self.cache.borrow().unflushed()
     }
 
-    /// The fault that hits this request.
-    fn meet(&self, on: On, at: u64, len: u64) -> Result<Option<Effect>, DeviceError> {
+    /// Counts a request and returns what a fault does to it. The first fault that is for it counts.
+    fn inject(&self, on: On, at: u64, len: u64) -> Result<Option<Effect>, DeviceError> {
         self.requests.set(self.requests.get() + 1);
         if self.off.get() {
             return Err(EIO);
@@ -242,112 +215,76 @@ impl CacheDevice {
         Ok(None)
     }
 
-    fn put(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let inside = at.checked_add(data.len() as u64).is_some_and(|end| end <= self.len_bytes());
-        if !inside || !at.is_multiple_of(SECTOR as u64) {
-            return Err(EIO);
-        }
-        let mut cache = self.cache.borrow_mut();
-        let (sectors, rest) = data.as_chunks::<SECTOR>();
-        if !rest.is_empty() {
-            return Err(EIO);
-        }
-        for (index, sector) in sectors.iter().enumerate() {
-            cache.entry(at / SECTOR as u64 + index as u64).or_default().push(*sector);
-        }
-        Ok(())
-    }
-
-    /// Makes a written range durable.
-    fn settle(&self, at: u64, data: &[u8]) {
-        let mut cache = self.cache.borrow_mut();
-        for index in 0..(data.len() / SECTOR) as u64 {
-            cache.remove(&(at / SECTOR as u64 + index));
-        }
-        self.medium.borrow_mut().put(at, data);
-    }
-
-    fn write_any(&self, at: u64, data: &[u8], fua: bool) -> Result<(), DeviceError> {
+    fn submit_write(&self, at: u64, data: &[u8], fua: bool) -> Result<(), DeviceError> {
         let mut at = at;
-        let mut data = std::borrow::Cow::Borrowed(data);
-        let request = |at, data: &[u8]| Request::Write { at, data: data.into(), fua };
-        match self.meet(On::Write, at, data.len() as u64)? {
+        let mut data = Cow::Borrowed(data);
+        let effect = self.inject(On::Write, at, data.len() as u64)?;
+        match effect {
             Some(Effect::Ignore) => return Ok(()),
-            Some(Effect::PowerOff) => {
-                self.put(at, &data)?;
-                self.note(|| request(at, &data), false);
-                return Err(EIO);
-            }
             Some(Effect::Misdirect(to)) => at = to,
-            Some(Effect::Flip(bit)) => {
-                if let Some(byte) = data.to_mut().get_mut((bit / 8) as usize) {
-                    *byte ^= 1 << (bit % 8);
-                }
-            }
+            Some(Effect::Flip(bit)) => flip(data.to_mut(), bit),
             _ => {}
         }
-        self.put(at, &data)?;
-        self.note(|| request(at, &data), true);
-        if fua {
-            self.settle(at, &data);
+        let mut cache = self.cache.borrow_mut();
+        if !cache.accepts(at, data.len()) {
+            return Err(EIO);
         }
-        Ok(())
+        let completes = effect != Some(Effect::PowerOff);
+        self.add_event(|| Request::Write { at, data: (&*data).into(), fua }, completes);
+        // A write that was cut off is like a plain one, with FUA or without.
+        let Ok(()) =
+            if fua && completes { cache.write_fua(at, &data) } else { cache.write(at, &data) };
+        if completes { Ok(()) } else { Err(EIO) }
+    }
+}
+
+/// Inverts one bit, if there is such a bit.
+fn flip(data: &mut [u8], bit: u64) {
+    if let Some(byte) = data.get_mut((bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
     }
 }
 
 impl Device for CacheDevice {
     fn len_bytes(&self) -> u64 {
-        self.medium.borrow().len_bytes()
+        self.cache.borrow().medium().len_bytes()
     }
 
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
-        let effect = self.meet(On::Read, at, buf.len() as u64)?;
-        if effect == Some(Effect::PowerOff) || !self.medium.borrow().get(at, buf) {
+        let effect = self.inject(On::Read, at, buf.len() as u64)?;
+        let cache = self.cache.borrow();
+        if effect == Some(Effect::PowerOff) || !cache.accepts(at, buf.len()) {
             return Err(EIO);
         }
-        let cache = self.cache.borrow();
-        let (first, sectors) = (at / SECTOR as u64, (buf.len() / SECTOR) as u64);
-        for (sector, versions) in cache.range(first..first + sectors) {
-            let from = (sector - first) as usize * SECTOR;
-            if let (Some(to), Some(newest)) = (buf.get_mut(from..from + SECTOR), versions.last()) {
-                to.copy_from_slice(newest);
-            }
-        }
-        if let Some(Effect::Flip(bit)) = effect
-            && let Some(byte) = buf.get_mut((bit / 8) as usize)
-        {
-            *byte ^= 1 << (bit % 8);
+        let Ok(()) = cache.read(at, buf);
+        if let Some(Effect::Flip(bit)) = effect {
+            flip(buf, bit);
         }
         Ok(())
     }
 
     fn write(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
-        self.write_any(at, data, false)
+        self.submit_write(at, data, false)
     }
 
     fn write_fua(&self, at: u64, data: &[u8]) -> Result<(), DeviceError> {
-        self.write_any(at, data, true)
+        self.submit_write(at, data, true)
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        match self.meet(On::Flush, 0, 0)? {
+        match self.inject(On::Flush, 0, 0)? {
             Some(Effect::Ignore) => return Ok(()),
             Some(Effect::PowerOff) => {
-                self.note(|| Request::Flush, false);
+                self.add_event(|| Request::Flush, false);
                 return Err(EIO);
             }
             _ => {}
         }
-        if self.lies.get() {
+        if self.ignores_flushes.get() {
             return Ok(());
         }
-        self.note(|| Request::Flush, true);
-        let mut medium = self.medium.borrow_mut();
-        for (sector, versions) in std::mem::take(&mut *self.cache.borrow_mut()) {
-            if let Some(newest) = versions.last() {
-                medium.put(sector * SECTOR as u64, newest);
-            }
-        }
+        self.add_event(|| Request::Flush, true);
+        let Ok(()) = self.cache.borrow_mut().flush();
         Ok(())
     }
 }
@@ -361,34 +298,34 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_keeps_what_was_flushed_and_any_version_since() {
+    fn every_request_reaches_the_cache_and_the_recording() {
         let d = CacheDevice::new(Image::new(1 << 16));
+        d.record();
         d.write(0, &[1; 1024]).unwrap();
+        assert_eq!((byte(&d.cut(Keep::None), 0), d.unflushed()), (0, 2));
+        d.write_fua(512, &[2; 512]).unwrap();
+        assert_eq!((byte(&d.cut(Keep::None), 0), byte(&d.cut(Keep::None), 512)), (0, 2));
         d.flush().unwrap();
-        d.write(0, &[2; 1024]).unwrap();
-        d.write(0, &[3; 512]).unwrap();
-        d.write_fua(2048, &[9; 512]).unwrap();
-        assert_eq!(byte(&d.cut(Keep::None), 0), 1);
-        assert_eq!(byte(&d.cut(Keep::All), 0), 3);
-        assert_eq!(byte(&d.cut(Keep::All), 512), 2);
-        let mut met = std::collections::BTreeSet::new();
-        for seed in 0..200 {
-            let image = d.cut(Keep::Random(seed));
-            assert_eq!(byte(&image, 2048), 9);
-            met.insert((byte(&image, 0), byte(&image, 512)));
+        assert_eq!((byte(&d.cut(Keep::None), 0), d.unflushed(), d.requests()), (1, 0, 3));
+        let events = d.take_record();
+        assert_eq!((events.len(), d.recorded()), (6, 0));
+        let recording = crate::Recording { base: Image::new(1 << 16), events };
+        for (at, left) in [(0, (0, 0)), (2, (0, 0)), (4, (0, 2)), (6, (1, 2))] {
+            let image = recording.image_at(at, Keep::None);
+            assert_eq!((byte(&image, 0), byte(&image, 512)), left);
         }
-        assert_eq!(met.len(), 6, "sectors are torn apart, and every version may stay");
     }
 
     #[test]
-    fn fua_forgets_what_was_there_before() {
+    fn a_request_for_no_range_of_the_device_fails() {
         let d = CacheDevice::new(Image::new(1 << 16));
-        d.write(0, &[1; 512]).unwrap();
-        d.write_fua(0, &[2; 512]).unwrap();
-        d.write(0, &[3; 512]).unwrap();
-        for seed in 0..50 {
-            assert_ne!(byte(&d.cut(Keep::Random(seed)), 0), 1);
+        let mut buf = [0; 512];
+        for (at, len) in [(1, 512), (1 << 16, 512), (0, 100), (u64::MAX - 511, 512)] {
+            assert_eq!(d.write(at, &buf[..len]), Err(EIO));
+            assert_eq!(d.write_fua(at, &buf[..len]), Err(EIO));
+            assert_eq!(d.read(at, &mut buf[..len]), Err(EIO));
         }
+        assert_eq!(d.unflushed(), 0);
     }
 
     #[test]

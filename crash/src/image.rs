@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Contents of a device in memory: sparse, and copied only where two copies differ.
+//! The contents of a device in memory: sparse, and copied only where two copies differ.
 
 use std::sync::Arc;
 use vexfs::{Device, DeviceError};
 
 const PAGE: usize = 4096;
-/// Bytes a medium writes whole or not at all.
+/// Bytes that a medium writes whole or not at all.
 pub const SECTOR: usize = 512;
 
 /// One sector.
@@ -18,7 +18,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image of `bytes` zeroes, rounded up to pages of 4096.
+    /// An image of `bytes` zeroes, rounded up to whole pages of 4096 bytes.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         Self { pages: vec![None; (bytes as usize).div_ceil(PAGE)] }
@@ -30,7 +30,7 @@ impl Image {
         (self.pages.len() * PAGE) as u64
     }
 
-    /// Copies from byte `at` on; false past the end.
+    /// Copies from byte `at` on. False if that reaches past the end.
     #[must_use]
     pub fn get(&self, at: u64, buf: &mut [u8]) -> bool {
         if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len_bytes()) {
@@ -49,7 +49,7 @@ impl Image {
         true
     }
 
-    /// Writes at byte `at`; false, and nothing done, past the end.
+    /// Writes at byte `at`. False, and nothing is written, if that reaches past the end.
     pub fn put(&mut self, at: u64, data: &[u8]) -> bool {
         if at.checked_add(data.len() as u64).is_none_or(|end| end > self.len_bytes()) {
             return false;
@@ -65,7 +65,7 @@ impl Image {
         true
     }
 
-    /// Flips one bit.
+    /// Inverts one bit; none past the end.
     pub fn flip(&mut self, bit: u64) {
         let mut byte = [0];
         if self.get(bit / 8, &mut byte) {
@@ -73,7 +73,7 @@ impl Image {
         }
     }
 
-    /// Bytes `at..at + len`.
+    /// The bytes `at..at + len`; zeroes if that reaches past the end.
     #[must_use]
     pub fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
@@ -86,7 +86,7 @@ impl Image {
     }
 }
 
-/// An image is a device that can be read.
+/// An image is a device that can only be read.
 impl Device for Image {
     fn len_bytes(&self) -> u64 {
         self.len_bytes()

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The crash lab: a device that forgets, a model that remembers, and a simulator that holds the
-//! engine against both.
+//! The crash lab: a device that loses power and fails on command, a model of what the filesystem must
+//! hold, an explorer of every state that a cut may leave, and a simulator.
 //!
-//! `FAULTS.md` beside this crate says in prose what a cut may do. Everything here is determined by
-//! one seed: no clock, no thread, no address reaches a decision. The lab drives the engine only
-//! through its public interface, as the kernel does, and never repairs what it finds.
+//! `FAULTS.md` beside this crate says what a device may do and what VexFS promises then, `EXPLORE.md`
+//! how states are explored. A run follows from its seed: no clock, thread or address decides
+//! anything. The lab uses the engine only through its public interface, as the kernel does, and never
+//! repairs what it finds.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod cache;
 pub mod device;
 pub mod explore;
+mod formatted;
+mod halt;
+mod history;
 pub mod image;
-mod lies;
+mod lockstep;
 pub mod model;
 mod oracle;
 pub mod recording;
 pub mod rng;
+mod silent;
 pub mod sim;
-mod work;
 pub mod workload;
 
-pub use device::{CacheDevice, Effect, Fault, Keep, On};
+pub use cache::Keep;
+pub use device::{CacheDevice, Effect, Fault, On};
+pub use formatted::{formatted, mkfs_options};
 pub use image::Image;
 pub use model::Model;
 pub use recording::{Event, Recording, Request};

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A filesystem in memory, written for being obviously right: maps of maps, whole copies.
+//! A filesystem in memory that is obviously right: maps of maps, whole copies.
 //!
-//! It takes the engine's operations and says what each must answer. A snapshot costs a pointer for
-//! each inode. It does not know how anything is stored, only which blocks a file holds.
+//! It takes the engine's operations and gives the answer that each must have. It shares no code with
+//! the engine, only the types of its interface, and does not know how anything is stored, only which
+//! blocks a file holds. A clone costs a pointer for each inode.
 
 use crate::image::SECTOR;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,24 +17,29 @@ pub const BLOCK: usize = 4096;
 /// Contents of a block.
 pub type Block = [u8; BLOCK];
 
+/// The device's number of the sector `index` of a block of the device.
+pub(crate) const fn sector_of(block: u64, index: usize) -> u64 {
+    block * (BLOCK / SECTOR) as u64 + index as u64
+}
+
 /// One inode and everything that is its own.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Attributes; `blocks` and `version` are not kept here.
     pub attr: Inode,
-    /// Of a directory: name to inode.
+    /// Of a directory: inode by name.
     pub entries: BTreeMap<Vec<u8>, u64>,
     /// Extended attributes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Of a symbolic link.
+    /// The target of a symbolic link.
     pub target: Vec<u8>,
     /// Written blocks; past the end of the file a block holds zeroes.
     pub data: BTreeMap<u64, Arc<Block>>,
     /// Allocated blocks, written or not.
     pub held: BTreeSet<u64>,
-    /// The vector attribute.
+    /// The vector attribute, if it has one.
     pub layout: Option<VectorLayout>,
-    /// Its removal or truncation has begun: what it still holds is not known.
+    /// Its removal or truncation has begun: which blocks it still holds is not known.
     pub dying: bool,
 }
 
@@ -44,12 +50,12 @@ pub struct Model {
     pub nodes: BTreeMap<u64, Arc<Node>>,
 }
 
-/// What an operation answers.
+/// The answer of an operation.
 type Answer<T> = Result<T, Error>;
 
 const INVALID: Error = Error::Invalid("");
 
-/// True if two answers are the same; what an invalid argument's message says does not count.
+/// True if two errors are the same; the message of an invalid argument does not count.
 #[must_use]
 pub fn same_error(a: &Error, b: &Error) -> bool {
     a == b || matches!((a, b), (Error::Invalid(_), Error::Invalid(_)))
@@ -83,20 +89,20 @@ impl Model {
         self.nodes.insert(attr.ino.0, Arc::new(node));
     }
 
-    /// What a mount finishes: inodes without a name go, truncations under way are done.
-    pub fn settle(&mut self) {
+    /// What a mount does first: it removes inodes without a name and finishes truncations.
+    pub fn finish_removals(&mut self) {
         self.nodes.retain(|_, node| node.attr.nlink > 0);
         for node in self.nodes.values_mut().filter(|node| node.dying) {
             Arc::make_mut(node).dying = false;
         }
     }
 
-    /// The inode.
+    /// An inode.
     pub fn get(&self, ino: u64) -> Answer<&Node> {
         self.nodes.get(&ino).map(AsRef::as_ref).ok_or(Error::NotFound)
     }
 
-    /// The inode, to be changed.
+    /// An inode, to be changed.
     pub fn get_mut(&mut self, ino: u64) -> Answer<&mut Node> {
         self.nodes.get_mut(&ino).map(Arc::make_mut).ok_or(Error::NotFound)
     }
@@ -120,7 +126,7 @@ impl Model {
         Ok(())
     }
 
-    fn fresh(ino: Ino, new: &NewInode<'_>, parent: u64, vector: bool) -> Option<Inode> {
+    fn new_inode(ino: Ino, new: &NewInode<'_>, parent: u64, vector: bool) -> Option<Inode> {
         let file_type = FileType::from_mode(new.mode)?;
         let dir = file_type == FileType::Directory;
         Some(Inode {
@@ -147,7 +153,7 @@ impl Model {
     pub fn create(&mut self, ino: Ino, dir: u64, name: &[u8], new: &NewInode<'_>) -> Answer<()> {
         self.may_create(dir, name)?;
         let layout = self.dir(dir)?.layout;
-        let attr = Self::fresh(ino, new, dir, false).ok_or(INVALID)?;
+        let attr = Self::new_inode(ino, new, dir, false).ok_or(INVALID)?;
         let layout = layout.filter(|_| attr.is_dir() || attr.is_file());
         self.add(Inode { vector: layout.is_some(), ..attr }, new.target.to_vec(), layout);
         let parent = self.get_mut(dir)?;
@@ -158,7 +164,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether a name can be made.
+    /// Whether this name can be created.
     pub fn may_create(&self, dir: u64, name: &[u8]) -> Answer<()> {
         Self::name_ok(name)?;
         if self.live_dir(dir)?.entries.contains_key(name) { Err(Error::Exists) } else { Ok(()) }
@@ -166,7 +172,7 @@ impl Model {
 
     /// What [`vexfs::Volume::create_unnamed`] does.
     pub fn create_unnamed(&mut self, ino: Ino, new: &NewInode<'_>) -> Answer<()> {
-        let attr = Self::fresh(ino, new, 0, false).ok_or(INVALID)?;
+        let attr = Self::new_inode(ino, new, 0, false).ok_or(INVALID)?;
         self.add(Inode { nlink: 0, ..attr }, Vec::new(), None);
         Ok(())
     }
@@ -298,7 +304,7 @@ impl Model {
         Ok(other)
     }
 
-    /// An inode went from one directory to another: its change time, its parent, their links.
+    /// After an inode went to another directory: its change time and parent, the directories' links.
     fn moved(&mut self, ino: u64, from: u64, to: u64, now: Time) -> Answer<()> {
         let node = self.get_mut(ino)?;
         node.attr.ctime = now;
@@ -370,7 +376,7 @@ impl Model {
         Ok(())
     }
 
-    /// The file's size becomes `size`; what lies behind it is gone.
+    /// What [`vexfs::Volume::set_size`] does once it is done.
     pub fn set_size(&mut self, ino: u64, size: u64, now: Time) -> Answer<()> {
         let node = self.get_mut(ino)?;
         let end = size.div_ceil(BLOCK as u64);
@@ -384,14 +390,14 @@ impl Model {
         Ok(())
     }
 
-    /// Contents of a block, zeroes where nothing was written.
+    /// Contents of a block of a file: zeroes where nothing was written.
     #[must_use]
     pub fn block(&self, ino: u64, block: u64) -> Block {
         let data = self.get(ino).ok().and_then(|node| node.data.get(&block));
         data.map_or([0; BLOCK], |data| **data)
     }
 
-    /// The sector `index` of a block.
+    /// The sector at place `index` of a block.
     #[must_use]
     pub fn sector(block: &Block, index: usize) -> &[u8] {
         &block[index * SECTOR..(index + 1) * SECTOR]

@@ -2,22 +2,21 @@
 //! What a device was asked to do, in order: the contents it began with, and every request since.
 //!
 //! Invariant: the events say all that decides what a power cut may leave. A request is submitted
-//! once and completed at most once; what was submitted and not completed was under way at the end.
-//! It says nothing of what the requests were for: that is the marks' and the explorer's business.
+//! once and completed at most once; one that was not completed was still under way at the end.
+//! What the requests were for is not in it, except for marks that somebody set.
 
 mod file;
 
 pub use file::{FileError, Writer};
 
-use crate::device::{CacheDevice, Keep};
+use crate::cache::{Keep, VolatileCache};
 use crate::image::Image;
 use std::sync::Arc;
-use vexfs::Device;
 
 /// What a request asks for. Reads change nothing and are not recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Bytes, whole sectors, for byte `at`.
+    /// To write whole sectors at byte `at`.
     Write {
         /// First byte, a multiple of 512.
         at: u64,
@@ -26,7 +25,7 @@ pub enum Request {
         /// Durable when it completes.
         fua: bool,
     },
-    /// Zeroes for `len` bytes from `at` on (write zeroes; a discard, which reads as zeroes here).
+    /// To zero `len` bytes from byte `at` on.
     Zeroes {
         /// First byte, a multiple of 512.
         at: u64,
@@ -35,16 +34,16 @@ pub enum Request {
         /// Durable when it completes.
         fua: bool,
     },
-    /// Makes durable what completed before this was submitted.
+    /// To make durable what completed before this was submitted.
     Flush,
 }
 
-/// One thing that happened.
+/// One event of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A request arrived; `id` is its number, counted from 0.
+    /// A request arrived.
     Submit {
-        /// Its number.
+        /// Its number, unlike that of any other request.
         id: u64,
         /// What it asks for.
         request: Request,
@@ -53,14 +52,14 @@ pub enum Event {
     Complete {
         /// Its number.
         id: u64,
-        /// The answer was no error.
+        /// Whether it succeeded.
         ok: bool,
     },
-    /// Somebody's remark.
+    /// A mark with a text, to find this place again.
     Mark(String),
 }
 
-/// A recording.
+/// The recording.
 #[derive(Clone, Debug)]
 pub struct Recording {
     /// The device's contents when it began, all of it durable.
@@ -76,29 +75,39 @@ impl Recording {
         Self { base, events: Vec::new() }
     }
 
-    /// The device's contents after so many events, if power went then: `keep` decides what is left
-    /// of what was not durable. Requests count from the moment they arrived.
+    /// What a cut after that many events leaves of the device; `keep` decides over what was not
+    /// durable. A request counts from the moment it was submitted.
     #[must_use]
     pub fn image_at(&self, events: usize, keep: Keep) -> Image {
-        let device = CacheDevice::new(self.base.clone());
+        let mut cache = VolatileCache::new(self.base.clone(), u64::MAX);
         for event in self.events.iter().take(events) {
-            // A request that failed or reached past the end changed nothing that is known.
-            let Event::Submit { request, .. } = event else { continue };
-            let _ = match request {
-                Request::Write { at, data, fua: false } => device.write(*at, data),
-                Request::Write { at, data, fua: true } => device.write_fua(*at, data),
-                Request::Zeroes { at, len, fua } => {
-                    let len = (*len).min(self.base.len_bytes().saturating_sub(*at));
-                    let zeroes = vec![0; len as usize];
-                    if *fua { device.write_fua(*at, &zeroes) } else { device.write(*at, &zeroes) }
-                }
-                Request::Flush => device.flush(),
-            };
+            if let Event::Submit { request, .. } = event {
+                self.carry_out(&mut cache, request);
+            }
         }
-        device.cut(keep)
+        let Ok(image) = cache.after_cut(keep);
+        image
     }
 
-    /// Events before the first mark with that text.
+    /// Carries out a request; one that reaches past the end of the device changes nothing.
+    fn carry_out(&self, cache: &mut VolatileCache<Image>, request: &Request) {
+        let (at, data, fua) = match request {
+            Request::Write { at, data, fua } => (*at, data.clone(), *fua),
+            Request::Zeroes { at, len, fua } => {
+                let len = (*len).min(self.base.len_bytes().saturating_sub(*at));
+                (*at, vec![0; len as usize].into(), *fua)
+            }
+            Request::Flush => {
+                let Ok(()) = cache.flush();
+                return;
+            }
+        };
+        if cache.accepts(at, data.len()) {
+            let Ok(()) = if fua { cache.write_fua(at, &data) } else { cache.write(at, &data) };
+        }
+    }
+
+    /// How many events there are before the first mark with that text.
     #[must_use]
     pub fn mark(&self, text: &str) -> Option<usize> {
         self.events.iter().position(|event| matches!(event, Event::Mark(mark) if mark == text))

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A small generator of numbers (`SplitMix64`, Steele et al. 2014): the same seed, the same numbers,
-//! on every machine and in every version. Not for secrets.
+//! A small generator of random numbers (`SplitMix64`, Steele et al. 2014): the same seed gives the same
+//! numbers on every machine and in every version. Not for secrets.
 
 /// The generator.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence of `seed`.
+    /// The sequence that `seed` begins.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -30,17 +30,17 @@ impl Rng {
         ((self.next() as u128 * bound as u128) >> 64) as u64
     }
 
-    /// True once in `n` times.
+    /// True with a chance of one in `n`.
     pub const fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    /// Some element.
+    /// A random element; [`None`] if there is none.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         from.get(self.below(from.len() as u64) as usize)
     }
 
-    /// Fills `bytes`; never with a run of zeroes that could pass for a hole.
+    /// Fills `bytes`, without a zero byte, so that no data passes for a hole.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             let word = (self.next() | 0x0101_0101_0101_0101).to_le_bytes();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The explorer against itself: the memo changes no verdict, failures are found, made small and
-//! shown again, and a recording from a file is judged as the one in memory.
+//! The explorer itself: the memo changes no verdict, a failure is found, made small and shown again,
+//! and a recording is judged without its model.
 
 use vexfs_crash::explore::{
     Chosen, Explored, Judge, Limits, RootJudge, StateDevice, Verdict, explore, replay,
@@ -24,7 +24,7 @@ fn the_memo_gives_the_verdicts_of_the_engine() {
                 true
             })
             .unwrap();
-        // Every verdict is compared with the memo's on the way, and counted as failed if it differs.
+        // With no_memo every verdict is compared with the memo's, and counted as failed if it differs.
         let all = Limits { no_memo: true, ..limits };
         fixture
             .explore(&script, &all, &mut slow, &mut |p| {
@@ -50,10 +50,10 @@ fn small_workloads_lose_nothing() {
     assert!(explored.distinct.len() > 2000, "{} states", explored.distinct.len());
 }
 
-/// Says that whatever keeps the last block of the image is wrong.
-struct Grudge;
+/// Says that a state is wrong if it keeps a certain write.
+struct RefuseOneWrite;
 
-impl Judge for Grudge {
+impl Judge for RefuseOneWrite {
     fn judge(&self, _: usize, device: &StateDevice<'_>) -> Verdict {
         let mut block = [0; 4096];
         vexfs::Device::read(device, 8192, &mut block).map_err(|e| format!("{e:?}"))?;
@@ -71,13 +71,13 @@ fn a_failure_is_made_small_and_can_be_shown_again() {
     let events = vec![write(0, 0, 1), write(1, 8192, 2), write(2, 12_288, 3), write(3, 8192, 2)];
     let recording = Recording { base: Image::new(1 << 20), events };
     let mut explored = Explored::default();
-    explore(&recording, &Grudge, &Limits::default(), &mut explored, &mut |_| true);
+    explore(&recording, &RefuseOneWrite, &Limits::default(), &mut explored, &mut |_| true);
     let failure = explored.failures.first().expect("it is found");
     assert_eq!((failure.event, failure.chosen.to_string().as_str()), (4, "1"));
-    let shown = replay(&recording, &Grudge, 4, &failure.chosen);
+    let shown = replay(&recording, &RefuseOneWrite, 4, &failure.chosen);
     assert_eq!(shown, Some(Err("sector 17 holds a 2".into())));
-    assert_eq!(replay(&recording, &Grudge, 4, &Chosen::default()), Some(Ok(1)));
-    assert_eq!(replay(&recording, &Grudge, 3, &Chosen::default()), None, "no such point");
+    assert_eq!(replay(&recording, &RefuseOneWrite, 4, &Chosen::default()), Some(Ok(1)));
+    assert_eq!(replay(&recording, &RefuseOneWrite, 3, &Chosen::default()), None, "no such point");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_recording_is_judged_without_its_model_too() {
     explore(ran.recording(), &judge, &Limits::default(), &mut explored, &mut |_| true);
     assert_eq!(explored.failures, []);
     assert!(explored.states > 100);
-    // The same with its flushes taken out: what was promised is lost, and that is seen.
+    // Without its flushes what was promised can be lost, and that is found.
     let mut lying = ran.recording().clone();
     let flushes: Vec<u64> = lying
         .events

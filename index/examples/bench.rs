@@ -3,7 +3,10 @@
 //!
 //!     cargo run --release -p vexfs-index --example bench [CORPUS.npy [QUERIES.npy]]
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use vexfs_index::{
     DirStore, Element, FileId, Hit, Index, Metric, Options, Params, Result, Slot, Space,
@@ -60,7 +63,8 @@ fn recall(exact: &[Vec<Hit>], found: &[Vec<Hit>]) -> f64 {
     good as f64 / exact.iter().map(Vec::len).sum::<usize>().max(1) as f64
 }
 
-fn main() -> Result<()> {
+/// The vectors to index, and those to search for.
+fn input() -> Result<(Matrix, Matrix)> {
     let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
     let corpus = match paths.next() {
         Some(path) => npy::read_matrix(&path)?,
@@ -74,65 +78,84 @@ fn main() -> Result<()> {
         let data: Vec<f32> = rows.flat_map(|row| corpus.row(row).to_vec()).collect();
         Matrix { rows: data.len() / corpus.dim, dim: corpus.dim, data }
     };
-    println!("{} x {} f32, cosine, {} queries, k={K}", corpus.rows, corpus.dim, queries.rows);
-    let dir = std::env::temp_dir().join(format!("vexfs-bench-{}", std::process::id()));
-    let store = DirStore::open(&dir)?;
-    let (index, _) = Index::open(
-        Some(Box::new(store)),
-        Options { nice: 0, scan_factor: 1, ..Options::default() },
-    )?;
+    Ok((corpus, queries))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Inserts the corpus, and searches while graphs are built.
+fn build(index: &Index, corpus: &Matrix, queries: &Matrix) -> Result<()> {
     let space = Space::new(Element::F32, Metric::Cosine, corpus.dim as u32);
     index.declare(FILE, space, Params::default())?;
     let bytes: Vec<u8> = corpus.data.iter().flat_map(|x| x.to_le_bytes()).collect();
     let base = resident_mib();
-
     let start = Instant::now();
     for (i, batch) in bytes.chunks(1000 * corpus.dim * 4).enumerate() {
         index.upsert_rows(FILE, Slot(i as u64 * 1000), batch, corpus.dim * 4, 0)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     println!("upsert     {seconds:8.2} s  {:8.0} vectors/s", corpus.rows as f64 / seconds);
-    let (qps, _) = search(&index, &queries, None, false)?;
+    let (qps, _) = search(index, queries, None, false)?;
     println!("while building      {qps:8.0} queries/s");
     index.settle();
     println!("all built  {:8.2} s", start.elapsed().as_secs_f64());
-    let stats = index.stats();
+    let counts = index.stats().counts;
     println!(
         "resident   {:8.1} MiB more ({} segments, {} graphs, {} pending; estimate {:.1} MiB)",
         resident_mib() - base,
-        stats.segments,
-        stats.graphs,
-        stats.pending,
-        stats.bytes as f64 / f64::from(1 << 20)
+        counts.segments,
+        counts.graphs,
+        counts.pending,
+        mib(counts.bytes)
     );
-    let (qps, exact) = search(&index, &queries, None, true)?;
+    Ok(())
+}
+
+/// Recall and queries a second by the width of the search.
+fn measure(index: &Index, queries: &Matrix) -> Result<()> {
+    let (qps, exact) = search(index, queries, None, true)?;
     println!("exact               {qps:8.0} queries/s  recall 1");
     for ef in [10, 20, 40, 80, 96, 160, 320] {
-        let (qps, found) = search(&index, &queries, Some(ef), false)?;
+        let (qps, found) = search(index, queries, Some(ef), false)?;
         println!("ef {ef:4}             {qps:8.0} queries/s  recall {:.4}", recall(&exact, &found));
     }
+    Ok(())
+}
+
+/// Saves the index, closes it and opens it again.
+fn reopen(index: Index, dir: &Path) -> Result<()> {
     let start = Instant::now();
     let written = index.checkpoint(1, b"", &[(FILE, Vec::new())])?;
-    println!(
-        "checkpoint {:8.2} s  {:8.1} MiB",
-        start.elapsed().as_secs_f64(),
-        written.bytes as f64 / f64::from(1 << 20)
-    );
+    let seconds = start.elapsed().as_secs_f64();
+    println!("checkpoint {seconds:8.2} s  {:8.1} MiB", mib(written.bytes));
     let start = Instant::now();
     drop(index);
     println!("close      {:8.2} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
-    let (index, recovered) =
-        Index::open(Some(Box::new(DirStore::open(&dir)?)), Options::default())?;
-    let graphs = index.stats().graphs;
+    let (index, recovered) = Index::open(Some(Box::new(DirStore::open(dir)?)), Options::default())?;
+    let graphs = index.stats().counts.graphs;
     println!(
         "reopen     {:8.2} s  generation {:?}, {graphs} graphs, problems: {:?}",
         start.elapsed().as_secs_f64(),
         recovered.covered.map(|covered| covered.generation),
         recovered.problems
     );
-    drop(index);
-    // A bench's own directory: if it stays, it is in the temporary directory.
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let (corpus, queries) = input()?;
+    println!("{} x {} f32, cosine, {} queries, k={K}", corpus.rows, corpus.dim, queries.rows);
+    let dir = std::env::temp_dir().join(format!("vexfs-bench-{}", std::process::id()));
+    let store = DirStore::open(&dir)?;
+    let options = Options { nice: 0, scan_factor: 1, ..Options::default() };
+    let (index, _) = Index::open(Some(Box::new(store)), options)?;
+    build(&index, &corpus, &queries)?;
+    measure(&index, &queries)?;
+    reopen(index, &dir)?;
+    // If it cannot be removed, it stays in the temporary directory.
     let _ = std::fs::remove_dir_all(&dir);
     Ok(())
 }

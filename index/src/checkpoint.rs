@@ -1,53 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Writing the index to a store and reading it back.
+//! Writing the index to a store, and reading it back.
 //!
-//! Invariant: what is loaded is what was written, or nothing: one damaged row anywhere refuses
-//! the whole checkpoint, because a caller that skips unchanged files would never feed it again.
-//! A damaged graph costs only itself: its rows are verified, and it is built again.
+//! Invariant: what is loaded is what was written, or nothing. One damaged vector refuses the whole
+//! checkpoint, because a caller that skips unchanged files would never supply it again. A damaged
+//! graph costs only itself: its rows are verified, and it is built again.
 
 use std::{
     collections::HashMap,
-    io::Read,
     path::Path,
     sync::{Arc, RwLock},
 };
 
 use crate::{
-    codec::{self, FileRecord, Manifest, PartRecord, RunRecord, VectorsRecord},
     error::{IndexError, Result},
-    file::File,
-    graph::{Dump, GRAPH_ROWS_MAX, GraphIndex, HnswGraph},
-    lock,
+    graph::{self, GRAPH_ROWS_MAX, Graph},
+    growing::GrowingSegment,
+    manifest::{self, FileRecord, Manifest, SegmentRecord, VectorsBlob, VectorsRecord},
     mutants::{self, Mutant},
-    ranges::Ranges,
-    read,
-    rows::{Rows, read_words, write_words},
-    segment::{Dead, Part, Segment, Stored},
+    segment::{Segment, SegmentView, Stored, Tombstones},
+    slot_set::SlotSet,
     store::{Blob, Store, read_verified},
-    tail::Tail,
-    vector::{FileId, Space},
-    write,
+    sync::{lock, read, write},
+    types::FileId,
+    vector::Space,
+    vector_array::{VectorArray, read_words, write_words},
+    vector_file::{Files, VectorFile},
 };
 
-pub(crate) type Files = HashMap<u64, Arc<RwLock<File>>>;
-
-/// What a checkpoint covers, in the words of whoever wrote it.
+/// What a checkpoint covers, as it was given to [`Index::checkpoint`](crate::Index::checkpoint).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Covered {
-    /// The generation given to [`Index::checkpoint`](crate::Index::checkpoint).
+    /// The generation.
     pub generation: u64,
-    /// The note given with it.
+    /// The note.
     pub note: Vec<u8>,
-    /// The state given for every file, in the order given.
+    /// The files and their states, in the order given.
     pub files: Vec<(FileId, Vec<u8>)>,
 }
 
 /// What [`Index::open`](crate::Index::open) found.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The checkpoint that was loaded; without one the index is empty.
+    /// The checkpoint that was loaded; `None` if the index is empty.
     pub covered: Option<Covered>,
-    /// What could not be used, and why. Empty and nothing covered: there was no checkpoint.
+    /// What could not be used, and why. With no problem and nothing covered, there was no checkpoint.
     pub problems: Vec<IndexError>,
 }
 
@@ -56,23 +52,28 @@ pub struct Recovered {
 pub struct Written {
     /// Blobs that were not there before.
     pub blobs: u64,
-    /// Their bytes and the manifest's.
+    /// Bytes of those blobs and of the manifest.
     pub bytes: u64,
 }
 
-/// Bytes of slots and rows in a blob.
-fn run_bytes(space: Space, rows: u64) -> Option<u64> {
-    rows.checked_mul(8)?.checked_add(Rows::stored_bytes(space, rows)?)
+/// Bytes of a blob of slots and rows.
+fn vectors_bytes(space: Space, count: u64) -> Option<u64> {
+    count.checked_mul(8)?.checked_add(VectorArray::stored_bytes(space, count)?)
+}
+
+/// The vectors in a blob of so many bytes.
+fn vectors_in(space: Space, bytes: u64) -> Option<u64> {
+    Some(bytes / vectors_bytes(space, 1)?)
 }
 
 /// A checkpoint being written.
 struct Saving<'a> {
     store: &'a mut dyn Store,
-    scratch: &'a Path,
+    dump_dir: &'a Path,
     written: Written,
     // What to remember once the manifest is durable.
     segments: Vec<(Arc<Segment>, Stored)>,
-    tails: Vec<(Arc<RwLock<File>>, u64, Blob)>,
+    growing: Vec<(Arc<RwLock<VectorFile>>, u64, Blob)>,
 }
 
 impl Saving<'_> {
@@ -82,8 +83,8 @@ impl Saving<'_> {
         blob
     }
 
-    fn run(&mut self, space: Space, slots: &[u64], rows: &Rows) -> Result<Blob> {
-        let bytes = run_bytes(space, slots.len() as u64).unwrap_or(u64::MAX);
+    fn vectors(&mut self, space: Space, slots: &[u64], rows: &VectorArray) -> Result<Blob> {
+        let bytes = vectors_bytes(space, slots.len() as u64).unwrap_or(u64::MAX);
         let blob = self.store.write_blob(bytes, &mut |out| {
             write_words(out, slots, u64::to_le_bytes)
                 .and_then(|()| rows.write(out))
@@ -92,65 +93,91 @@ impl Saving<'_> {
         Ok(self.count(blob))
     }
 
-    fn part(&mut self, space: Space, part: &Part) -> Result<PartRecord> {
-        let segment = &part.segment;
+    fn graph(&mut self, graph: &dyn Graph) -> Result<Blob> {
+        let dump = graph.dump(self.dump_dir)?;
+        let blob = self.store.write_blob(dump.bytes(), &mut |out| dump.write_to(out))?;
+        Ok(self.count(blob))
+    }
+
+    fn segment(&mut self, space: Space, view: &SegmentView) -> Result<SegmentRecord> {
+        let segment = &view.segment;
         let before = *lock(&segment.stored);
-        let rows = match before.rows {
+        let vectors = match before.vectors {
             Some(blob) => blob,
-            None => self.run(space, &segment.slots, &segment.rows)?,
+            None => self.vectors(space, &segment.slots, &segment.rows)?,
         };
         let graph = match (before.graph, segment.graph.get()) {
             (Some(blob), _) => Some(blob),
             (None, None) => None,
-            (None, Some(graph)) => {
-                let dump = graph.dump(self.scratch)?;
-                let blob = self.store.write_blob(dump.bytes(), &mut |out| dump.copy_to(out))?;
-                Some(self.count(blob))
-            }
+            (None, Some(graph)) => Some(self.graph(&**graph)?),
         };
-        let now = Stored { rows: Some(rows), graph };
-        self.segments.push((Arc::clone(segment), now));
-        let dead = if part.dead.count() == 0 { Vec::new() } else { part.dead.words().to_vec() };
-        Ok(PartRecord { run: RunRecord { rows: segment.len() as u64, blob: rows }, graph, dead })
+        self.segments.push((Arc::clone(segment), Stored { vectors: Some(vectors), graph }));
+        let tombstones = match view.tombstones.count() {
+            0 => Vec::new(),
+            _ => view.tombstones.words().to_vec(),
+        };
+        let vectors = VectorsBlob { count: segment.len() as u64, blob: vectors };
+        Ok(SegmentRecord { vectors, graph, tombstones })
     }
 
-    fn file(&mut self, file: &Arc<RwLock<File>>) -> Result<VectorsRecord> {
-        // One look under the lock; the tail is copied only if it has to be written.
-        let (space, params, parts, skipped, stored, version, tail) = {
+    fn file(&mut self, file: &Arc<RwLock<VectorFile>>) -> Result<VectorsRecord> {
+        // All is taken under one lock, and written after it; the growing segment is copied only
+        // if it has to be written.
+        let (space, params, views, skipped, stored, version, growing) = {
             let file = read(file);
-            let stored = file.tail_stored.filter(|(version, _)| {
-                *version == file.tail.version || mutants::is(Mutant::TailStale)
+            let stored = file.growing_stored.filter(|(version, _)| {
+                *version == file.growing.version || mutants::is(Mutant::StaleRows)
             });
-            let tail = stored.is_none().then(|| file.tail.clone());
+            let growing = stored.is_none().then(|| file.growing.clone());
             let skipped = file.skipped.to_pairs();
-            let version = file.tail.version;
-            (file.space, file.params, file.parts.clone(), skipped, stored, version, tail)
+            let version = file.growing.version;
+            (file.space, file.params, file.segments.clone(), skipped, stored, version, growing)
         };
-        let len = tail.as_ref().map_or(0, Tail::len);
-        let tail = match (stored, tail) {
+        let len = growing.as_ref().map_or(0, GrowingSegment::len);
+        let growing = match (stored, growing) {
             (Some((_, blob)), _) => {
-                run_rows(space, blob.bytes).map(|rows| RunRecord { rows, blob })
+                vectors_in(space, blob.bytes).map(|count| VectorsBlob { count, blob })
             }
-            (None, Some(tail)) if len > 0 => {
-                let blob = self.run(space, &tail.slots, &tail.rows)?;
-                self.tails.push((Arc::clone(file), version, blob));
-                Some(RunRecord { rows: len as u64, blob })
+            (None, Some(growing)) if len > 0 => {
+                let blob = self.vectors(space, &growing.slots, &growing.rows)?;
+                self.growing.push((Arc::clone(file), version, blob));
+                Some(VectorsBlob { count: len as u64, blob })
             }
             _ => None,
         };
-        let live = parts.iter().filter(|part| part.live() > 0);
-        let parts = live.map(|part| self.part(space, part)).collect::<Result<_>>()?;
-        Ok(VectorsRecord { space, params, skipped, tail, parts })
+        let live = views.iter().filter(|view| view.live() > 0);
+        let segments = live.map(|view| self.segment(space, view)).collect::<Result<_>>()?;
+        Ok(VectorsRecord { space, params, skipped, growing, segments })
+    }
+
+    /// Writes all blobs that the manifest names and that are not stored yet.
+    fn manifest(&mut self, snapshot: &Snapshot<'_>) -> Result<Manifest> {
+        let mut files = Vec::with_capacity(snapshot.states.len());
+        for (id, state) in snapshot.states {
+            let vectors = snapshot.files.get(&id.0).map(|file| self.file(file)).transpose()?;
+            files.push(FileRecord { file: id.0, state: state.clone(), vectors });
+        }
+        Ok(Manifest {
+            owner: snapshot.owner,
+            generation: snapshot.generation,
+            note: snapshot.note.to_vec(),
+            files,
+        })
+    }
+
+    /// The manifest is durable: what it names is not written again.
+    fn remember(self) {
+        for (segment, stored) in self.segments {
+            *lock(&segment.stored) = stored;
+        }
+        for (file, version, blob) in self.growing {
+            write(&file).growing_stored = Some((version, blob));
+        }
     }
 }
 
-/// How many rows a run of so many bytes holds.
-fn run_rows(space: Space, bytes: u64) -> Option<u64> {
-    Some(bytes / run_bytes(space, 1)?)
-}
-
-/// What is being checkpointed.
-pub(crate) struct Source<'a> {
+/// What is to be checkpointed.
+pub(crate) struct Snapshot<'a> {
     pub owner: [u8; 16],
     pub generation: u64,
     pub note: &'a [u8],
@@ -158,39 +185,28 @@ pub(crate) struct Source<'a> {
     pub files: &'a Files,
 }
 
-/// Writes a checkpoint; `live` is what the last one named, and becomes what this one names.
+/// Writes a checkpoint. `live` is what the previous one names, and becomes what this one names.
 pub(crate) fn save(
     store: &mut dyn Store,
-    scratch: &Path,
+    dump_dir: &Path,
     live: &mut Vec<Blob>,
-    source: &Source<'_>,
+    snapshot: &Snapshot<'_>,
 ) -> Result<Written> {
     let mut saving = Saving {
-        store,
-        scratch,
+        store: &mut *store,
+        dump_dir,
         written: Written::default(),
         segments: Vec::new(),
-        tails: Vec::new(),
+        growing: Vec::new(),
     };
-    let prepared = (|| {
-        let mut files = Vec::with_capacity(source.states.len());
-        for (id, state) in source.states {
-            let vectors = source.files.get(&id.0).map(|file| saving.file(file)).transpose()?;
-            files.push(FileRecord { file: id.0, state: state.clone(), vectors });
-        }
-        let manifest = Manifest {
-            owner: source.owner,
-            generation: source.generation,
-            note: source.note.to_vec(),
-            files,
-        };
-        Ok((manifest.blobs(), codec::seal(&manifest)?))
-    })();
+    let prepared = saving
+        .manifest(snapshot)
+        .and_then(|manifest| Ok((manifest.blobs(), manifest::encode(&manifest)?)));
     let (blobs, bytes) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            // What was written in vain is given back; the error that matters is the first one.
-            let _ = saving.store.retain(live);
+            // The blobs written so far are freed; the error to report is the first one.
+            let _ = store.retain(live);
             return Err(error);
         }
     };
@@ -199,153 +215,153 @@ pub(crate) fn save(
     }
     // If this fails, either manifest may be the durable one: the blobs of both stay.
     saving.store.publish(&bytes)?;
-    saving.written.bytes += bytes.len() as u64;
-    for (segment, stored) in saving.segments {
-        *lock(&segment.stored) = stored;
-    }
-    for (file, version, blob) in saving.tails {
-        write(&file).tail_stored = Some((version, blob));
-    }
+    let mut written = saving.written;
+    written.bytes += bytes.len() as u64;
+    saving.remember();
     *live = blobs;
-    saving.store.retain(live)?;
-    Ok(saving.written)
+    store.retain(live)?;
+    Ok(written)
 }
 
 /// What was loaded.
 pub(crate) struct Loaded {
     pub covered: Covered,
     pub files: Files,
+    /// Every blob of the checkpoint.
     pub live: Vec<Blob>,
-    /// Graphs that have to be built again.
+    /// Graphs that have to be built again, and why.
     pub problems: Vec<IndexError>,
 }
 
 /// Reads the checkpoint of `owner`; `None` if there is none.
 pub(crate) fn load(
     store: &mut dyn Store,
-    scratch: &Path,
+    dump_dir: &Path,
     owner: [u8; 16],
 ) -> Result<Option<Loaded>> {
     let Some(bytes) = store.manifest()? else { return Ok(None) };
-    let manifest = codec::unseal(&bytes)?;
+    let manifest = manifest::decode(&bytes)?;
     drop(bytes);
     if manifest.owner != owner {
         return Err(IndexError::Foreign("it belongs to another filesystem".into()));
     }
     let live = manifest.blobs();
-    // What is stored once must not be taken into memory a million times.
+    // Otherwise a small store could be loaded into any amount of memory.
     let mut places: Vec<u64> = live.iter().map(|blob| blob.at).collect();
     places.sort_unstable();
     if !places.is_sorted_by(|a, b| a < b) {
-        return Err(IndexError::Damaged("two runs of vectors lie in one place".into()));
+        return Err(IndexError::Damaged("two of its blobs are in one place".into()));
     }
-    let mut loaded = Loaded {
-        covered: Covered {
-            generation: manifest.generation,
-            note: manifest.note,
-            files: Vec::with_capacity(manifest.files.len()),
-        },
-        files: HashMap::new(),
-        live,
-        problems: Vec::new(),
-    };
+    let mut loading = Loading { store, dump_dir, problems: Vec::new() };
+    let mut files = HashMap::new();
+    let mut states = Vec::with_capacity(manifest.files.len());
     for record in manifest.files {
         if let Some(vectors) = record.vectors {
-            let file = load_file(store, scratch, record.file, vectors, &mut loaded.problems)?;
-            loaded.files.insert(record.file, Arc::new(RwLock::new(file)));
+            let file = loading.file(record.file, vectors)?;
+            files.insert(record.file, Arc::new(RwLock::new(file)));
         }
-        loaded.covered.files.push((FileId(record.file), record.state));
+        states.push((FileId(record.file), record.state));
     }
-    Ok(Some(loaded))
+    let covered = Covered { generation: manifest.generation, note: manifest.note, files: states };
+    Ok(Some(Loaded { covered, files, live, problems: loading.problems }))
 }
 
-fn load_file(
-    store: &mut dyn Store,
-    scratch: &Path,
-    id: u64,
-    record: VectorsRecord,
-    problems: &mut Vec<IndexError>,
-) -> Result<File> {
-    let damaged = |what: &str| IndexError::Damaged(format!("file {id}: {what}"));
-    let space = record.space;
-    space.validate().and_then(|()| record.params.validate()).map_err(|_| damaged("its space"))?;
-    let mut file = File::new(space, record.params);
-    file.skipped =
-        Ranges::from_pairs(&record.skipped).ok_or_else(|| damaged("its skipped slots"))?;
-    if let Some(run) = record.tail {
-        let (slots, rows) = load_run(store, id, space, &run)?;
-        file.tail = Tail::from_parts(slots, rows).ok_or_else(|| damaged("a slot occurs twice"))?;
-        file.tail_stored = Some((file.tail.version, run.blob));
+/// A checkpoint being read.
+struct Loading<'a> {
+    store: &'a mut dyn Store,
+    dump_dir: &'a Path,
+    problems: Vec<IndexError>,
+}
+
+fn damaged(id: u64, what: &str) -> IndexError {
+    IndexError::Damaged(format!("file {id}: {what}"))
+}
+
+impl Loading<'_> {
+    fn file(&mut self, id: u64, record: VectorsRecord) -> Result<VectorFile> {
+        let VectorsRecord { space, params, skipped, growing, segments } = record;
+        space
+            .validate()
+            .and_then(|()| params.validate())
+            .map_err(|_| damaged(id, "its space or its parameters cannot be used"))?;
+        let mut file = VectorFile::new(space, params);
+        file.skipped = SlotSet::from_pairs(&skipped)
+            .ok_or_else(|| damaged(id, "its skipped slots are out of order"))?;
+        if let Some(stored) = growing {
+            let (slots, rows) = self.vectors(id, space, &stored)?;
+            file.growing = GrowingSegment::from_rows(slots, rows)
+                .ok_or_else(|| damaged(id, "a slot occurs twice"))?;
+            file.growing_stored = Some((file.growing.version, stored.blob));
+        }
+        for segment in segments {
+            file.segments.push(self.segment(id, space, segment)?);
+        }
+        Ok(file)
     }
-    for part in record.parts {
-        let (slots, rows) = load_run(store, id, space, &part.run)?;
+
+    fn segment(&mut self, id: u64, space: Space, record: SegmentRecord) -> Result<SegmentView> {
+        let (slots, rows) = self.vectors(id, space, &record.vectors)?;
         if !slots.is_sorted_by(|a, b| a < b) {
-            return Err(damaged("slots out of order"));
+            return Err(damaged(id, "slots out of order"));
         }
         let len = slots.len();
-        let dead = if part.dead.is_empty() {
-            Dead::none(len)
+        let tombstones = if record.tombstones.is_empty() {
+            Tombstones::none(len)
         } else {
-            Dead::from_words(part.dead, len).ok_or_else(|| damaged("its tombstones"))?
+            Tombstones::from_words(record.tombstones, len)
+                .ok_or_else(|| damaged(id, "its tombstones are not those of its rows"))?
         };
         let segment = Segment::new(slots, rows);
-        let mut stored = Stored { rows: Some(part.run.blob), graph: part.graph };
-        if let Some(blob) = part.graph {
-            match load_graph(store, scratch, id, &blob, &segment.rows) {
-                Ok(graph) => {
-                    let _ = segment.graph.set(Arc::new(graph) as Arc<dyn GraphIndex>);
-                }
+        let mut stored = Stored { vectors: Some(record.vectors.blob), graph: record.graph };
+        if let Some(blob) = record.graph {
+            match self.graph(id, &blob, &segment.rows) {
+                Ok(graph) => segment.set_graph(graph),
                 Err(error) => {
                     stored.graph = None;
-                    problems.push(error);
+                    self.problems.push(error);
                 }
             }
         }
         *lock(&segment.stored) = stored;
-        file.parts.push(Part { segment: Arc::new(segment), dead: Arc::new(dead) });
+        Ok(SegmentView { segment: Arc::new(segment), tombstones: Arc::new(tombstones) })
     }
-    Ok(file)
-}
 
-fn load_run(
-    store: &mut dyn Store,
-    id: u64,
-    space: Space,
-    run: &RunRecord,
-) -> Result<(Vec<u64>, Rows)> {
-    let what = format!("a run of {} vectors of file {id}", run.rows);
-    // Checked before anything is allocated for it.
-    if run.rows > GRAPH_ROWS_MAX as u64 || run_bytes(space, run.rows) != Some(run.blob.bytes) {
-        return Err(IndexError::Damaged(format!("{what} has a wrong length")));
+    fn vectors(
+        &mut self,
+        id: u64,
+        space: Space,
+        stored: &VectorsBlob,
+    ) -> Result<(Vec<u64>, VectorArray)> {
+        let what = format!("a blob of {} vectors of file {id}", stored.count);
+        // Checked before memory is taken for it.
+        if stored.count > GRAPH_ROWS_MAX as u64
+            || vectors_bytes(space, stored.count) != Some(stored.blob.bytes)
+        {
+            return Err(IndexError::Damaged(format!("{what} has a wrong length")));
+        }
+        let count = stored.count as usize;
+        let mut slots = Vec::new();
+        let mut rows = VectorArray::new(space);
+        read_verified(self.store, &stored.blob, &what, &mut |from| {
+            read_words(from, &mut slots, count, u64::from_le_bytes)
+                .and_then(|()| VectorArray::read(space, count, from).map(|read| rows = read))
+                .map_err(IndexError::storage(format!("reading {what}")))
+        })?;
+        Ok((slots, rows))
     }
-    let count = run.rows as usize;
-    let mut slots = Vec::new();
-    let mut rows = Rows::new(space);
-    read_verified(store, &run.blob, &what, &mut |from| {
-        read_words(from, &mut slots, count, u64::from_le_bytes)
-            .and_then(|()| Rows::read(space, count, from).map(|read| rows = read))
-            .map_err(IndexError::storage(format!("reading {what}")))
-    })?;
-    Ok((slots, rows))
-}
 
-fn load_graph(
-    store: &mut dyn Store,
-    scratch: &Path,
-    id: u64,
-    blob: &Blob,
-    rows: &Arc<Rows>,
-) -> Result<HnswGraph> {
-    let what = format!("the graph over {} vectors of file {id}", rows.len());
-    let mut dump = None;
-    read_verified(store, blob, &what, &mut |from: &mut dyn Read| {
-        dump = Some(Dump::receive(scratch, blob.bytes, from)?);
-        Ok(())
-    })?;
-    // Only now does the library see a byte of it.
-    match dump {
-        Some(dump) => HnswGraph::load(&dump, rows),
-        None => Err(IndexError::Damaged(format!("{what} was not read"))),
+    fn graph(&mut self, id: u64, blob: &Blob, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>> {
+        let what = format!("the graph over {} vectors of file {id}", rows.len());
+        let mut dump = None;
+        read_verified(self.store, blob, &what, &mut |from| {
+            dump = Some(graph::receive(self.dump_dir, blob.bytes, from)?);
+            Ok(())
+        })?;
+        // Only a graph whose checksum has matched is loaded.
+        match dump {
+            Some(dump) => dump.load(rows),
+            None => Err(IndexError::Damaged(format!("{what} was not read"))),
+        }
     }
 }
 

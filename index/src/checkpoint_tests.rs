@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Checkpoints whose checksums are right and whose contents are nonsense: written by another
-//! version, or by a broken one. Nothing of such a checkpoint is used.
+//! Checkpoints with right checksums and impossible contents, as another version or a faulty one
+//! could write them. Nothing of such a checkpoint is used.
 
 use super::*;
 use crate::{
     index::{Index, Options},
     store::DirStore,
-    vector::{Element, Metric, Params, Slot},
+    types::{Element, Metric, Slot},
+    vector::Params,
 };
 
 const FILE: FileId = FileId(5);
@@ -16,7 +17,7 @@ fn options(owner: [u8; 16]) -> Options {
     Options { owner, graph_rows: 64, nice: 0, ..Options::default() }
 }
 
-/// A checkpoint with a segment, its graph, tombstones, skipped slots and a tail.
+/// A checkpoint with a segment, its graph, tombstones, skipped slots and a growing segment.
 fn saved(path: &Path) {
     let store = Box::new(DirStore::open(path).unwrap());
     let (index, _) = Index::open(Some(store), options(OWNER)).unwrap();
@@ -36,9 +37,9 @@ fn edited(edit: impl FnOnce(&mut DirStore, &mut Manifest)) -> (Index, Recovered)
     let dir = tempfile::tempdir().unwrap();
     saved(dir.path());
     let mut store = DirStore::open(dir.path()).unwrap();
-    let mut manifest = codec::unseal(&store.manifest().unwrap().unwrap()).unwrap();
+    let mut manifest = manifest::decode(&store.manifest().unwrap().unwrap()).unwrap();
     edit(&mut store, &mut manifest);
-    store.publish(&codec::seal(&manifest).unwrap()).unwrap();
+    store.publish(&manifest::encode(&manifest).unwrap()).unwrap();
     Index::open(Some(Box::new(store)), options(OWNER)).unwrap()
 }
 
@@ -46,29 +47,29 @@ fn vectors(manifest: &mut Manifest) -> &mut VectorsRecord {
     manifest.files[0].vectors.as_mut().unwrap()
 }
 
-/// A run of these slots, all rows alike, with the checksum it needs.
-fn run(store: &mut DirStore, slots: &[u64]) -> RunRecord {
+/// A blob of these slots, all with the same row.
+fn blob_of(store: &mut DirStore, slots: &[u64]) -> VectorsBlob {
     let row = [1.0f32, 1.0].map(f32::to_le_bytes).concat();
     let mut bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.to_le_bytes()).collect();
     bytes.extend(row.repeat(slots.len()));
     let blob = store.write_blob(bytes.len() as u64, &mut |out| {
         out.write_all(&bytes).map_err(IndexError::storage("test"))
     });
-    RunRecord { rows: slots.len() as u64, blob: blob.unwrap() }
+    VectorsBlob { count: slots.len() as u64, blob: blob.unwrap() }
 }
 
 #[test]
 fn what_was_saved_comes_back() {
     let (index, recovered) = edited(|_, manifest| {
         let vectors = vectors(manifest);
-        assert_eq!(vectors.parts.len(), 1);
-        assert!(vectors.parts[0].graph.is_some() && !vectors.parts[0].dead.is_empty());
-        assert!(vectors.tail.is_some());
+        assert_eq!(vectors.segments.len(), 1);
+        assert!(vectors.segments[0].graph.is_some() && !vectors.segments[0].tombstones.is_empty());
+        assert!(vectors.growing.is_some());
     });
     assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
     assert_eq!(recovered.covered.unwrap().generation, 9);
     let stats = index.stats();
-    assert_eq!((stats.vectors, stats.skipped, stats.tombstones), (68, 1, 2));
+    assert_eq!((stats.counts.vectors, stats.counts.skipped, stats.counts.tombstones), (68, 1, 2));
 }
 
 type Edit = fn(&mut DirStore, &mut Manifest);
@@ -79,28 +80,39 @@ fn nonsense_with_right_checksums_is_refused_whole() {
         ("its space", |_, m| vectors(m).space.dim = 0),
         ("its space", |_, m| vectors(m).params.m = 1),
         ("its skipped slots", |_, m| vectors(m).skipped = vec![(9, 3)]),
-        ("a slot occurs twice", |store, m| vectors(m).tail = Some(run(store, &[7, 7]))),
+        ("a slot occurs twice", |store, m| vectors(m).growing = Some(blob_of(store, &[7, 7]))),
         ("slots out of order", |store, m| {
-            vectors(m).parts[0] =
-                PartRecord { run: run(store, &[2, 1]), graph: None, dead: Vec::new() };
+            vectors(m).segments[0] = SegmentRecord {
+                vectors: blob_of(store, &[2, 1]),
+                graph: None,
+                tombstones: Vec::new(),
+            };
         }),
         ("slots out of order", |store, m| {
-            vectors(m).parts[0] =
-                PartRecord { run: run(store, &[2, 2]), graph: None, dead: Vec::new() };
+            vectors(m).segments[0] = SegmentRecord {
+                vectors: blob_of(store, &[2, 2]),
+                graph: None,
+                tombstones: Vec::new(),
+            };
         }),
-        ("its tombstones", |_, m| vectors(m).parts[0].dead = vec![0; 3]),
+        ("its tombstones", |_, m| vectors(m).segments[0].tombstones = vec![0; 3]),
         ("its tombstones", |store, m| {
-            vectors(m).parts[0] =
-                PartRecord { run: run(store, &[1, 2, 3]), graph: None, dead: vec![1 << 3] };
+            vectors(m).segments[0] = SegmentRecord {
+                vectors: blob_of(store, &[1, 2, 3]),
+                graph: None,
+                tombstones: vec![1 << 3],
+            };
         }),
-        ("has a wrong length", |_, m| vectors(m).parts[0].run.rows += 1),
-        ("has a wrong length", |_, m| vectors(m).parts[0].run.rows = GRAPH_ROWS_MAX as u64 + 1),
-        ("has a wrong length", |_, m| vectors(m).tail.as_mut().unwrap().blob.bytes -= 1),
+        ("has a wrong length", |_, m| vectors(m).segments[0].vectors.count += 1),
+        ("has a wrong length", |_, m| {
+            vectors(m).segments[0].vectors.count = GRAPH_ROWS_MAX as u64 + 1;
+        }),
+        ("has a wrong length", |_, m| vectors(m).growing.as_mut().unwrap().blob.bytes -= 1),
     ];
     for (words, edit) in edits {
         let (index, recovered) = edited(edit);
         assert!(recovered.covered.is_none(), "{words}");
-        assert_eq!((index.stats().vectors, index.files().len()), (0, 0), "{words}");
+        assert_eq!((index.stats().counts.vectors, index.files().len()), (0, 0), "{words}");
         let text = recovered.problems[0].to_string();
         assert!(recovered.problems.len() == 1 && text.contains(words), "{text}");
     }
@@ -110,26 +122,26 @@ fn nonsense_with_right_checksums_is_refused_whole() {
 #[test]
 fn a_graph_of_other_rows_is_built_again() {
     let (index, recovered) = edited(|store, m| {
-        vectors(m).parts[0].run = run(store, &(0..64).collect::<Vec<_>>());
-        vectors(m).parts[0].dead = Vec::new();
+        vectors(m).segments[0].vectors = blob_of(store, &(0..64).collect::<Vec<_>>());
+        vectors(m).segments[0].tombstones = Vec::new();
     });
     assert_eq!(recovered.problems.len(), 1, "{:?}", recovered.problems);
     assert!(matches!(recovered.problems[0], IndexError::Damaged(_)));
     assert!(recovered.covered.is_some());
     index.settle();
-    assert_eq!((index.stats().vectors, index.stats().graphs), (70, 1));
+    assert_eq!((index.stats().counts.vectors, index.stats().counts.graphs), (70, 1));
 }
 
-/// Nothing to write of it but that it is there.
+/// Such a file has no blobs.
 #[test]
 fn a_file_without_vectors_and_a_segment_without_a_graph_come_back() {
     let (mut index, recovered) = edited(|_, manifest| {
-        vectors(manifest).parts[0].graph = None;
-        vectors(manifest).tail = None;
+        vectors(manifest).segments[0].graph = None;
+        vectors(manifest).growing = None;
     });
     assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
     index.settle();
-    assert_eq!((index.stats().vectors, index.stats().graphs), (62, 1));
+    assert_eq!((index.stats().counts.vectors, index.stats().counts.graphs), (62, 1));
 
     let dir = tempfile::tempdir().unwrap();
     let open = || {
@@ -151,25 +163,26 @@ fn a_file_without_vectors_and_a_segment_without_a_graph_come_back() {
 fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
-    // No build thread knows of it.
-    let mut file = File::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
-    let limits = crate::file::Limits { graph_rows: 64, merge_rows: 1 << 18 };
+    // No build thread has it in its queue.
+    let mut file = VectorFile::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
+    let limits = crate::vector_file::Limits { graph_rows: 64, merge_rows: 1 << 18 };
     for slot in 0..64u64 {
         let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
         file.upsert(slot, &row, limits).unwrap();
     }
-    assert_eq!((file.parts.len(), file.tail.len()), (1, 0));
+    assert_eq!((file.segments.len(), file.growing.len()), (1, 0));
     let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(file)))]);
     let states = [(FILE, vec![])];
     let mut live = Vec::new();
     for (generation, blobs) in [(1, 1), (2, 0)] {
-        let source = Source { owner: OWNER, generation, note: b"", states: &states, files: &files };
-        assert_eq!(save(&mut store, dir.path(), &mut live, &source).unwrap().blobs, blobs);
+        let snapshot =
+            Snapshot { owner: OWNER, generation, note: b"", states: &states, files: &files };
+        assert_eq!(save(&mut store, dir.path(), &mut live, &snapshot).unwrap().blobs, blobs);
     }
     let loaded = load(&mut store, dir.path(), OWNER).unwrap().unwrap();
     assert!(loaded.problems.is_empty() && loaded.covered.generation == 2);
     let file = loaded.files[&FILE.0].read().unwrap();
-    assert!(file.parts[0].segment.graph.get().is_none() && file.vectors() == 64);
+    assert!(file.segments[0].segment.graph.get().is_none() && file.counts().vectors == 64);
 }
 
 #[test]
@@ -187,7 +200,7 @@ fn another_owners_checkpoint_is_foreign() {
     assert!(matches!(recovered.problems[..], [IndexError::Foreign(_)]));
 }
 
-/// A store that keeps what it was told to free, and one that fails to write.
+/// A store that cannot free anything, and cannot write if `fail_blobs`.
 struct Stubborn {
     store: DirStore,
     fail_blobs: bool,
@@ -215,21 +228,21 @@ impl Store for Stubborn {
 }
 
 #[test]
-fn leftovers_that_cannot_be_freed_are_told_and_harm_nothing() {
+fn leftovers_that_cannot_be_freed_are_reported_and_do_no_harm() {
     let dir = tempfile::tempdir().unwrap();
     saved(dir.path());
     let store = Stubborn { store: DirStore::open(dir.path()).unwrap(), fail_blobs: true };
     let (index, recovered) = Index::open(Some(Box::new(store)), options(OWNER)).unwrap();
     assert!(recovered.problems[0].to_string().contains("freeing"), "{:?}", recovered.problems);
-    assert_eq!((recovered.covered.unwrap().generation, index.stats().vectors), (9, 68));
-    // The first error is the one that is told, and the old checkpoint stays.
+    assert_eq!((recovered.covered.unwrap().generation, index.stats().counts.vectors), (9, 68));
+    // The first error is the one that is reported, and the old checkpoint stays.
     index.upsert(FILE, Slot(80), &[0; 8]).unwrap();
     let error = index.checkpoint(10, b"", &[(FILE, vec![])]).unwrap_err();
     assert!(matches!(error, IndexError::Full { .. }), "{error}");
     drop(index);
     let store = Box::new(DirStore::open(dir.path()).unwrap());
     let (index, recovered) = Index::open(Some(store), options(OWNER)).unwrap();
-    assert_eq!((recovered.covered.unwrap().generation, index.stats().vectors), (9, 68));
+    assert_eq!((recovered.covered.unwrap().generation, index.stats().counts.vectors), (9, 68));
 }
 
 #[test]
@@ -237,7 +250,7 @@ fn an_index_needs_a_scratch_directory_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = Options { scratch: dir.path().join("not there"), ..options(OWNER) };
     assert!(matches!(Index::open(None, nowhere), Err(IndexError::Storage { .. })));
-    // Names that a process of the same number has left behind are passed over.
+    // Names that a killed process with the same number left behind are not used.
     for nonce in 0..5000 {
         let name = format!("vexfs-index-{}-{nonce}", std::process::id());
         std::fs::write(dir.path().join(name), "").unwrap();
@@ -248,33 +261,33 @@ fn an_index_needs_a_scratch_directory_of_its_own() {
 }
 
 fn published(space: Space, rows: u64, blobs: &[Blob]) -> (tempfile::TempDir, DirStore) {
-    let part = |blob: &Blob| PartRecord {
-        run: RunRecord { rows, blob: *blob },
+    let segment = |blob: &Blob| SegmentRecord {
+        vectors: VectorsBlob { count: rows, blob: *blob },
         graph: None,
-        dead: Vec::new(),
+        tombstones: Vec::new(),
     };
     let vectors = VectorsRecord {
         space,
         params: Params::default(),
         skipped: Vec::new(),
-        tail: None,
-        parts: blobs.iter().map(part).collect(),
+        growing: None,
+        segments: blobs.iter().map(segment).collect(),
     };
     let files = vec![FileRecord { file: 1, state: Vec::new(), vectors: Some(vectors) }];
     let manifest = Manifest { owner: [7; 16], generation: 1, note: Vec::new(), files };
     let dir = tempfile::tempdir().unwrap();
     let mut store = DirStore::open(dir.path()).unwrap();
-    store.publish(&codec::seal(&manifest).unwrap()).unwrap();
+    store.publish(&manifest::encode(&manifest).unwrap()).unwrap();
     (dir, store)
 }
 
-// A manifest with right checksums over a sparse file asked for 4 TiB at once, and the process
-// that loaded it was aborted, each time it was started; or it read all of them first.
+// A manifest with right checksums named a sparse file of 4 TiB: the process asked for as much
+// memory at once and was aborted, each time it was started, or read all of the file first.
 #[test]
 fn a_checkpoint_that_does_not_fit_into_memory_is_refused() {
     let space = Space::new(Element::F32, Metric::L2, 65_536);
     let rows = GRAPH_ROWS_MAX as u64;
-    let bytes = run_bytes(space, rows).unwrap();
+    let bytes = vectors_bytes(space, rows).unwrap();
     let (dir, mut store) = published(space, rows, &[Blob { at: 0, bytes, crc: 0 }]);
     let blob = std::fs::File::create(dir.path().join("blob-0")).unwrap();
     blob.set_len(bytes).unwrap();

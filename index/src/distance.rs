@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The inner loops: dot product, squared euclidean distance, differing bits.
 //!
-//! Each loop is written once over independent lanes and compiled a second time for AVX2 with FMA,
-//! chosen at run time. A *rank* orders rows like the metric does but is cheaper (no root); it is
-//! turned into the metric's distance once per hit. Lengths are equal by the caller's contract.
+//! Each loop is written once over independent lanes and compiled twice: plainly, and for AVX2 with
+//! FMA, which is chosen at run time. A *rank* orders rows as the metric does but is cheaper, since
+//! no root is taken; it becomes the metric's distance once per hit. The caller gives two rows of
+//! the same length.
 
 use std::sync::LazyLock;
 
-use crate::vector::Metric;
+use crate::types::Metric;
 
 const LANES: usize = 32;
 
@@ -63,8 +64,8 @@ fn l2_squared_wide(a: &[f32], b: &[f32]) -> f32 {
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if *WIDE {
-        // SAFETY: WIDE is true only if the processor reports avx2, fma and popcnt, more than the
-        // function's target_feature attribute asks of its caller.
+        // SAFETY: WIDE is true only if the processor reports avx2, fma and popcnt, which
+        // includes every feature that `dot_wide` is compiled for.
         return unsafe { dot_wide(a, b) };
     }
     fold::<false>(a, b, |x, y| (x, y))
@@ -96,7 +97,7 @@ fn hamming_wide(a: &[u64], b: &[u64]) -> u32 {
 pub(crate) fn hamming(a: &[u64], b: &[u64]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if *WIDE {
-        // SAFETY: as in `dot`; WIDE asks for popcnt too.
+        // SAFETY: as in `dot`; WIDE includes popcnt.
         return unsafe { hamming_wide(a, b) };
     }
     count_differing(a, b)
@@ -106,9 +107,9 @@ pub(crate) fn hamming(a: &[u64], b: &[u64]) -> u32 {
 pub(crate) fn rank_numbers(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
     match metric {
         Metric::L2 => l2_squared(a, b),
-        // Rows are normalised. Rounding may leave the unit interval by an ulp: clamped.
+        // Rows are normalised. Rounding can make the result negative by an ulp.
         Metric::Cosine => (1.0 - dot(a, b)).max(0.0),
-        // Subtracted from zero: -0.0 would sort before 0.0 and split a tie.
+        // Subtracted from zero, not negated: -0.0 sorts before 0.0 and would split a tie.
         Metric::Dot | Metric::Hamming => 0.0 - dot(a, b),
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Everything that can go wrong in the index, one variant per cause.
 //!
-//! A message says what happened, to what, and what the user can do. The index never maps an
-//! error to an errno or an exit code: that is its caller's edge.
+//! A message says what happened, to what, and what the user can do. Callers map errors to an
+//! errno or an exit code; the index never does.
 
-use crate::vector::{Element, FileId, Metric, Slot};
+use crate::types::{Element, FileId, Metric, Slot};
 
 /// The crate's result.
 pub type Result<T, E = IndexError> = std::result::Result<T, E>;
@@ -13,7 +13,7 @@ pub type Result<T, E = IndexError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
-    /// A specification that no vector file can have.
+    /// A space, parameters or a region that cannot be used.
     #[error("vector specification refused: {0}")]
     BadSpec(String),
     /// The metric does not fit the element type.
@@ -29,7 +29,7 @@ pub enum IndexError {
     /// A stored vector has the wrong number of bytes.
     #[error("vector of {given} bytes where {expected} were expected ({element} x {dim})")]
     VectorLength {
-        /// Bytes that the specification asks for.
+        /// Bytes of a vector of that space.
         expected: usize,
         /// Bytes that were given.
         given: usize,
@@ -89,7 +89,7 @@ pub enum IndexError {
         /// Its metric.
         second_metric: Metric,
     },
-    /// `k` or `ef` outside what a search serves.
+    /// `k`, `ef` or an option is out of range.
     #[error("{what} is {given}, it must be between 1 and {limit}")]
     SearchLimit {
         /// Which parameter.
@@ -100,7 +100,7 @@ pub enum IndexError {
         limit: usize,
     },
     /// No such file in the index.
-    #[error("file {} is not in the index: it is no vector file, or is not indexed yet", .0.0)]
+    #[error("file {} is not in the index: it is not a vector file, or not indexed yet", .0.0)]
     UnknownFile(FileId),
     /// No searchable vector in that slot.
     #[error("slot {} of file {} holds no searchable vector", slot.0, file.0)]
@@ -110,24 +110,24 @@ pub enum IndexError {
         /// The slot.
         slot: Slot,
     },
-    /// The graph library failed to build a segment.
-    #[error("graph segment of {rows} vectors was not built: {why}")]
+    /// A segment's graph could not be built.
+    #[error("the graph over {rows} vectors was not built: {why}")]
     Build {
         /// Vectors in the segment.
         rows: usize,
-        /// The library's words.
+        /// The reason.
         why: String,
     },
     /// A `.npy` file that cannot be used.
     #[error("not a usable .npy file: {0}")]
     Npy(String),
-    /// A checkpoint that cannot be believed.
+    /// A checkpoint whose contents are not what was written.
     #[error("checkpoint damaged: {0}; the index is rebuilt from the vectors")]
     Damaged(String),
-    /// A checkpoint of something else.
+    /// A checkpoint of another filesystem.
     #[error("checkpoint not used: {0}; the index is rebuilt from the vectors")]
     Foreign(String),
-    /// The checkpoint's storage failed.
+    /// Reading or writing a checkpoint, or a graph's temporary files, failed.
     #[error("checkpoint storage: {what}: {source}")]
     Storage {
         /// What was being done, to what.
@@ -145,13 +145,13 @@ pub enum IndexError {
     Full {
         /// Bytes asked for.
         needed: u64,
-        /// The largest free extent.
+        /// The largest free space in one piece.
         available: u64,
     },
     /// The build thread could not be started.
     #[error("index build thread: {0}")]
     Thread(std::io::Error),
-    /// The index is being closed: a build was abandoned, nothing is lost.
+    /// A build was abandoned because the index is being closed. Nothing is lost.
     #[error("the index is being closed")]
     Stopped,
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The index as its user sees it.
 //!
-//! Invariant: a vector is findable from the moment its upsert returns, and a removed or
-//! overwritten one is not. Locks: the map of files, then one file; neither is ever held while a
-//! graph is built or searched. The store has a lock of its own, held while a checkpoint is
-//! written. Every call can be repeated without changing the outcome.
+//! Invariant: a vector can be found from the moment its upsert returns, and a vector that was
+//! removed or overwritten cannot.
+//!
+//! Locks, in the order in which they are taken: the store's, held while a checkpoint is written;
+//! the map of files; one file. The last two are never held while a graph is built or searched.
 
 use std::{
     collections::HashMap,
@@ -19,19 +20,20 @@ use std::{
 };
 
 use crate::{
-    checkpoint::{self, Files, Recovered, Written},
+    build_queue::BuildQueue,
+    checkpoint::{self, Recovered, Written},
     distance,
+    dump_dir::DumpDir,
     error::{IndexError, Result},
-    file::{Batch, File, Limits},
     graph::GRAPH_ROWS_MAX,
-    lock, read,
-    scratch::Scratch,
-    segment::{EF_MAX, Part, Request},
+    segment::{EF_MAX, Request, SegmentView},
+    stats::{Counts, Stats},
     store::{Blob, Store},
-    topk::TopK,
-    vector::{FileId, Params, Row, Slot, Space},
-    worker::Worker,
-    write,
+    sync::{lock, read, write},
+    topk::{Candidate, TopK},
+    types::{FileId, Slot},
+    vector::{Params, Row, Space},
+    vector_file::{Batch, Files, Limits, VectorFile},
 };
 
 /// The largest `k` and `ef` of a search.
@@ -40,21 +42,31 @@ pub const SEARCH_LIMIT: usize = EF_MAX;
 /// How an index behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whose vectors these are (a filesystem's UUID): a checkpoint of another is not used.
+    /// Whose vectors these are, for example a filesystem's UUID. A checkpoint of another owner is not
+    /// used.
     pub owner: [u8; 16],
-    /// So many new vectors of a file become a segment with a graph.
+    /// Vectors of a file after which its growing segment is sealed and gets a graph.
     pub graph_rows: usize,
-    /// Merging makes no segment larger than this, in vectors.
+    /// Vectors of the largest segment that merging makes.
     pub merge_rows: usize,
-    /// Candidates considered in each graph when a search does not say.
+    /// Candidates considered in each graph by a search that does not give `ef`.
     pub default_ef: usize,
-    /// A segment of fewer vectors than this times the candidates is scanned though it has a
-    /// graph: following a link costs as much as scanning about a hundred rows.
+    /// A segment is scanned, although it has a graph, if it has fewer vectors than this times the
+    /// candidates: following a link costs as much as scanning about a hundred rows.
     pub scan_factor: usize,
-    /// Where a private directory for graph dumps is made.
+    /// Where the index makes its temporary directory, for graphs that are saved or loaded.
     pub scratch: PathBuf,
     /// Added to the build thread's niceness.
     pub nice: i32,
+}
+
+impl Options {
+    fn validate(&self) -> Result<()> {
+        within("graph_rows", self.graph_rows, GRAPH_ROWS_MAX)?;
+        within("merge_rows", self.merge_rows, GRAPH_ROWS_MAX)?;
+        within("default_ef", self.default_ef, SEARCH_LIMIT)?;
+        within("scan_factor", self.scan_factor, GRAPH_ROWS_MAX)
+    }
 }
 
 impl Default for Options {
@@ -82,65 +94,22 @@ pub struct Hit {
     pub distance: f32,
 }
 
-/// The index in numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Files declared.
-    pub files: u64,
-    /// Vectors that can be found.
-    pub vectors: u64,
-    /// Immutable segments.
-    pub segments: u64,
-    /// Segments that have a graph.
-    pub graphs: u64,
-    /// Removed or overwritten vectors that a merge has not dropped yet.
-    pub tombstones: u64,
-    /// Vectors that only a scan finds, so far.
-    pub pending: u64,
-    /// Rows that cannot be compared and are not indexed.
-    pub skipped: u64,
-    /// Resident bytes, estimated.
-    pub bytes: u64,
-    /// The generation of the newest checkpoint.
-    pub generation: Option<u64>,
-    /// Whether a graph is being built.
-    pub building: bool,
-    /// Why the last failed build failed.
-    pub problem: Option<String>,
-}
-
-/// A file in numbers, as in [`Stats`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FileStats {
-    /// Vectors that can be found.
-    pub vectors: u64,
-    /// Immutable segments.
-    pub segments: u64,
-    /// Segments that have a graph.
-    pub graphs: u64,
-    /// Removed or overwritten vectors that a merge has not dropped yet.
-    pub tombstones: u64,
-    /// Vectors that only a scan finds, so far.
-    pub pending: u64,
-    /// Rows that cannot be compared and are not indexed.
-    pub skipped: u64,
-    /// Resident bytes, estimated.
-    pub bytes: u64,
-}
-
 /// The store, and what the newest checkpoint in it names.
 struct Checkpoints {
     store: Option<Box<dyn Store>>,
     live: Vec<Blob>,
 }
 
-/// Vectors of many files, searchable as soon as they are in.
+/// The vectors of many files. Each can be found as soon as it is in.
+///
+/// All methods take `&self` and may be called from any thread. Each may be repeated: the outcome
+/// is the same. The [crate's page](crate) has an example.
 pub struct Index {
     files: Arc<RwLock<Files>>,
-    worker: Arc<Worker>,
-    thread: Option<JoinHandle<()>>,
+    queue: Arc<BuildQueue>,
+    build_thread: Option<JoinHandle<()>>,
     checkpoints: Mutex<Checkpoints>,
-    // u64::MAX: none yet.
+    // u64::MAX stands for none.
     generation: AtomicU64,
     options: Options,
 }
@@ -149,25 +118,18 @@ impl Index {
     /// `open(store, options)` - loads the newest checkpoint, if there is one that can be believed,
     /// and starts the build thread.
     ///
-    /// A missing, damaged or foreign checkpoint gives an empty index and says so in
-    /// [`Recovered`]; errors are of options, the scratch directory and the thread.
+    /// With a missing, damaged or foreign checkpoint the index is empty, and [`Recovered`] says
+    /// why. Errors are about the options, the temporary directory and the thread.
     pub fn open(store: Option<Box<dyn Store>>, options: Options) -> Result<(Self, Recovered)> {
-        for (what, given, limit) in [
-            ("graph_rows", options.graph_rows, GRAPH_ROWS_MAX),
-            ("merge_rows", options.merge_rows, GRAPH_ROWS_MAX),
-            ("default_ef", options.default_ef, SEARCH_LIMIT),
-            ("scan_factor", options.scan_factor, GRAPH_ROWS_MAX),
-        ] {
-            within(what, given, limit)?;
-        }
-        let scratch = Scratch::create(&options.scratch)?;
+        options.validate()?;
+        let dump_dir = DumpDir::create(&options.scratch)?;
         let mut checkpoints = Checkpoints { store, live: Vec::new() };
         let mut recovered = Recovered { covered: None, problems: Vec::new() };
         let mut files = HashMap::new();
         if let Some(store) = checkpoints.store.as_deref_mut() {
-            match checkpoint::load(store, scratch.path(), options.owner) {
+            match checkpoint::load(store, dump_dir.path(), options.owner) {
                 Ok(Some(loaded)) => {
-                    // Whatever a crash left beside it goes.
+                    // Frees what a crash left in the store.
                     if let Err(error) = store.retain(&loaded.live) {
                         recovered.problems.push(error);
                     }
@@ -180,50 +142,59 @@ impl Index {
                 Err(error) => recovered.problems.push(error),
             }
         }
-        let limits = Limits { graph_rows: options.graph_rows, merge_rows: options.merge_rows };
-        let worker = Arc::new(Worker::new(limits));
-        for &file in files.keys() {
-            worker.wake(file);
-        }
-        let files = Arc::new(RwLock::new(files));
-        let thread = std::thread::Builder::new()
-            .name("vexfs-index".into())
-            .spawn({
-                let (files, worker, nice) = (Arc::clone(&files), Arc::clone(&worker), options.nice);
-                move || worker.run(&files, nice)
-            })
-            .map_err(IndexError::Thread)?;
         let generation = recovered.covered.as_ref().map_or(u64::MAX, |covered| covered.generation);
-        let index = Self {
-            files,
-            worker,
-            thread: Some(thread),
-            checkpoints: Mutex::new(checkpoints),
-            generation: AtomicU64::new(generation),
-            options,
-        };
+        let index = Self::start(files, checkpoints, generation, options)?;
         Ok((index, recovered))
     }
 
-    fn file(&self, file: FileId) -> Option<Arc<RwLock<File>>> {
+    fn start(
+        files: Files,
+        checkpoints: Checkpoints,
+        generation: u64,
+        options: Options,
+    ) -> Result<Self> {
+        let limits = Limits { graph_rows: options.graph_rows, merge_rows: options.merge_rows };
+        let queue = Arc::new(BuildQueue::new(limits));
+        for &file in files.keys() {
+            queue.push(file);
+        }
+        let files = Arc::new(RwLock::new(files));
+        let build_thread = std::thread::Builder::new()
+            .name("vexfs-index".into())
+            .spawn({
+                let (files, queue, nice) = (Arc::clone(&files), Arc::clone(&queue), options.nice);
+                move || queue.run(&files, nice)
+            })
+            .map_err(IndexError::Thread)?;
+        Ok(Self {
+            files,
+            queue,
+            build_thread: Some(build_thread),
+            checkpoints: Mutex::new(checkpoints),
+            generation: AtomicU64::new(generation),
+            options,
+        })
+    }
+
+    fn file(&self, file: FileId) -> Option<Arc<RwLock<VectorFile>>> {
         read(&self.files).get(&file.0).map(Arc::clone)
     }
 
-    fn known(&self, file: FileId) -> Result<Arc<RwLock<File>>> {
+    fn known(&self, file: FileId) -> Result<Arc<RwLock<VectorFile>>> {
         self.file(file).ok_or(IndexError::UnknownFile(file))
     }
 
-    /// `declare(file, space, params)` - makes a file known; true if it is new or its space
-    /// changed, in which case none of its old vectors are left.
+    /// `declare(file, space, params)` - says what a file's vectors are, before any is upserted. True
+    /// if the file is new or its space has changed; then it has no vectors.
     pub fn declare(&self, file: FileId, space: Space, params: Params) -> Result<bool> {
         space.validate()?;
         params.validate()?;
-        let fresh = Arc::new(RwLock::new(File::new(space, params)));
+        let fresh = Arc::new(RwLock::new(VectorFile::new(space, params)));
         loop {
             let known = self.file(file);
             if let Some(known) = known.as_ref().filter(|known| read(known).space == space) {
                 if read(known).params != params {
-                    // Graphs that exist are as good as they were; it is for the next ones.
+                    // For the next graphs; those that exist are kept.
                     write(known).params = params;
                 }
                 return Ok(false);
@@ -234,27 +205,29 @@ impl Index {
                 (now, known) => now.is_none() && known.is_none(),
             };
             if same {
-                // A new object, never the old one emptied: a checkpoint may be writing that.
+                // A checkpoint may be writing the old object, so that one is not changed.
                 files.insert(file.0, fresh);
                 return Ok(true);
             }
-            // Somebody else declared it in between: look again.
+            // Another thread has declared it in between: look again.
         }
     }
 
-    /// `upsert(file, slot, raw)` - stores a vector given as `space.vector_bytes()` little-endian
-    /// bytes; false if it cannot be compared with anything and is skipped.
+    /// `upsert(file, slot, raw)` - stores a vector, given as `space.vector_bytes()` little-endian
+    /// bytes. False if it cannot be compared with any other and is skipped: it has a NaN, an
+    /// infinity or too large a number, or is zero under cosine.
     pub fn upsert(&self, file: FileId, slot: Slot, raw: &[u8]) -> Result<bool> {
         Ok(self.upsert_batch(file, &[(slot, raw)])?.indexed == 1)
     }
 
-    /// `upsert_batch(file, rows)` - many at once; stops at the first that has a wrong length.
+    /// `upsert_batch(file, rows)` - many vectors; stops at the first that has a wrong length.
     pub fn upsert_batch(&self, file: FileId, rows: &[(Slot, &[u8])]) -> Result<Batch> {
-        self.feed(file, rows.iter().copied())
+        self.upsert_all(file, rows.iter().copied())
     }
 
-    /// `upsert_rows(file, first, bytes, stride, offset)` - consecutive records of `stride` bytes,
-    /// each with its vector `offset` bytes in. A last record that is cut short is ignored.
+    /// `upsert_rows(file, first, bytes, stride, offset)` - the vectors of consecutive slots: record
+    /// after record of `stride` bytes, with the vector `offset` bytes after a record's start. A
+    /// last record that is cut short is ignored.
     pub fn upsert_rows(
         &self,
         file: FileId,
@@ -270,10 +243,10 @@ impl Index {
             )));
         }
         let records = bytes.chunks(stride).filter_map(|record| record.get(offset..offset + width));
-        self.feed(file, (first.0..=u64::MAX).map(Slot).zip(records))
+        self.upsert_all(file, (first.0..=u64::MAX).map(Slot).zip(records))
     }
 
-    fn feed<'a>(
+    fn upsert_all<'a>(
         &self,
         file: FileId,
         rows: impl Iterator<Item = (Slot, &'a [u8])>,
@@ -281,9 +254,10 @@ impl Index {
         let known = self.known(file)?;
         let mut batch = Batch::default();
         let mut locked = write(&known);
-        let fed = (|| {
+        // The rows before one that fails are in: there may be something to build.
+        let upserted = (|| {
             for (slot, raw) in rows {
-                if locked.upsert(slot.0, raw, self.worker.limits)? {
+                if locked.upsert(slot.0, raw, self.queue.limits)? {
                     batch.indexed += 1;
                 } else {
                     batch.skipped += 1;
@@ -291,15 +265,15 @@ impl Index {
             }
             Ok(batch)
         })();
-        let work = locked.plan(self.worker.limits).is_some();
+        let work = locked.plan(self.queue.limits).is_some();
         drop(locked);
         if work {
-            self.worker.wake(file.0);
+            self.queue.push(file.0);
         }
-        fed
+        upserted
     }
 
-    /// `remove(file, slots)` - forgets these slots; how many vectors went.
+    /// `remove(file, slots)` - removes these slots; how many vectors went.
     pub fn remove(&self, file: FileId, slots: Range<u64>) -> u64 {
         match slots.end.checked_sub(1) {
             Some(last) => self.remove_inclusive(file, slots.start, last),
@@ -307,7 +281,7 @@ impl Index {
         }
     }
 
-    /// `truncate(file, slots)` - keeps the slots below `slots`; how many vectors went.
+    /// `truncate(file, slots)` - keeps the first `slots` slots; how many vectors went.
     pub fn truncate(&self, file: FileId, slots: u64) -> u64 {
         self.remove_inclusive(file, slots, u64::MAX)
     }
@@ -316,24 +290,26 @@ impl Index {
         let Some(known) = self.file(file) else { return 0 };
         let mut locked = write(&known);
         let gone = locked.remove(first, last);
-        let work = gone > 0 && locked.plan(self.worker.limits).is_some();
+        let work = gone > 0 && locked.plan(self.queue.limits).is_some();
         drop(locked);
         if work {
-            self.worker.wake(file.0);
+            self.queue.push(file.0);
         }
         gone
     }
 
-    /// `drop_file(file)` - forgets a file; false if it was not known.
+    /// `drop_file(file)` - removes a file; false if it was not declared.
     pub fn drop_file(&self, file: FileId) -> bool {
-        // Bound first, so that the vectors are freed after the lock is let go.
+        // The vectors are freed after the lock is released.
         let gone = write(&self.files).remove(&file.0);
         gone.is_some()
     }
 
     /// `search(files, query, k, ef, exact)` - the `k` nearest vectors of these files, nearest
-    /// first, ties by file and slot. `ef` is how many candidates each graph considers; with
-    /// `exact` no graph is used. Files that are not declared contribute nothing.
+    /// first, ties by file and slot.
+    ///
+    /// `ef` is how many candidates each graph considers: more find more of the true neighbours and
+    /// take longer. With `exact` no graph is used. A file that is not declared has no vectors.
     pub fn search(
         &self,
         files: &[FileId],
@@ -350,29 +326,29 @@ impl Index {
         ids.sort_unstable();
         ids.dedup();
         let mut top = TopK::new(k);
-        let mut parts: Vec<(u64, Part)> = Vec::new();
-        let mut asked: Option<(FileId, Space, Row)> = None;
+        let mut sealed: Vec<(u64, SegmentView)> = Vec::new();
+        let mut decoded: Option<DecodedQuery> = None;
         for id in ids {
             let Some(known) = self.file(id) else { continue };
             let file = read(&known);
-            if let Some(asked) = &asked {
-                agree(asked, id, file.space, query.len())?;
-            } else {
-                dimension(id, file.space, query.len())?;
-            }
-            let (_, _, row) = match &asked {
-                Some(asked) => asked,
-                None => asked.insert((id, file.space, file.space.decode_query(query)?)),
+            let decoded = match &mut decoded {
+                Some(decoded) => {
+                    decoded.check(id, file.space, query.len())?;
+                    decoded
+                }
+                none => none.insert(DecodedQuery::new(id, file.space, query)?),
             };
-            file.search_tail(&Request { query: row, k, ef, exact, scan_factor }, id.0, &mut top);
-            parts.extend(file.parts.iter().map(|part| (id.0, part.clone())));
+            let request = Request { query: &decoded.row, k, ef, exact, scan_factor };
+            file.growing.search(&request, id.0, &mut top);
+            // Searched below, after the lock is released.
+            sealed.extend(file.segments.iter().map(|view| (id.0, view.clone())));
         }
-        let Some((_, space, row)) = asked else { return Ok(Vec::new()) };
+        let Some(DecodedQuery { space, row, .. }) = decoded else { return Ok(Vec::new()) };
         let request = Request { query: &row, k, ef, exact, scan_factor };
-        for (id, part) in &parts {
-            part.search(&request, *id, &mut top);
+        for (id, view) in &sealed {
+            view.search(&request, *id, &mut top);
         }
-        let hit = |found: crate::topk::Candidate| Hit {
+        let hit = |found: Candidate| Hit {
             file: FileId(found.file),
             slot: Slot(found.slot),
             distance: distance::distance(space.metric, found.rank),
@@ -380,7 +356,7 @@ impl Index {
         Ok(top.into_sorted().into_iter().map(hit).collect())
     }
 
-    /// `get(file, slot)` - a vector in the form of a query; under cosine it is normalised.
+    /// `get(file, slot)` - a vector as numbers, which can be a query; under cosine it is normalised.
     pub fn get(&self, file: FileId, slot: Slot) -> Result<Vec<f32>> {
         let known = self.known(file)?;
         let locked = read(&known);
@@ -388,50 +364,43 @@ impl Index {
         Ok(row.to_query(locked.space.dim as usize))
     }
 
-    /// `space(file)` - what a file was declared as.
+    /// `space(file)` - what a file's vectors are, if it is declared.
     pub fn space(&self, file: FileId) -> Option<Space> {
         self.file(file).map(|known| read(&known).space)
     }
 
-    /// `files()` - every declared file, in ascending order.
+    /// `files()` - all declared files, in ascending order.
     pub fn files(&self) -> Vec<FileId> {
         let mut ids: Vec<FileId> = read(&self.files).keys().map(|&id| FileId(id)).collect();
         ids.sort_unstable();
         ids
     }
 
-    /// `file_stats(file)` - a file in numbers.
-    pub fn file_stats(&self, file: FileId) -> Option<FileStats> {
-        self.file(file).map(|known| count(&read(&known)))
+    /// `file_stats(file)` - one file in numbers, if it is declared.
+    pub fn file_stats(&self, file: FileId) -> Option<Counts> {
+        self.file(file).map(|known| read(&known).counts())
     }
 
     /// `stats()` - the index in numbers.
     pub fn stats(&self) -> Stats {
-        let files: Vec<Arc<RwLock<File>>> = read(&self.files).values().map(Arc::clone).collect();
+        let files: Vec<Arc<RwLock<VectorFile>>> =
+            read(&self.files).values().map(Arc::clone).collect();
         let generation = self.generation.load(Ordering::Relaxed);
-        let mut stats = Stats {
+        Stats {
             files: files.len() as u64,
+            counts: files.iter().map(|file| read(file).counts()).sum(),
             generation: (generation != u64::MAX).then_some(generation),
-            building: self.worker.building(),
-            problem: self.worker.problem(),
-            ..Stats::default()
-        };
-        for file in files {
-            let one = count(&read(&file));
-            stats.vectors += one.vectors;
-            stats.segments += one.segments;
-            stats.graphs += one.graphs;
-            stats.tombstones += one.tombstones;
-            stats.pending += one.pending;
-            stats.skipped += one.skipped;
-            stats.bytes += one.bytes;
+            building: self.queue.building(),
+            problem: self.queue.problem(),
         }
-        stats
     }
 
     /// `checkpoint(generation, note, files)` - writes what is not in the store yet, then a manifest
-    /// that covers everything upserted before the call. Only the files given, with their state,
-    /// are in it. If it fails, the previous checkpoint stays.
+    /// that covers everything upserted before the call.
+    ///
+    /// Only the files given are in it, each with a state: bytes that are handed back when the
+    /// checkpoint is loaded, as are the generation and the note. If it fails, the previous
+    /// checkpoint stays.
     pub fn checkpoint(
         &self,
         generation: u64,
@@ -442,36 +411,36 @@ impl Index {
         let Checkpoints { store, live } = &mut *checkpoints;
         let store = store.as_deref_mut().ok_or(IndexError::NoStore)?;
         let known = read(&self.files).clone();
-        let source = checkpoint::Source {
+        let snapshot = checkpoint::Snapshot {
             owner: self.options.owner,
             generation,
             note,
             states: files,
             files: &known,
         };
-        // Only while it is needed: a process that is killed leaves nothing behind otherwise.
-        let scratch = Scratch::create(&self.options.scratch)?;
-        let written = checkpoint::save(store, scratch.path(), live, &source)?;
+        // Made only while it is needed: a process that is killed at another time leaves none behind.
+        let dump_dir = DumpDir::create(&self.options.scratch)?;
+        let written = checkpoint::save(store, dump_dir.path(), live, &snapshot)?;
         self.generation.store(generation, Ordering::Relaxed);
         Ok(written)
     }
 
-    /// `settle()` - waits until nothing is left to build.
+    /// `settle()` - waits until no graph is left to build and nothing to merge.
     pub fn settle(&self) {
-        self.worker.settle(None);
+        self.queue.settle(None);
     }
 
-    /// `settle_for(limit)` - waits at most so long; whether nothing is left to build.
+    /// `settle_for(limit)` - the same for at most this long; false if the time was up.
     pub fn settle_for(&self, limit: Duration) -> bool {
-        self.worker.settle(Some(limit))
+        self.queue.settle(Some(limit))
     }
 }
 
 impl Drop for Index {
     fn drop(&mut self) {
-        self.worker.stop();
-        if let Some(thread) = self.thread.take() {
-            // It has no result; a panic in it was reported where it happened.
+        self.queue.stop();
+        if let Some(thread) = self.build_thread.take() {
+            // It returns nothing, and a panic in it was reported when it happened.
             let _ = thread.join();
         }
     }
@@ -491,33 +460,32 @@ fn dimension(file: FileId, space: Space, given: usize) -> Result<()> {
     Err(IndexError::QueryDimension { expected: space.dim, given, file })
 }
 
-/// Whether one query can be asked of a further file: its own elements may differ, not how rows
-/// are held and compared.
-fn agree(asked: &(FileId, Space, Row), file: FileId, space: Space, given: usize) -> Result<()> {
-    dimension(file, space, given)?;
-    let (first, other, _) = asked;
-    if other.metric == space.metric {
-        return Ok(());
-    }
-    Err(IndexError::MixedMetrics {
-        first: *first,
-        first_metric: other.metric,
-        second: file,
-        second_metric: space.metric,
-    })
+/// The query as a row of the first file that is searched.
+struct DecodedQuery {
+    file: FileId,
+    space: Space,
+    row: Row,
 }
 
-fn count(file: &File) -> FileStats {
-    let graphs = file.parts.iter().filter(|part| part.segment.graph.get().is_some()).count();
-    let tombstones: usize = file.parts.iter().map(|part| part.dead.count()).sum();
-    FileStats {
-        vectors: file.vectors() as u64,
-        segments: file.parts.len() as u64,
-        graphs: graphs as u64,
-        tombstones: tombstones as u64,
-        pending: file.pending() as u64,
-        skipped: file.skipped.count(),
-        bytes: file.bytes() as u64,
+impl DecodedQuery {
+    fn new(file: FileId, space: Space, query: &[f32]) -> Result<Self> {
+        dimension(file, space, query.len())?;
+        Ok(Self { file, space, row: space.decode_query(query)? })
+    }
+
+    /// Whether the query can be compared with another file's rows too: it depends on the dimension
+    /// and the metric, not on the element type.
+    fn check(&self, file: FileId, space: Space, dim: usize) -> Result<()> {
+        dimension(file, space, dim)?;
+        if self.space.metric == space.metric {
+            return Ok(());
+        }
+        Err(IndexError::MixedMetrics {
+            first: self.file,
+            first_metric: self.space.metric,
+            second: file,
+            second_metric: space.metric,
+        })
     }
 }
 

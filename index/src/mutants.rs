@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Deliberate mistakes of the index's checkpoints, one at a time, for [`lab`](crate::lab) to see.
+//! Deliberate mistakes in the checkpoints, one at a time, for the simulator to find.
 //!
-//! Without the feature `mutants`, which nothing that is shipped has, [`is`] is the constant
-//! `false` and nothing of this is left.
+//! Nothing that is shipped has the feature `mutants`. Without it [`is`] is the constant `false`, and
+//! the compiler removes every mistake.
 
 /// A promise of the checkpoints that can be broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,8 +21,8 @@ pub enum Mutant {
     BlobChecksum,
     /// Blobs of the durable checkpoint are freed before the next one is published.
     FreedEarly,
-    /// Changed rows are taken for those that are stored.
-    TailStale,
+    /// A changed growing segment is taken for the one that is stored.
+    StaleRows,
 }
 
 /// All of them: the mutant, its name, and what it does.
@@ -48,8 +48,8 @@ pub const ALL: &[(Mutant, &str, &str)] = &[
         "index: blobs are freed before the next manifest is durable",
     ),
     (
-        Mutant::TailStale,
-        "IndexTailStale",
+        Mutant::StaleRows,
+        "IndexStaleRows",
         "index: changed rows are taken for those that are stored",
     ),
 ];
@@ -57,7 +57,7 @@ pub const ALL: &[(Mutant, &str, &str)] = &[
 #[cfg(feature = "mutants")]
 static CHOSEN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(u32::MAX);
 
-/// Makes the index break this promise from now on, in the whole process.
+/// `choose(mutant)` - makes every index of the process break this promise.
 #[cfg(feature = "mutants")]
 pub fn choose(mutant: Mutant) {
     CHOSEN.store(mutant as u32, std::sync::atomic::Ordering::Relaxed);

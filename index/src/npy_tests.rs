@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Headers as numpy writes them, as it might, and as an enemy would.
+//! Which `.npy` files are vector files, and which are read as matrices; the parser has its own tests.
 
 use super::*;
 use proptest::prelude::*;

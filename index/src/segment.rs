@@ -1,47 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! An immutable run of vectors, its graph once it is built, and the search over both.
+//! A sealed segment: immutable vectors, a graph over them once it is built, and the search of both.
 //!
-//! Invariant: slots ascend strictly and `rows[i]` is the vector of `slots[i]`. Nothing of it ever
-//! changes but that a graph appears; which rows are dead is kept outside, in [`Dead`], by whoever
-//! owns the segment, copied on write so that a search sees one state.
+//! Invariant: slots ascend strictly and `rows[i]` is the vector of `slots[i]`. The only thing that
+//! ever changes is that a graph appears. Which rows are removed is kept outside of the segment, in
+//! [`Tombstones`], which are copied on write so that a search sees one state.
 
 use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 
 use crate::{
-    graph::GraphIndex,
-    rows::Rows,
+    graph::Graph,
+    stats::Counts,
     store::Blob,
     topk::{Candidate, TopK},
     vector::Row,
+    vector_array::VectorArray,
 };
 
-/// The widest search of a graph; what would need more is scanned.
+/// The most candidates that a graph is asked for; a search that needs more scans.
 pub(crate) const EF_MAX: usize = 16_384;
 
-/// Where a segment's parts lie in the store, once they are there.
+/// The blobs of a segment that are in the store.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Stored {
-    pub rows: Option<Blob>,
+    pub vectors: Option<Blob>,
     pub graph: Option<Blob>,
 }
 
 /// Immutable vectors.
 pub(crate) struct Segment {
     pub slots: Vec<u64>,
-    pub rows: Arc<Rows>,
-    pub graph: OnceLock<Arc<dyn GraphIndex>>,
-    /// The library could not build this one's graph: it stays exact.
-    pub hopeless: AtomicBool,
+    pub rows: Arc<VectorArray>,
+    pub graph: OnceLock<Arc<dyn Graph>>,
+    /// A build failed and is not tried again: the segment stays without a graph.
+    pub build_failed: AtomicBool,
     pub stored: Mutex<Stored>,
 }
 
 impl Segment {
-    pub(crate) fn new(slots: Vec<u64>, rows: Rows) -> Self {
+    pub(crate) fn new(slots: Vec<u64>, rows: VectorArray) -> Self {
         Self {
             slots,
             rows: Arc::new(rows),
             graph: OnceLock::new(),
-            hopeless: AtomicBool::new(false),
+            build_failed: AtomicBool::new(false),
             stored: Mutex::default(),
         }
     }
@@ -50,30 +51,40 @@ impl Segment {
         self.slots.len()
     }
 
-    pub(crate) fn find(&self, slot: u64) -> Option<usize> {
+    pub(crate) fn has_graph(&self) -> bool {
+        self.graph.get().is_some()
+    }
+
+    /// Adds the graph. Only the build thread does, or whoever loads the segment, and only once.
+    pub(crate) fn set_graph(&self, graph: Arc<dyn Graph>) {
+        let first = self.graph.set(graph).is_ok();
+        debug_assert!(first, "a segment got a second graph");
+    }
+
+    fn find(&self, slot: u64) -> Option<usize> {
         self.slots.binary_search(&slot).ok()
     }
 
     /// Resident bytes.
-    pub(crate) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         let graph = self.graph.get().map_or(0, |graph| graph.bytes());
         self.rows.bytes() + self.slots.capacity() * 8 + graph
     }
 }
 
-/// The rows of a segment that were removed or overwritten.
+/// The rows of a segment that were removed or overwritten: one bit for each row.
 #[derive(Clone)]
-pub(crate) struct Dead {
+pub(crate) struct Tombstones {
     words: Vec<u64>,
     count: usize,
 }
 
-impl Dead {
+impl Tombstones {
     pub(crate) fn none(rows: usize) -> Self {
         Self { words: vec![0; rows.div_ceil(64)], count: 0 }
     }
 
-    /// `None` if the words do not fit so many rows.
+    /// `None` if the words are not those of so many rows.
     pub(crate) fn from_words(words: Vec<u64>, rows: usize) -> Option<Self> {
         let count = words.iter().map(|word| word.count_ones() as usize).sum();
         let past_end =
@@ -93,7 +104,7 @@ impl Dead {
         self.words[row / 64] >> (row % 64) & 1 == 1
     }
 
-    /// False if it was dead before.
+    /// False if the row had a tombstone already.
     pub(crate) fn insert(&mut self, row: usize) -> bool {
         let fresh = !self.contains(row);
         self.words[row / 64] |= 1 << (row % 64);
@@ -102,14 +113,14 @@ impl Dead {
     }
 }
 
-/// A segment and its dead rows, as one search or one file sees them.
+/// A segment with its tombstones, as one file or one search sees it.
 #[derive(Clone)]
-pub(crate) struct Part {
+pub(crate) struct SegmentView {
     pub segment: Arc<Segment>,
-    pub dead: Arc<Dead>,
+    pub tombstones: Arc<Tombstones>,
 }
 
-/// What a search asks of every part.
+/// What a search asks of every segment.
 pub(crate) struct Request<'a> {
     pub query: &'a Row,
     pub k: usize,
@@ -118,35 +129,36 @@ pub(crate) struct Request<'a> {
     pub scan_factor: usize,
 }
 
-impl Part {
+impl SegmentView {
     pub(crate) fn new(segment: Segment) -> Self {
-        let dead = Arc::new(Dead::none(segment.len()));
-        Self { segment: Arc::new(segment), dead }
+        let tombstones = Arc::new(Tombstones::none(segment.len()));
+        Self { segment: Arc::new(segment), tombstones }
     }
 
+    /// Rows without a tombstone.
     pub(crate) fn live(&self) -> usize {
-        self.segment.len() - self.dead.count()
+        self.segment.len() - self.tombstones.count()
     }
 
     pub(crate) fn find(&self, slot: u64) -> Option<usize> {
-        self.segment.find(slot).filter(|&row| !self.dead.contains(row))
+        self.segment.find(slot).filter(|&row| !self.tombstones.contains(row))
     }
 
-    /// Marks a slot dead; false if it was not alive here.
-    pub(crate) fn kill(&mut self, slot: u64) -> bool {
+    /// Removes a slot; false if it is not here.
+    pub(crate) fn remove(&mut self, slot: u64) -> bool {
         let Some(row) = self.find(slot) else { return false };
-        Arc::make_mut(&mut self.dead).insert(row)
+        Arc::make_mut(&mut self.tombstones).insert(row)
     }
 
-    /// Marks `first..=last` dead; how many were alive.
-    pub(crate) fn kill_range(&mut self, first: u64, last: u64) -> u64 {
+    /// Removes `first..=last`; how many vectors went.
+    pub(crate) fn remove_range(&mut self, first: u64, last: u64) -> u64 {
         let from = self.segment.slots.partition_point(|&slot| slot < first);
         let to = self.segment.slots.partition_point(|&slot| slot <= last);
-        if (from..to).all(|row| self.dead.contains(row)) {
+        if (from..to).all(|row| self.tombstones.contains(row)) {
             return 0;
         }
-        let dead = Arc::make_mut(&mut self.dead);
-        (from..to).filter(|&row| dead.insert(row)).count() as u64
+        let tombstones = Arc::make_mut(&mut self.tombstones);
+        (from..to).filter(|&row| tombstones.insert(row)).count() as u64
     }
 
     pub(crate) fn search(&self, request: &Request<'_>, file: u64, top: &mut TopK) {
@@ -154,25 +166,25 @@ impl Part {
             return;
         }
         let slots = &self.segment.slots;
-        let none_dead = self.dead.count() == 0;
+        let all_live = self.tombstones.count() == 0;
         self.segment.rows.scan(request.query, |row, rank| {
-            if rank <= top.worst() && (none_dead || !self.dead.contains(row)) {
+            if rank <= top.worst() && (all_live || !self.tombstones.contains(row)) {
                 top.push(Candidate { rank, file, slot: slots[row] });
             }
         });
     }
 
-    /// False if the graph is not there, would be slower than a scan, or found too little.
+    /// False if there is no graph, a scan is cheaper, or the graph found too little.
     fn search_graph(&self, request: &Request<'_>, file: u64, top: &mut TopK) -> bool {
         let (live, len) = (self.live(), self.segment.len());
         let Some(graph) = self.segment.graph.get().filter(|_| !request.exact) else { return false };
-        // Dead rows take places among the candidates: so many more are asked for.
+        // Removed rows are among the candidates: as many more are asked for.
         let ef = request.ef.max(request.k).saturating_mul(len).div_ceil(live);
         if ef > EF_MAX || ef.saturating_mul(request.scan_factor) > len {
             return false;
         }
         let mut found = graph.search(request.query, ef);
-        found.retain(|&row| !self.dead.contains(row as usize));
+        found.retain(|&row| !self.tombstones.contains(row as usize));
         if found.len() < request.k.min(live) {
             return false;
         }
@@ -183,23 +195,38 @@ impl Part {
         }
         true
     }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let has_graph = self.segment.has_graph();
+        let live = self.live() as u64;
+        Counts {
+            vectors: live,
+            segments: 1,
+            graphs: u64::from(has_graph),
+            tombstones: self.tombstones.count() as u64,
+            pending: if has_graph { 0 } else { live },
+            skipped: 0,
+            bytes: (self.segment.bytes() + self.tombstones.words().len() * 8) as u64,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::{Element, Metric, Space};
+    use crate::types::{Element, Metric};
+    use crate::vector::Space;
 
-    /// A graph that remembers how wide it was searched, and finds the first rows.
+    /// A graph that records each `ef`, and finds the first rows.
     struct Fake(Mutex<Vec<usize>>);
 
-    impl GraphIndex for Fake {
+    impl Graph for Fake {
         fn search(&self, _: &Row, ef: usize) -> Vec<u32> {
-            crate::lock(&self.0).push(ef);
+            crate::sync::lock(&self.0).push(ef);
             (0..ef as u32).collect()
         }
 
-        fn dump(&self, _: &std::path::Path) -> crate::Result<crate::graph::Dump> {
+        fn dump(&self, _: &std::path::Path) -> crate::Result<Box<dyn crate::graph::Dump>> {
             Err(crate::IndexError::Stopped)
         }
 
@@ -209,41 +236,41 @@ mod tests {
     }
 
     #[test]
-    fn dead_rows_widen_the_search_until_a_scan_is_cheaper() {
+    fn tombstones_widen_the_search_until_a_scan_is_cheaper() {
         let space = Space::new(Element::I8, Metric::L2, 1);
-        let mut rows = Rows::new(space);
+        let mut rows = VectorArray::new(space);
         for row in 0..100u8 {
             rows.push(&space.decode(&[row]).unwrap().unwrap());
         }
-        let mut part = Part::new(Segment::new((0..100).collect(), rows));
+        let mut view = SegmentView::new(Segment::new((0..100).collect(), rows));
         let fake = Arc::new(Fake(Mutex::default()));
-        assert!(part.segment.graph.set(Arc::clone(&fake) as Arc<dyn GraphIndex>).is_ok());
+        assert!(view.segment.graph.set(Arc::clone(&fake) as Arc<dyn Graph>).is_ok());
         let query = space.decode_query(&[0.0]).unwrap();
-        let found = |part: &Part, k, exact| {
+        let found = |view: &SegmentView, k, exact| {
             let request = Request { query: &query, k, ef: 10, exact, scan_factor: 4 };
             let mut top = TopK::new(k);
-            part.search(&request, 1, &mut top);
+            view.search(&request, 1, &mut top);
             top.into_sorted().iter().map(|hit| hit.slot).collect::<Vec<u64>>()
         };
-        assert_eq!(found(&part, 3, false), [0, 1, 2]);
-        part.kill_range(50, 99);
-        assert_eq!(found(&part, 3, false), [0, 1, 2]);
-        // 10 candidates, then 20 for as many alive; nothing for what is exact or too wide.
-        assert_eq!(found(&part, 3, true), [0, 1, 2]);
-        assert_eq!(found(&part, 20, false).len(), 20);
-        assert_eq!(*crate::lock(&fake.0), [10, 20]);
-        // The candidates all dead: the scan finds what the graph did not.
-        part.kill_range(0, 19);
-        assert_eq!(found(&part, 3, false), [20, 21, 22]);
+        assert_eq!(found(&view, 3, false), [0, 1, 2]);
+        view.remove_range(50, 99);
+        assert_eq!(found(&view, 3, false), [0, 1, 2]);
+        // 10 candidates, then 20 to have as many live ones; none for a search that is exact or too wide.
+        assert_eq!(found(&view, 3, true), [0, 1, 2]);
+        assert_eq!(found(&view, 20, false).len(), 20);
+        assert_eq!(*crate::sync::lock(&fake.0), [10, 20]);
+        // All candidates have tombstones: the scan finds what the graph did not.
+        view.remove_range(0, 19);
+        assert_eq!(found(&view, 3, false), [20, 21, 22]);
     }
 
     #[test]
-    fn dead_words_must_fit_their_rows() {
-        let mut dead = Dead::none(70);
-        assert!(dead.insert(69) && !dead.insert(69) && dead.insert(0));
-        let back = Dead::from_words(dead.words().to_vec(), 70).unwrap();
+    fn tombstones_must_fit_their_rows() {
+        let mut tombstones = Tombstones::none(70);
+        assert!(tombstones.insert(69) && !tombstones.insert(69) && tombstones.insert(0));
+        let back = Tombstones::from_words(tombstones.words().to_vec(), 70).unwrap();
         assert!(back.count() == 2 && back.contains(69) && !back.contains(68));
-        assert!(Dead::from_words(dead.words().to_vec(), 69).is_none());
-        assert!(Dead::from_words(vec![0], 70).is_none());
+        assert!(Tombstones::from_words(tombstones.words().to_vec(), 69).is_none());
+        assert!(Tombstones::from_words(vec![0], 70).is_none());
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The k nearest of a stream of candidates.
+//! The `k` nearest of a stream of candidates.
 //!
-//! Invariant: what is kept does not depend on the order of arrival: candidates are ordered by
-//! rank, then file, then slot.
+//! Invariant: the result does not depend on the order of arrival: candidates are ordered by rank,
+//! then file, then slot.
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
-/// A vector and how near it is; smaller ranks are nearer.
+/// A vector and its rank; a smaller rank is nearer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub rank: f32,
@@ -37,7 +37,7 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
-/// The best candidates seen so far, the worst of them on top.
+/// The best candidates so far; the top of the heap is the worst of them.
 pub(crate) struct TopK {
     k: usize,
     heap: BinaryHeap<Candidate>,
@@ -48,7 +48,7 @@ impl TopK {
         Self { k, heap: BinaryHeap::with_capacity(k.min(1024) + 1) }
     }
 
-    /// No rank above this one can enter.
+    /// A candidate with a larger rank than this is not kept.
     pub(crate) fn worst(&self) -> f32 {
         match self.heap.peek() {
             Some(top) if self.heap.len() >= self.k => top.rank,

@@ -1,103 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Element types, metrics and the decoding of raw little-endian vectors.
+//! Vector spaces, and how the bytes of a vector are decoded.
 //!
-//! Invariant: a decoded row can be compared with any other row of its specification without
-//! producing NaN or overflow; what cannot is refused here, with the position of the element.
-//! Rows of a cosine file are normalised on the way in. Nothing here knows slots or files.
+//! Invariant: a decoded row can be compared with any other row of its space without NaN or
+//! overflow; a vector that cannot is refused here, with the position of the element. Rows of a
+//! cosine space are normalised when they are decoded. Files and slots are not known here.
 
-use std::{fmt, str::FromStr};
-
-use crate::error::{IndexError, Result};
+use crate::{
+    error::{IndexError, Result},
+    types::{Element, Metric},
+};
 
 /// The most dimensions a vector may have.
 pub const DIM_MAX: u32 = 65_536;
-/// Larger magnitudes could overflow the sum of squares of [`DIM_MAX`] elements.
+/// The sum of the squares of [`DIM_MAX`] larger elements could overflow.
 const MAGNITUDE_MAX: f32 = 1e16;
-
-/// An opaque file identity; its owner decides what it means (an inode number, say).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileId(pub u64);
-
-/// A vector's ordinal in its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub u64);
-
-/// How one element is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
-pub enum Element {
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// The upper half of a binary32.
-    Bf16,
-    /// Signed byte, used as the number it is.
-    I8,
-    /// One bit; eight to a byte, the first in the most significant position, as `numpy.packbits`.
-    Bit,
-}
-
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::I8 => "i8",
-            Self::Bit => "bit",
-        })
-    }
-}
-
-impl FromStr for Element {
-    type Err = IndexError;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [Self::F32, Self::F16, Self::Bf16, Self::I8, Self::Bit]
-            .into_iter()
-            .find(|element| element.to_string() == text)
-            .ok_or_else(|| {
-                IndexError::BadSpec(format!("element type '{text}', use f32, f16, bf16, i8 or bit"))
-            })
-    }
-}
-
-/// What a distance means. Smaller is nearer in all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
-pub enum Metric {
-    /// Euclidean distance (the root is taken).
-    L2,
-    /// `1 - cos`, from 0 (same direction) to 2 (opposite).
-    Cosine,
-    /// The negated dot product.
-    Dot,
-    /// The number of differing bits.
-    Hamming,
-}
-
-impl fmt::Display for Metric {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::L2 => "l2",
-            Self::Cosine => "cosine",
-            Self::Dot => "dot",
-            Self::Hamming => "hamming",
-        })
-    }
-}
-
-impl FromStr for Metric {
-    type Err = IndexError;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [Self::L2, Self::Cosine, Self::Dot, Self::Hamming]
-            .into_iter()
-            .find(|metric| metric.to_string() == text)
-            .ok_or_else(|| {
-                IndexError::BadSpec(format!("metric '{text}', use l2, cosine, dot or hamming"))
-            })
-    }
-}
 
 /// What a file's vectors are and how they are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
@@ -113,9 +29,9 @@ pub struct Space {
 /// How a file's graphs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Params {
-    /// Links of a graph node on the upper layers (twice as many at the bottom), 2 to 64.
+    /// Links of a node in the upper layers, 2 to 64; the bottom layer has twice as many.
     pub m: u16,
-    /// Candidates held while a node is linked, 8 to 2000.
+    /// Candidates considered when a node is linked, 8 to 2000.
     pub ef_construction: u16,
 }
 
@@ -126,7 +42,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Refuses what the graph library cannot build.
+    /// `validate()` - refuses parameters that no graph can be built with.
     pub fn validate(&self) -> Result<()> {
         if (2..=64).contains(&self.m) && (8..=2000).contains(&self.ef_construction) {
             return Ok(());
@@ -139,12 +55,12 @@ impl Params {
 }
 
 impl Space {
-    /// `new(element, metric, dim)` - not yet validated.
+    /// `new(element, metric, dim)` - a space; [`validate`](Self::validate) tells whether it can be indexed.
     pub fn new(element: Element, metric: Metric, dim: u32) -> Self {
         Self { element, metric, dim }
     }
 
-    /// Refuses what no index can serve.
+    /// `validate()` - refuses a space that no index can serve.
     pub fn validate(&self) -> Result<()> {
         if self.dim == 0 || self.dim > DIM_MAX {
             return Err(IndexError::BadSpec(format!(
@@ -158,7 +74,7 @@ impl Space {
         Ok(())
     }
 
-    /// Bytes of one stored vector.
+    /// `vector_bytes()` - bytes of one stored vector.
     pub fn vector_bytes(&self) -> usize {
         let dim = self.dim as usize;
         match self.element {
@@ -169,7 +85,7 @@ impl Space {
         }
     }
 
-    /// Decodes one stored vector; `Ok(None)` is a zero vector under cosine, which has no direction.
+    /// Decodes one stored vector; `Ok(None)` for a zero vector under cosine: it has no direction.
     pub(crate) fn decode(self, raw: &[u8]) -> Result<Option<Row>> {
         if raw.len() != self.vector_bytes() {
             return Err(IndexError::VectorLength {
@@ -186,7 +102,7 @@ impl Space {
         Ok(self.admit(&mut row)?.then_some(Row::Numbers(row)))
     }
 
-    /// Turns a query into a row of this specification.
+    /// Turns a query into a row of this space.
     pub(crate) fn decode_query(self, query: &[f32]) -> Result<Row> {
         if self.element == Element::Bit {
             let mut raw = vec![0u8; query.len().div_ceil(8)];
@@ -203,7 +119,7 @@ impl Space {
         if self.admit(&mut row)? { Ok(Row::Numbers(row)) } else { Err(IndexError::ZeroQuery) }
     }
 
-    /// Validates and, for cosine, normalises; false for a zero vector under cosine.
+    /// Checks the elements and normalises them under cosine; false for a zero vector under cosine.
     fn admit(self, row: &mut [f32]) -> Result<bool> {
         for (position, &value) in row.iter().enumerate() {
             if !value.is_finite() {
@@ -216,7 +132,7 @@ impl Space {
         if self.metric != Metric::Cosine {
             return Ok(true);
         }
-        // In f64 neither the largest nor the smallest f32 leaves the range when squared.
+        // As f64, the square of no f32 overflows or becomes zero.
         let norm = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
         if norm == 0.0 {
             return Ok(false);
@@ -236,7 +152,7 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    /// As numbers, bits as 0 and 1: the form in which a row can be a query again.
+    /// The row as a query: numbers as they are, bits as 0 and 1.
     pub(crate) fn to_query(&self, dim: usize) -> Vec<f32> {
         match self {
             Self::Numbers(row) => row.clone(),
@@ -260,8 +176,8 @@ pub(crate) fn decode_numbers(element: Element, raw: &[u8]) -> Vec<f32> {
     }
 }
 
-/// Big-endian words keep the file's bit order; bits past the last dimension are cleared so that
-/// a file's padding never counts as a difference.
+/// Packs bits into big-endian words, which keep the file's bit order. Bits past the last dimension
+/// are cleared, so that padding never counts as a difference.
 fn pack_bits(raw: &[u8], dim: usize) -> Vec<u64> {
     let mut words: Vec<u64> = raw
         .chunks(8)
@@ -284,7 +200,7 @@ fn half_to_f32(half: u16) -> f32 {
     let mantissa = u32::from(half) & 0x3ff;
     match exponent {
         0 => {
-            // A subnormal half is mantissa * 2^-24, which a single holds as a normal number.
+            // A subnormal half is mantissa * 2^-24: a normal number as a single.
             let magnitude = mantissa as f32 * f32::from_bits((127 - 24) << 23);
             f32::from_bits(sign | magnitude.to_bits())
         }

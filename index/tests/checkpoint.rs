@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Checkpoints: what they cost, what survives, and what damage does to them.
+//! Checkpoints: what is written, what is loaded again, and what damage does.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn an_image_carries_its_index_in_its_tail_and_writes_segments_once() {
     // Nothing changed: only a manifest is written.
     let second = index.checkpoint(41, b"root", &state).unwrap();
     assert!(second.blobs == 0 && second.bytes < 1000, "{second:?}");
-    // A row of the tail and a tombstone: the tail is written again, no segment is.
+    // A row of the growing segment and a tombstone: no sealed segment is written again.
     assert!(index.upsert(FILE, Slot(900), &raw(rows.row(3))).unwrap());
     assert_eq!(index.remove(FILE, 5..6), 1);
     let third = index.checkpoint(42, b"root", &state).unwrap();
@@ -63,7 +63,7 @@ fn an_image_carries_its_index_in_its_tail_and_writes_segments_once() {
     assert_eq!((covered.generation, covered.files), (42, state.to_vec()));
     assert_eq!(index.search(&[FILE], query, 10, None, false).unwrap(), before);
     let again = index.stats();
-    assert_eq!((again.vectors, again.graphs), (900, stats.graphs));
+    assert_eq!((again.counts.vectors, again.counts.graphs), (900, stats.counts.graphs));
     assert!(index.get(FILE, Slot(5)).is_err());
     assert!(fs::read(&image).unwrap()[..64 << 10].iter().all(|&byte| byte == 0x5a));
     // A graph that was loaded is not written again either.
@@ -74,7 +74,7 @@ fn an_image_carries_its_index_in_its_tail_and_writes_segments_once() {
 fn refusal(store: Box<dyn Store>, owner: u8) -> String {
     let (index, recovered) = open_with(Some(store), 64, owner);
     assert!(recovered.covered.is_none());
-    assert_eq!(index.stats().vectors, 0);
+    assert_eq!(index.stats().counts.vectors, 0);
     assert_eq!(recovered.problems.len(), 1, "{:?}", recovered.problems);
     recovered.problems[0].to_string()
 }
@@ -103,7 +103,7 @@ fn every_damaged_byte_is_detected() {
         index.settle();
         index.remove(FILE, 3..9);
         index.checkpoint(9, b"", &[(FILE, vec![])]).unwrap();
-        graphs = index.stats().graphs;
+        graphs = index.stats().counts.graphs;
         assert!(graphs > 0);
     }
     let bad = dir.path().join("bad");
@@ -131,10 +131,10 @@ fn every_damaged_byte_is_detected() {
                 assert!(text.contains("graph"), "{text}");
                 index.settle();
                 let stats = index.stats();
-                assert_eq!((stats.vectors, stats.graphs), (144, graphs));
+                assert_eq!((stats.counts.vectors, stats.counts.graphs), (144, graphs));
                 rebuilt += 1;
             } else {
-                assert_eq!(index.stats().vectors, 0);
+                assert_eq!(index.stats().counts.vectors, 0);
                 refused += 1;
             }
             drop(index);
@@ -231,5 +231,5 @@ fn wrong_use_is_named() {
     // Another space: its old vectors are gone.
     let wider = Space::new(Element::F32, Metric::L2, 3);
     assert!(index.declare(FILE, wider, Params::default()).unwrap());
-    assert_eq!(index.stats().vectors, 0);
+    assert_eq!(index.stats().counts.vectors, 0);
 }

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use common::open_with;
 use proptest::prelude::*;
-use vexfs_index::{DirStore, Element, FileId, Hit, Index, Metric, Params, Slot, Space, Store};
+use tempfile::TempDir;
+use vexfs_index::{
+    DirStore, Element, FileId, Hit, Index, Metric, Params, Recovered, Slot, Space, Store,
+};
 
 const DIM: usize = 6;
 
@@ -96,101 +99,147 @@ fn check(
     for (hit, real) in exact.iter().zip(&truth) {
         prop_assert!((f64::from(hit.distance) - real).abs() < 1e-5, "{:?}: {}", exact, truth[0]);
     }
-    // Graphs may miss some, but neither invent nor resurrect any, nor return too few.
+    // Graphs may miss some, but return neither vectors that are not there nor too few.
     let found = index.search(&ids, &numbers, k, Some(k.max(8)), false).unwrap();
     valid(&found)?;
     prop_assert_eq!(found.len(), truth.len());
     Ok(())
 }
 
-fn run(metric: Metric, ops: Vec<Op>) -> Result<(), TestCaseError> {
-    let space = Space::new(Element::I8, metric, DIM as u32);
-    let dir = tempfile::tempdir().unwrap();
-    let store = || Some(Box::new(DirStore::open(dir.path()).unwrap()) as Box<dyn Store>);
-    let (mut index, recovered) = open_with(store(), 24, 3);
-    prop_assert!(recovered.covered.is_none() && recovered.problems.is_empty());
-    let mut model = Vectors::new();
-    let mut saved: Option<(u64, Vectors)> = None;
-    for op in ops {
+/// An index beside its model.
+struct World {
+    space: Space,
+    dir: TempDir,
+    index: Option<Index>,
+    model: Vectors,
+    /// The newest checkpoint's generation, and the model then.
+    saved: Option<(u64, Vectors)>,
+}
+
+impl World {
+    fn new(metric: Metric) -> Result<Self, TestCaseError> {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Space::new(Element::I8, metric, DIM as u32);
+        let mut world = Self { space, dir, index: None, model: Vectors::new(), saved: None };
+        let recovered = world.open();
+        prop_assert!(recovered.covered.is_none() && recovered.problems.is_empty());
+        Ok(world)
+    }
+
+    /// Closes the index if it is open, and opens it.
+    fn open(&mut self) -> Recovered {
+        self.index = None;
+        let store: Box<dyn Store> = Box::new(DirStore::open(self.dir.path()).unwrap());
+        let (index, recovered) = open_with(Some(store), 24, 3);
+        self.index = Some(index);
+        recovered
+    }
+
+    fn index(&self) -> &Index {
+        self.index.as_ref().unwrap()
+    }
+
+    fn apply(&mut self, op: Op) -> Result<(), TestCaseError> {
         match op {
-            Op::Upsert { file, slot, rows } => {
-                let fresh = index.declare(FileId(file), space, Params::default()).unwrap();
-                prop_assert_eq!(fresh, !model.contains_key(&file));
-                let bytes: Vec<Vec<u8>> = rows
-                    .iter()
-                    .map(|row| row.iter().map(|&x| x.cast_unsigned()).collect())
-                    .collect();
-                let batch: Vec<(Slot, &[u8])> =
-                    (slot..).map(Slot).zip(bytes.iter().map(Vec::as_slice)).collect();
-                // Twice: a replayed write changes nothing.
-                let first = index.upsert_batch(FileId(file), &batch).unwrap();
-                prop_assert_eq!(index.upsert_batch(FileId(file), &batch).unwrap(), first);
-                let vectors = model.entry(file).or_default();
-                for (slot, row) in (slot..).zip(rows) {
-                    if metric == Metric::Cosine && row == [0; DIM] {
-                        vectors.remove(&slot);
-                    } else {
-                        vectors.insert(slot, row);
-                    }
-                }
-            }
-            Op::Remove { file, from, count } => {
-                let gone = index.remove(FileId(file), from..from + count);
-                let vectors = model.entry(file).or_default();
-                let before = vectors.len();
-                vectors.retain(|slot, _| !(from..from + count).contains(slot));
-                prop_assert_eq!(gone as usize, before - vectors.len());
-                index.declare(FileId(file), space, Params::default()).unwrap();
-            }
+            Op::Upsert { file, slot, rows } => self.upsert(file, slot, rows)?,
+            Op::Remove { file, from, count } => self.remove(file, from, count)?,
             Op::Truncate { file, slots } => {
-                index.truncate(FileId(file), slots);
-                if let Some(vectors) = model.get_mut(&file) {
+                self.index().truncate(FileId(file), slots);
+                if let Some(vectors) = self.model.get_mut(&file) {
                     vectors.retain(|slot, _| *slot < slots);
                 }
             }
             Op::Drop { file } => {
-                prop_assert_eq!(index.drop_file(FileId(file)), model.remove(&file).is_some());
+                let known = self.model.remove(&file).is_some();
+                prop_assert_eq!(self.index().drop_file(FileId(file)), known);
             }
-            Op::Settle => {
-                index.settle();
-                prop_assert_eq!(index.stats().problem, None);
-            }
-            Op::Search { files, query, k } => check(metric, &index, &model, &files, query, k)?,
+            Op::Settle => self.settle()?,
+            Op::Search { files, query, k } => self.search(&files, query, k)?,
             Op::Checkpoint => {
-                let generation = saved.as_ref().map_or(5, |(generation, _)| generation + 1);
-                let files: Vec<(FileId, Vec<u8>)> =
-                    model.keys().map(|&file| (FileId(file), vec![file as u8; 3])).collect();
-                index.checkpoint(generation, b"note", &files).unwrap();
-                saved = Some((generation, model.clone()));
+                let generation = self.saved.as_ref().map_or(5, |(generation, _)| generation + 1);
+                self.index().checkpoint(generation, b"note", &self.states()).unwrap();
+                self.saved = Some((generation, self.model.clone()));
             }
-            Op::Reopen => {
-                drop(index);
-                let (again, recovered) = open_with(store(), 24, 3);
-                index = again;
-                prop_assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
-                let covered = recovered.covered;
-                prop_assert_eq!(
-                    covered.as_ref().map(|covered| covered.generation),
-                    saved.as_ref().map(|(generation, _)| *generation)
-                );
-                model = saved.as_ref().map(|(_, model)| model.clone()).unwrap_or_default();
-                if let Some(covered) = covered {
-                    prop_assert_eq!(&covered.note, b"note");
-                    let files: Vec<(FileId, Vec<u8>)> =
-                        model.keys().map(|&file| (FileId(file), vec![file as u8; 3])).collect();
-                    prop_assert_eq!(covered.files, files);
-                }
+            Op::Reopen => self.reopen()?,
+        }
+        let total: usize = self.model.values().map(BTreeMap::len).sum();
+        prop_assert_eq!(self.index().stats().counts.vectors as usize, total);
+        Ok(())
+    }
+
+    fn upsert(&mut self, file: u64, slot: u64, rows: Vec<[i8; DIM]>) -> Result<(), TestCaseError> {
+        let fresh = self.index().declare(FileId(file), self.space, Params::default()).unwrap();
+        prop_assert_eq!(fresh, !self.model.contains_key(&file));
+        let bytes: Vec<Vec<u8>> =
+            rows.iter().map(|row| row.iter().map(|&x| x.cast_unsigned()).collect()).collect();
+        let batch: Vec<(Slot, &[u8])> =
+            (slot..).map(Slot).zip(bytes.iter().map(Vec::as_slice)).collect();
+        // Twice: a write that is repeated changes nothing.
+        let first = self.index().upsert_batch(FileId(file), &batch).unwrap();
+        prop_assert_eq!(self.index().upsert_batch(FileId(file), &batch).unwrap(), first);
+        let vectors = self.model.entry(file).or_default();
+        for (slot, row) in (slot..).zip(rows) {
+            if self.space.metric == Metric::Cosine && row == [0; DIM] {
+                vectors.remove(&slot);
+            } else {
+                vectors.insert(slot, row);
             }
         }
-        let total: usize = model.values().map(BTreeMap::len).sum();
-        prop_assert_eq!(index.stats().vectors as usize, total);
+        Ok(())
     }
-    index.settle();
-    prop_assert_eq!(index.stats().problem, None);
-    check(metric, &index, &model, &[0, 1, 2], [1, -2, 3, 0, 1, 1], 12)?;
-    for (file, vectors) in &model {
+
+    fn remove(&mut self, file: u64, from: u64, count: u64) -> Result<(), TestCaseError> {
+        let gone = self.index().remove(FileId(file), from..from + count);
+        let vectors = self.model.entry(file).or_default();
+        let before = vectors.len();
+        vectors.retain(|slot, _| !(from..from + count).contains(slot));
+        prop_assert_eq!(gone as usize, before - vectors.len());
+        self.index().declare(FileId(file), self.space, Params::default()).unwrap();
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), TestCaseError> {
+        self.index().settle();
+        prop_assert_eq!(self.index().stats().problem, None);
+        Ok(())
+    }
+
+    fn search(&self, files: &[u64], query: [i8; DIM], k: usize) -> Result<(), TestCaseError> {
+        check(self.space.metric, self.index(), &self.model, files, query, k)
+    }
+
+    /// The files of a checkpoint, with their states.
+    fn states(&self) -> Vec<(FileId, Vec<u8>)> {
+        self.model.keys().map(|&file| (FileId(file), vec![file as u8; 3])).collect()
+    }
+
+    fn reopen(&mut self) -> Result<(), TestCaseError> {
+        let recovered = self.open();
+        prop_assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
+        let covered = recovered.covered;
+        prop_assert_eq!(
+            covered.as_ref().map(|covered| covered.generation),
+            self.saved.as_ref().map(|(generation, _)| *generation)
+        );
+        self.model = self.saved.as_ref().map(|(_, model)| model.clone()).unwrap_or_default();
+        if let Some(covered) = covered {
+            prop_assert_eq!(&covered.note, b"note");
+            prop_assert_eq!(covered.files, self.states());
+        }
+        Ok(())
+    }
+}
+
+fn run(metric: Metric, ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let mut world = World::new(metric)?;
+    for op in ops {
+        world.apply(op)?;
+    }
+    world.settle()?;
+    world.search(&[0, 1, 2], [1, -2, 3, 0, 1, 1], 12)?;
+    for (file, vectors) in &world.model {
         for slot in 0..160 {
-            let got = index.get(FileId(*file), Slot(slot));
+            let got = world.index().get(FileId(*file), Slot(slot));
             prop_assert_eq!(got.is_ok(), vectors.contains_key(&slot), "slot {}", slot);
         }
     }

@@ -25,7 +25,7 @@ fn real_embeddings_are_found_through_graphs() {
     assert!(stats.graphs >= 1 && stats.graphs == stats.segments, "{stats:?}");
     let mean = mean_recall(&index, &[FILE], &queries, None);
     assert!(mean >= 0.95, "recall {mean}");
-    // A narrow search has to be worse than the exact one now and then: it is the graph's answer.
+    // A narrow search misses some neighbours; if it missed none, the graph was not used.
     let narrow = mean_recall(&index, &[FILE], &queries, Some(10));
     assert!(narrow < 1.0, "ef=10 answered exactly: the graph was not used");
     // The scan agrees with the definition of the metric.
@@ -69,7 +69,7 @@ fn input_sorted_by_topic_does_not_ruin_the_graph() {
     index.declare(FILE, Space::new(Element::F32, Metric::L2, 16), Params::default()).unwrap();
     feed(&index, FILE, 0, &rows);
     index.settle();
-    assert_eq!(index.stats().graphs, 1);
+    assert_eq!(index.stats().counts.graphs, 1);
     let every = Matrix {
         rows: 400,
         dim: 16,
@@ -80,13 +80,13 @@ fn input_sorted_by_topic_does_not_ruin_the_graph() {
 }
 
 #[test]
-fn dead_rows_do_not_starve_a_search() {
+fn tombstones_do_not_starve_a_search() {
     let rows = corpus("packages-2k.npy");
     let index = open(2000);
     index.declare(FILE, Space::new(Element::F32, Metric::Cosine, 384), Params::default()).unwrap();
     feed(&index, FILE, 0, &rows);
     index.settle();
-    // The neighbourhood of one row dies, except for the row itself.
+    // All neighbours of one row are removed.
     let query = index.get(FILE, Slot(50)).unwrap();
     let near = index.search(&[FILE], &query, 200, None, true).unwrap();
     for hit in near.iter().filter(|hit| hit.slot != Slot(50)) {
@@ -104,14 +104,14 @@ fn searches_answer_while_a_graph_is_built_and_closing_does_not_wait_for_it() {
     let rows = corpus("packages-2k.npy");
     let index = open(1000);
     let space = Space::new(Element::F32, Metric::Cosine, 384);
-    // So wide a construction takes seconds, hundreds of times longer than a search.
+    // These parameters make a build take seconds, hundreds of times longer than a search.
     index.declare(FILE, space, Params { m: 64, ef_construction: 2000 }).unwrap();
     feed(&index, FILE, 0, &rows);
     assert!(!index.settle_for(Duration::ZERO));
     let done = AtomicBool::new(false);
     let searcher = &|thread: usize| {
         let mut answered = 0;
-        while answered < 20 && index.stats().graphs == 0 {
+        while answered < 20 && index.stats().counts.graphs == 0 {
             let slot = (answered * 37 + thread) % 1000;
             let hits = index.search(&[FILE], rows.row(slot), 3, None, false).unwrap();
             assert!(hits[0].distance < 1e-5, "{slot}: {hits:?}");
@@ -122,7 +122,7 @@ fn searches_answer_while_a_graph_is_built_and_closing_does_not_wait_for_it() {
     std::thread::scope(|scope| {
         let searchers: Vec<_> =
             (0..3).map(|thread| scope.spawn(move || searcher(thread))).collect();
-        // Overwrites and removals of other slots go on meanwhile.
+        // Meanwhile other slots are removed and overwritten.
         let churn = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 for slot in 1000..1100 {
@@ -139,6 +139,6 @@ fn searches_answer_while_a_graph_is_built_and_closing_does_not_wait_for_it() {
         assert_eq!(answered, [20; 3]);
     });
     let stats = index.stats();
-    assert!(stats.building && stats.vectors == 2000, "{stats:?}");
+    assert!(stats.building && stats.counts.vectors == 2000, "{stats:?}");
     drop(index);
 }

@@ -153,8 +153,13 @@ int again(struct vexfs_volume *volume, struct vexfs_report *report, int *err)
 	if (*err != -EAGAIN)
 		return 0;
 	if (report->want == VEXFS_WANT_NODE) {
-		*err = vexfs_rust_fetch(volume, report, &node);
-		if (!*err)
+		*err = vexfs_rust_fetch_begin(volume, report, &node);
+		if (*err)
+			return 0;
+		*err = vexfs_rust_fetch(node, report);
+		if (*err)
+			vexfs_rust_discard(node);
+		else
 			*err = vexfs_rust_install(volume, node, report);
 		return !*err;
 	}

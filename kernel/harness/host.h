@@ -18,6 +18,14 @@
 #define ROOT 1u
 #define NOW ((struct vexfs_timestamp){ .seconds = 1700000000, .nanos = 5 })
 
+/* A name in a directory, and attributes of a symbolic link, as arguments. */
+#define AT_BYTES(parent, bytes, count) \
+	(&(struct vexfs_name_at){ .dir = (parent), .name = (const uint8_t *)(bytes), .len = (count) })
+#define AT(parent, text) AT_BYTES(parent, text, (uint32_t)strlen(text))
+#define LINK_TO(type, bytes, count) \
+	(&(struct vexfs_new_attrs){ .now = NOW, .mode = (type) | 0777, \
+				    .target = (const uint8_t *)(bytes), .target_len = (count) })
+
 struct memory_device {
 	uint8_t *bytes;
 	size_t len;

@@ -41,16 +41,16 @@ static int step(struct vexfs_volume *v, uint64_t *inos)
 	len = snprintf(name, sizeof(name), "file%u", i);
 	other_len = snprintf(other, sizeof(other), "file%u", j);
 	if (!inos[i]) {
-		err = RUN(v, vexfs_rust_create_file(v, ROOT, (uint8_t *)name, len, &file, &attr, NULL,
-						    &report));
+		err = RUN(v, vexfs_rust_create_file(v, AT_BYTES(ROOT, name, len), &file, &attr, NULL,
+		      &report));
 		if (!err)
 			inos[i] = attr.ino;
 		return err;
 	}
 	switch (below(9)) {
 	case 0:
-		err = RUN(v, vexfs_rust_unlink_file(v, ROOT, (uint8_t *)name, len, NOW, &attr, NULL,
-						    &report));
+		err = RUN(v, vexfs_rust_unlink_file(v, AT_BYTES(ROOT, name, len), NOW, &attr, NULL,
+		      &report));
 		if (err)
 			return err;
 		do

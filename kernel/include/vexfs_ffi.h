@@ -2,6 +2,11 @@
 /*
  * The VexFS engine's functions for C. Generated from kernel/ffi; do not edit:
  * UPDATE=1 cargo test -p vexfs-ffi --test header
+ *
+ * The names are those of an older interface. Each description begins with what
+ * the function is in the engine's own words. Three sections: what the module
+ * calls, its self-tests, and what only hosts in userspace call. The rules for
+ * pointers and locks are the contract in kernel/ffi/src/lib.rs.
  */
 #ifndef VEXFS_FFI_H
 #define VEXFS_FFI_H
@@ -20,18 +25,18 @@
 
 
 // Version of this interface; `vexfs_rust_init` refuses another one.
-#define VEXFS_ABI_VERSION 4
+#define VEXFS_ABI_VERSION 5
 
-// The call is through.
+// Nothing: the call succeeded, or its error is final.
 #define VEXFS_WANT_NOTHING 0
 
-// A block has to be fetched and installed first.
+// Fetch a block (`vexfs_rust_fetch_begin`), then call again.
 #define VEXFS_WANT_NODE 1
 
-// The running transaction has to be committed first.
+// Commit the running transaction, then call again.
 #define VEXFS_WANT_COMMIT 2
 
-// The filesystem is damaged: stop writing to it. The message says where.
+// Stop writing to the filesystem: it is damaged, or the engine has a bug. The message says which.
 #define VEXFS_WANT_READ_ONLY 3
 
 // A range that is stored nowhere and reads as zeroes.
@@ -46,19 +51,19 @@
 // `mark_written`: leave the size as it is.
 #define VEXFS_KEEP_SIZE UINT64_MAX
 
-// `set_attr`: bit of `SetAttrs::valid` for `mode`.
+// Bit of `vexfs_set_attrs.valid` for `mode`.
 #define VEXFS_ATTR_MODE 1
 
-// `set_attr`: bit for `uid`.
+// Bit for `uid`.
 #define VEXFS_ATTR_UID 2
 
-// `set_attr`: bit for `gid`.
+// Bit for `gid`.
 #define VEXFS_ATTR_GID 4
 
-// `set_attr`: bit for `atime`.
+// Bit for `atime`.
 #define VEXFS_ATTR_ATIME 8
 
-// `set_attr`: bit for `mtime`.
+// Bit for `mtime`.
 #define VEXFS_ATTR_MTIME 16
 
 // `rename`: fail with `-EEXIST` if the new name is taken.
@@ -85,7 +90,7 @@
 // A frozen transaction on its way to the device. Opaque.
 struct vexfs_commit;
 
-// A block that was read and verified. Opaque.
+// A block that a call missed: to be read, or read and verified. Opaque.
 struct vexfs_node;
 
 // An open volume. Opaque.
@@ -116,48 +121,16 @@ struct vexfs_host_device {
 	int32_t (*flush)(void*);
 };
 
-// What a call that failed wants, and why it failed. The caller need not fill anything in.
+// What the host has to do after a call, and why the call failed. The library fills it in; its first contents do not matter.
 struct vexfs_report {
 	// One of the `VEXFS_WANT_*`.
 	uint32_t want;
 	// Bytes of `message`, not counting the zero behind it; 0 unless there is something to say.
 	uint32_t message_len;
-	// For `vexfs_rust_fetch` alone.
+	// For `vexfs_rust_fetch_begin` alone.
 	uint64_t missing[6];
 	// Text that ends in a zero.
 	uint8_t message[160];
-};
-
-// A point in time.
-struct vexfs_timestamp {
-	// Seconds since 1970, negative before.
-	int64_t seconds;
-	// Nanoseconds, below 10^9.
-	uint32_t nanos;
-	// Zero.
-	uint32_t reserved;
-};
-
-// How to format a device.
-struct vexfs_format_options {
-	// Bytes of the filesystem, at most the device's.
-	uint64_t bytes;
-	// When it is made.
-	struct vexfs_timestamp now;
-	// Bytes of a block: a power of two from 4096 to 65536.
-	uint32_t block_bytes;
-	// Owner of the root directory.
-	uint32_t root_uid;
-	// Group of the root directory.
-	uint32_t root_gid;
-	// Bytes of `label` that count, at most 64.
-	uint32_t label_len;
-	// UUID.
-	uint8_t uuid[16];
-	// Secret key of the hash of names.
-	uint8_t hash_key[16];
-	// Label.
-	uint8_t label[64];
 };
 
 // Figures of the filesystem.
@@ -198,6 +171,16 @@ struct vexfs_state {
 	uint32_t dead;
 	// 1 if changes are refused.
 	uint32_t read_only;
+	// Zero.
+	uint32_t reserved;
+};
+
+// A point in time.
+struct vexfs_timestamp {
+	// Seconds since 1970, negative before.
+	int64_t seconds;
+	// Nanoseconds, below 10^9.
+	uint32_t nanos;
 	// Zero.
 	uint32_t reserved;
 };
@@ -266,9 +249,15 @@ struct vexfs_new_attrs {
 	uint32_t gid;
 	// Device number of a special file, as `new_encode_dev`.
 	uint32_t rdev;
+	// Target of a symbolic link.
+	const uint8_t *target;
+	// Its bytes, 1 to 4095; 0 for everything else.
+	uint32_t target_len;
+	// Zero.
+	uint32_t reserved;
 };
 
-// Where a rename starts or ends.
+// A name in a directory: bytes, 1 to 255 of them, without a slash or a zero.
 struct vexfs_name_at {
 	// The directory.
 	uint64_t dir;
@@ -302,6 +291,28 @@ struct vexfs_extent {
 	uint32_t kind;
 	// Zero.
 	uint32_t reserved;
+};
+
+// How to format a device.
+struct vexfs_format_options {
+	// Bytes of the filesystem, at most the device's.
+	uint64_t bytes;
+	// When it is made.
+	struct vexfs_timestamp now;
+	// Bytes of a block: a power of two from 4096 to 65536.
+	uint32_t block_bytes;
+	// Owner of the root directory.
+	uint32_t root_uid;
+	// Group of the root directory.
+	uint32_t root_gid;
+	// Bytes of `label` that count, at most 64.
+	uint32_t label_len;
+	// UUID.
+	uint8_t uuid[16];
+	// Secret key of the hash of names.
+	uint8_t hash_key[16];
+	// Label.
+	uint8_t label[64];
 };
 
 // Shape of a vector file.
@@ -358,8 +369,8 @@ int32_t vexfs_rust_exit(void);
 // 0, `-EFAULT`, or `-ERANGE` if it does not fit.
 int32_t vexfs_rust_get_version(uint8_t *buf, size_t len);
 
-// Opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY` or 0;
-// `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
+// `Volume::open`: opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY`
+// or 0; `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
 //
 // 0; `-EINVAL` if it is no VexFS this code knows, `-EUCLEAN` if it is damaged, `-EROFS` if only reading is possible,
 // the device's error, `-ENOMEM`. The report's message says which. `*out` is written only on success; give it back
@@ -370,55 +381,62 @@ int32_t vexfs_rust_fill_super(const struct vexfs_host_device *device,
 			      struct vexfs_volume **out,
 			      struct vexfs_report *report);
 
-// Ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
+// `Volume::kill`: ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
 // Commit first.
 //
 // 0, or `-EBUSY` if there were uncommitted changes, which are lost now.
 int32_t vexfs_rust_put_super(struct vexfs_volume *volume);
 
-// Gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or `-EFAULT`.
+// `drop(Volume)`: gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or
+// `-EFAULT`.
 int32_t vexfs_rust_cleanup_superblock(struct vexfs_volume *volume);
 
-// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
-int32_t vexfs_rust_userspace_init(const struct vexfs_host_device *device,
-				  const struct vexfs_format_options *options,
-				  struct vexfs_report *report);
-
-// Writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
+// `Volume::statfs`: writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
 int32_t vexfs_rust_get_statfs(const struct vexfs_volume *volume, struct vexfs_figures *out);
 
-// Writes where the volume stands to `*out`. 0, or `-EFAULT`.
+// `Volume::generation` and its like: writes where the volume stands to `*out`. 0, or `-EFAULT`.
 int32_t vexfs_rust_get_state(const struct vexfs_volume *volume, struct vexfs_state *out);
 
-// Refuses changes from now on (`read_only` true), or allows them again. Commit before refusing. 0, or `-EFAULT`.
+// `Volume::set_read_only`: refuses changes from now on (`read_only` true), or allows them again. Commit before
+// refusing. 0, or `-EFAULT`.
 int32_t vexfs_rust_set_read_only(struct vexfs_volume *volume,
 				 bool read_only);
 
-// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
-int32_t vexfs_rust_kill(struct vexfs_volume *volume);
-
-// Evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or `-EFAULT`.
+// `Volume::trim`: evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or
+// `-EFAULT`.
 int32_t vexfs_rust_trim(struct vexfs_volume *volume,
 			size_t limit,
 			size_t *freed);
 
-// Reads and verifies the block that the call before missed, under the same hold of the lock (which may have been
-// downgraded to shared in between). `report` is that call's; the node goes to `*out`, for `vexfs_rust_install`.
+// `Volume::node_reader`: prepares to read the block that the call before missed, under the same hold of the lock.
+// `report` is that call's. `*out` gets the node, for `vexfs_rust_fetch`. Reads nothing yet.
 //
-// 0; `-EINVAL` if the report wants no node; `-EUCLEAN`, `-ENOMEM`, or the device's error.
-int32_t vexfs_rust_fetch(const struct vexfs_volume *volume,
-			 struct vexfs_report *report,
-			 struct vexfs_node **out);
+// 0, `-EINVAL` if the report wants no node, or `-ENOMEM`.
+int32_t vexfs_rust_fetch_begin(const struct vexfs_volume *volume,
+			       struct vexfs_report *report,
+			       struct vexfs_node **out);
 
-// Takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT` or `-ENOMEM`.
+// `NodeReader::fetch`: reads and verifies the block of a node. Takes no lock.
+//
+// 0, `-EUCLEAN`, `-ENOMEM`, or the device's error; all of them leave the node to be fetched again, or discarded.
+// `-EUCLEAN` is damage only if the lock was not released since the call that missed. Else the block may have been used
+// for something else: make that call again, and fetch what it misses then under its hold of the lock.
+int32_t vexfs_rust_fetch(struct vexfs_node *node,
+			 struct vexfs_report *report);
+
+// `Volume::install`: takes in what `vexfs_rust_fetch` read, unless it is stale. Takes the node back, whatever the
+// outcome.
+//
+// 0, `-EFAULT`, `-ENOMEM`, or `-EINVAL` for a node that was not fetched.
 int32_t vexfs_rust_install(struct vexfs_volume *volume,
 			   struct vexfs_node *node,
 			   struct vexfs_report *report);
 
-// Gives back a node that is not wanted after all. 0, or `-EFAULT`.
+// `drop(LoadedNode)`: takes back a node that is not wanted after all. 0, or `-EFAULT`.
 int32_t vexfs_rust_discard(struct vexfs_node *node);
 
-// Freezes the running transaction. `*out` gets the commit, or null if nothing has changed since the last one.
+// `Volume::freeze`: freezes the running transaction. `*out` gets the commit, or null if nothing has changed since
+// the last one.
 //
 // 0; `-EAGAIN` with `VEXFS_WANT_NODE`; `-EINVAL` while another commit is under way; `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_commit_begin(struct vexfs_volume *volume,
@@ -426,45 +444,28 @@ int32_t vexfs_rust_commit_begin(struct vexfs_volume *volume,
 				struct vexfs_commit **out,
 				struct vexfs_report *report);
 
-// Writes a frozen transaction to the device, flushes, and writes its root record. Takes no lock, and must be called
-// by one task at a time.
+// `Commit::write`: writes a frozen transaction to the device, flushes, and writes its root record. Takes no lock,
+// and must be called by one task at a time.
 //
 // 0, or the device's error. Either way go on with `vexfs_rust_commit_finish`.
 int32_t vexfs_rust_commit_write(struct vexfs_commit *commit,
 				struct vexfs_report *report);
 
-// Takes note of how the commit went, and gives it back. If writing failed, or was left out, the volume is dead.
+// `Volume::finish`: takes note of how the commit went, and gives it back. If writing failed, or was left out, the
+// volume is dead.
 //
 // 0, or the error `vexfs_rust_commit_write` had.
 int32_t vexfs_rust_commit_finish(struct vexfs_volume *volume,
 				 struct vexfs_commit *commit,
 				 struct vexfs_report *report);
 
-// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
-// `*generation`, if not null, gets the newest durable generation.
-//
-// 0, or what the stages fail with; after a failure of the device the volume is dead.
-int32_t vexfs_rust_sync_fs(struct vexfs_volume *volume,
-			   struct vexfs_timestamp now,
-			   uint64_t *generation,
-			   struct vexfs_report *report);
-
-// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
-//
-// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
-int32_t vexfs_rust_fsync_file(struct vexfs_volume *volume,
-			      uint64_t ino,
-			      struct vexfs_timestamp now,
-			      struct vexfs_report *report);
-
-// Reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
+// `Volume::inode`: reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_init_inode(const struct vexfs_volume *volume,
 			      uint64_t ino,
 			      struct vexfs_attr *out,
 			      struct vexfs_report *report);
 
-// Changes attributes of inode `ino`; `*out`, if not null, gets the inode as it is then.
+// `Volume::set_attr`: changes attributes of inode `ino`; `*out`, if not null, gets the inode as it is then.
 //
 // 0; `-EINVAL` for an unknown bit in `valid`; `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_write_inode(struct vexfs_volume *volume,
@@ -473,7 +474,7 @@ int32_t vexfs_rust_write_inode(struct vexfs_volume *volume,
 			       struct vexfs_attr *out,
 			       struct vexfs_report *report);
 
-// Makes a regular file without a name (`O_TMPFILE`): an orphan until it is linked.
+// `Volume::create_unnamed`: makes a regular file without a name (`O_TMPFILE`): an orphan until it is linked.
 //
 // 0; `-EINVAL` for another type; `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_new_inode(struct vexfs_volume *volume,
@@ -481,8 +482,8 @@ int32_t vexfs_rust_new_inode(struct vexfs_volume *volume,
 			     struct vexfs_attr *out,
 			     struct vexfs_report *report);
 
-// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again. One that has
-// names is left alone, but for what a truncation that was cut short has to free yet.
+// `Volume::evict`: destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it
+// again. One that has names is left alone, but for what a truncation that was cut short has to free yet.
 //
 // 0 (also if there is no such inode any more), `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_destroy_inode(struct vexfs_volume *volume,
@@ -490,8 +491,9 @@ int32_t vexfs_rust_destroy_inode(struct vexfs_volume *volume,
 				 uint32_t *more_out,
 				 struct vexfs_report *report);
 
-// Finds the first orphan numbered `from` or higher, to be handed to `vexfs_rust_destroy_inode` unless somebody uses
-// it: an inode without a name, or one whose truncation was cut short. `*ino` gets it, or 0 if there is none.
+// `Volume::next_orphan`: finds the first orphan numbered `from` or higher, to be handed to
+// `vexfs_rust_destroy_inode` unless somebody uses it: an inode without a name, or one whose truncation was cut
+// short. `*ino` gets it, or 0 if there is none.
 //
 // 0, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_next_orphan(const struct vexfs_volume *volume,
@@ -499,19 +501,17 @@ int32_t vexfs_rust_next_orphan(const struct vexfs_volume *volume,
 			       uint64_t *ino,
 			       struct vexfs_report *report);
 
-// Finds a name in directory `dir` and reads its inode into `*out`.
+// `Volume::lookup` and `Volume::inode`: finds a name and reads its inode into `*out`.
 //
 // 0, `-ENOENT`, `-ENOTDIR`, `-ENAMETOOLONG`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_lookup_inode(const struct vexfs_volume *volume,
-				uint64_t dir,
-				const uint8_t *name_at,
-				uint32_t name_len,
+				const struct vexfs_name_at *at,
 				struct vexfs_attr *out,
 				struct vexfs_report *report);
 
-// Packs entries of directory `dir` from `cookie` on (0 at the start, then the last record's) into the `len` bytes at
-// `buf`, which are aligned to 8: records of `struct vexfs_dir_record`. `*used` gets the bytes that were filled; 0 bytes
-// and success is the end. '.' and '..' are not among them.
+// `Volume::readdir`: packs entries of directory `dir` from `cookie` on (0 at the start, then the last record's) into
+// the `len` bytes at `buf`, which are aligned to 8: records of `struct vexfs_dir_record`. `*used` gets the bytes
+// that were filled; 0 bytes and success is the end. '.' and '..' are not among them.
 //
 // 0, `-ERANGE` if not even one entry fits (296 bytes always do), `-ENOTDIR`, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_readdir(const struct vexfs_volume *volume,
@@ -522,43 +522,21 @@ int32_t vexfs_rust_readdir(const struct vexfs_volume *volume,
 			   size_t *used,
 			   struct vexfs_report *report);
 
-// Makes a file of any type but directory and symbolic link, under a name in `dir`.
+// `Volume::create`: makes what `attrs` says under a name: a file, directory, symbolic link or special file. `*out`
+// gets the inode.
 //
-// 0; `-EINVAL` for one of those; `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`,
-// `-ENOMEM`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_create_file(struct vexfs_volume *volume,
-			       uint64_t dir,
-			       const uint8_t *name_at,
-			       uint32_t name_len,
-			       const struct vexfs_new_attrs *attrs,
-			       struct vexfs_attr *out,
-			       struct vexfs_attr *dir_out,
-			       struct vexfs_report *report);
+// 0; `-EINVAL` for a mode without a type, for a target of anything but a symbolic link, and for a link without one;
+// `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-EMLINK`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`,
+// `-EIO`.
+int32_t vexfs_rust_create(struct vexfs_volume *volume,
+			  const struct vexfs_name_at *at,
+			  const struct vexfs_new_attrs *attrs,
+			  struct vexfs_attr *out,
+			  struct vexfs_attr *dir_out,
+			  struct vexfs_report *report);
 
-// Makes a directory. As `vexfs_rust_create_file`, and `-EMLINK`; the mode's type must be a directory's.
-int32_t vexfs_rust_create_dir(struct vexfs_volume *volume,
-			      uint64_t dir,
-			      const uint8_t *name_at,
-			      uint32_t name_len,
-			      const struct vexfs_new_attrs *attrs,
-			      struct vexfs_attr *out,
-			      struct vexfs_attr *dir_out,
-			      struct vexfs_report *report);
-
-// Makes a symbolic link to the `target_len` bytes (1 to 4095) at `target`. As `vexfs_rust_create_file`; the mode's type
-// must be a symbolic link's.
-int32_t vexfs_rust_symlink(struct vexfs_volume *volume,
-			   uint64_t dir,
-			   const uint8_t *name_at,
-			   uint32_t name_len,
-			   const uint8_t *target,
-			   uint32_t target_len,
-			   const struct vexfs_new_attrs *attrs,
-			   struct vexfs_attr *out,
-			   struct vexfs_attr *dir_out,
-			   struct vexfs_report *report);
-
-// Reads a symbolic link's target and a zero behind it into the `len` bytes at `buf`; `*used` gets its length without the zero.
+// `Volume::readlink`: reads a symbolic link's target and a zero behind it into the `len` bytes at `buf`; `*used`
+// gets its length without the zero.
 //
 // 0, `-ERANGE` if it does not fit (4096 always do), `-EINVAL` if it is none, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_readlink(const struct vexfs_volume *volume,
@@ -568,43 +546,38 @@ int32_t vexfs_rust_readlink(const struct vexfs_volume *volume,
 			    size_t *used,
 			    struct vexfs_report *report);
 
-// Gives inode `ino` one more name. `*out` gets the inode after it.
+// `Volume::link`: gives inode `ino` one more name. `*out` gets the inode after it.
 //
-// 0, `-EEXIST`, `-EISDIR`, `-EMLINK`, and as `vexfs_rust_create_file`.
+// 0, `-EEXIST`, `-EISDIR`, `-EMLINK`, and as `vexfs_rust_create`.
 int32_t vexfs_rust_link(struct vexfs_volume *volume,
 			uint64_t ino,
-			uint64_t dir,
-			const uint8_t *name_at,
-			uint32_t name_len,
+			const struct vexfs_name_at *at,
 			struct vexfs_timestamp now,
 			struct vexfs_attr *out,
 			struct vexfs_attr *dir_out,
 			struct vexfs_report *report);
 
-// Takes a name away from something that is no directory. `*out` gets the inode after it: if its `nlink` is 0, destroy
-// it with `vexfs_rust_destroy_inode` once nobody uses it.
+// `Volume::unlink`: takes a name away from something that is no directory. `*out` gets the inode after it: if its
+// `nlink` is 0, destroy it with `vexfs_rust_destroy_inode` once nobody uses it.
 //
 // 0, `-ENOENT`, `-EISDIR`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_unlink_file(struct vexfs_volume *volume,
-			       uint64_t dir,
-			       const uint8_t *name_at,
-			       uint32_t name_len,
+			       const struct vexfs_name_at *at,
 			       struct vexfs_timestamp now,
 			       struct vexfs_attr *out,
 			       struct vexfs_attr *dir_out,
 			       struct vexfs_report *report);
 
-// Removes an empty directory. As `vexfs_rust_unlink_file`, with `-ENOTEMPTY` and `-ENOTDIR`.
+// `Volume::rmdir`: removes an empty directory. As `vexfs_rust_unlink_file`, with `-ENOTEMPTY` and `-ENOTDIR`.
 int32_t vexfs_rust_remove_dir(struct vexfs_volume *volume,
-			      uint64_t dir,
-			      const uint8_t *name_at,
-			      uint32_t name_len,
+			      const struct vexfs_name_at *at,
 			      struct vexfs_timestamp now,
 			      struct vexfs_attr *out,
 			      struct vexfs_attr *dir_out,
 			      struct vexfs_report *report);
 
-// Moves a name. `flags`: 0, `VEXFS_RENAME_NOREPLACE` or `VEXFS_RENAME_EXCHANGE`. `*out` may not be null.
+// `Volume::rename`: moves a name. `flags`: 0, `VEXFS_RENAME_NOREPLACE` or `VEXFS_RENAME_EXCHANGE`. `*out` may not be
+// null.
 //
 // 0; `-EINVAL` for both flags or a directory moved into itself; `-EEXIST`, `-ENOENT`, `-ENOTDIR`, `-EISDIR`,
 // `-ENOTEMPTY`, `-EMLINK`, `-ENAMETOOLONG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
@@ -615,6 +588,225 @@ int32_t vexfs_rust_rename(struct vexfs_volume *volume,
 			  struct vexfs_timestamp now,
 			  struct vexfs_rename_result *out,
 			  struct vexfs_report *report);
+
+// `Volume::map`: finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there,
+// of at most `count` blocks. What does not exist is a hole.
+//
+// 0, `-EINVAL`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_map(const struct vexfs_volume *volume,
+		       uint64_t ino,
+		       uint64_t block,
+		       uint64_t count,
+		       struct vexfs_extent *out,
+		       struct vexfs_report *report);
+
+// `Volume::allocate`: as `vexfs_rust_map`, but where there is nothing yet it allocates unwritten blocks. `*out` may
+// be shorter than asked.
+//
+// 0, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_allocate(struct vexfs_volume *volume,
+			    uint64_t ino,
+			    uint64_t block,
+			    uint64_t count,
+			    struct vexfs_extent *out,
+			    struct vexfs_report *report);
+
+// `Volume::mark_written`: after the data of these blocks has reached the device: unwritten blocks become written,
+// and the size grows to `new_size` if it was below (`VEXFS_KEEP_SIZE`: it stays). `now`: the new mtime, or null.
+// While `*more` is 1, call it again.
+//
+// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_mark_written(struct vexfs_volume *volume,
+				uint64_t ino,
+				uint64_t block,
+				uint64_t count,
+				uint64_t new_size,
+				const struct vexfs_timestamp *now,
+				uint32_t *more_out,
+				struct vexfs_report *report);
+
+// `Volume::punch`: frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While
+// `*more` is 1, call it again.
+//
+// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_punch(struct vexfs_volume *volume,
+			 uint64_t ino,
+			 uint64_t block,
+			 uint64_t count,
+			 const struct vexfs_timestamp *now,
+			 uint32_t *more_out,
+			 struct vexfs_report *report);
+
+// `Volume::set_size`: sets the size of file `ino`; what lies past it is freed. The host zeroes the rest of the last
+// block. While `*more` is 1, call it again.
+//
+// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_truncate_file(struct vexfs_volume *volume,
+				 uint64_t ino,
+				 uint64_t size,
+				 struct vexfs_timestamp now,
+				 uint32_t *more_out,
+				 struct vexfs_report *report);
+
+// `Volume::xattr_get`: reads an attribute's value into the `len` bytes at `buf`; `*used` gets its length. With `len`
+// 0 only the length is told.
+//
+// 0, `-ENODATA`, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_xattr_get(const struct vexfs_volume *volume,
+			     uint64_t ino,
+			     const uint8_t *name,
+			     uint32_t name_len,
+			     uint8_t *buf,
+			     size_t len,
+			     size_t *used,
+			     struct vexfs_report *report);
+
+// `Volume::xattr_list`: lists attribute names, each with a zero behind it, in the `len` bytes at `buf`; `*used` gets
+// the bytes they take. With `len` 0 only that is told.
+//
+// 0, `-ERANGE` if they do not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_xattr_list(const struct vexfs_volume *volume,
+			      uint64_t ino,
+			      uint8_t *buf,
+			      size_t len,
+			      size_t *used,
+			      struct vexfs_report *report);
+
+// `Volume::xattr_set`: sets an attribute. `flags`: 0, `VEXFS_XATTR_CREATE` or `VEXFS_XATTR_REPLACE`.
+//
+// 0, `-EEXIST`, `-ENODATA`, `-E2BIG`, `-ERANGE`, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_xattr_set(struct vexfs_volume *volume,
+			     uint64_t ino,
+			     const uint8_t *name,
+			     uint32_t name_len,
+			     const uint8_t *value,
+			     size_t len,
+			     uint32_t flags,
+			     struct vexfs_timestamp now,
+			     struct vexfs_report *report);
+
+// `Volume::xattr_remove`: removes an attribute. 0, `-ENODATA`, and as `vexfs_rust_xattr_set`.
+int32_t vexfs_rust_xattr_remove(struct vexfs_volume *volume,
+				uint64_t ino,
+				const uint8_t *name,
+				uint32_t name_len,
+				struct vexfs_timestamp now,
+				struct vexfs_report *report);
+
+// `Volume::acl_set`: sets an attribute, or removes it if `value` is null, and changes attributes of the inode in the
+// same change: an ACL and its mode. One that is to be removed need not be there.
+//
+// 0, `-EINVAL` for an unknown bit in `valid`, and as `vexfs_rust_xattr_set`.
+int32_t vexfs_rust_set_acl(struct vexfs_volume *volume,
+			   uint64_t ino,
+			   const uint8_t *name,
+			   uint32_t name_len,
+			   const uint8_t *value,
+			   size_t len,
+			   const struct vexfs_set_attrs *attrs,
+			   struct vexfs_report *report);
+
+// `Volume::set_vector`: sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
+//
+// 0; `-EINVAL` with a message if the text is wrong or the file is not empty; `-ENOENT`, `-EROFS`, `-EAGAIN`,
+// `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_set_vector(struct vexfs_volume *volume,
+			      uint64_t ino,
+			      const uint8_t *text,
+			      size_t len,
+			      struct vexfs_timestamp now,
+			      struct vexfs_report *report);
+
+// `Volume::vector`: writes the text of the vector attribute of `ino` (no zero behind it) to the `len` bytes at
+// `buf`; `*used` gets its length. With `len` 0 only the length is told.
+//
+// 0, `-ENODATA` without one, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
+int32_t vexfs_rust_get_vector(const struct vexfs_volume *volume,
+			      uint64_t ino,
+			      uint8_t *buf,
+			      size_t len,
+			      size_t *used,
+			      struct vexfs_report *report);
+
+/*
+ * Self-tests: in the kernel's object only if that was linked with test hooks.
+ */
+#if !defined(__KERNEL__) || defined(VEXFS_TEST_HOOKS)
+
+// Formats a filesystem in 1 MiB of memory, works on it, commits, opens it again and compares.
+//
+// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
+int32_t vexfs_rust_test_basic(void);
+
+// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
+// 0 otherwise.
+//
+// # Panics
+// If `really` is 1.
+int32_t vexfs_rust_test_panic(uint32_t really);
+
+// Parses and prints vector attributes, and has one inherited by a new file.
+//
+// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
+int32_t vexfs_rust_test_vector_ops(void);
+
+#endif /* !__KERNEL__ || VEXFS_TEST_HOOKS */
+
+/*
+ * For hosts in userspace: not in the kernel's object.
+ */
+#ifndef __KERNEL__
+
+// `mkfs`: formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
+int32_t vexfs_rust_userspace_init(const struct vexfs_host_device *device,
+				  const struct vexfs_format_options *options,
+				  struct vexfs_report *report);
+
+// `Volume::kill`: stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
+int32_t vexfs_rust_kill(struct vexfs_volume *volume);
+
+// `Volume::commit`: commits everything in one call, under the lock: for a host that has nothing else to do
+// meanwhile. `*generation`, if not null, gets the newest durable generation.
+//
+// 0, or what the stages fail with; after a failure of the device the volume is dead.
+int32_t vexfs_rust_sync_fs(struct vexfs_volume *volume,
+			   struct vexfs_timestamp now,
+			   uint64_t *generation,
+			   struct vexfs_report *report);
+
+// `Volume::commit`, or a flush of the device: makes one inode durable in one call, under the lock: commits if
+// anything is uncommitted, else flushes the device, for data that was overwritten in place. If that flush fails the
+// volume is dead: what the medium holds is not known.
+//
+// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
+int32_t vexfs_rust_fsync_file(struct vexfs_volume *volume,
+			      uint64_t ino,
+			      struct vexfs_timestamp now,
+			      struct vexfs_report *report);
+
+// `vexfs_rust_create` of anything but a directory or a symbolic link, for which it returns `-EINVAL`.
+int32_t vexfs_rust_create_file(struct vexfs_volume *volume,
+			       const struct vexfs_name_at *at,
+			       const struct vexfs_new_attrs *attrs,
+			       struct vexfs_attr *out,
+			       struct vexfs_attr *dir_out,
+			       struct vexfs_report *report);
+
+// `vexfs_rust_create` of a directory; `-EINVAL` for anything else.
+int32_t vexfs_rust_create_dir(struct vexfs_volume *volume,
+			      const struct vexfs_name_at *at,
+			      const struct vexfs_new_attrs *attrs,
+			      struct vexfs_attr *out,
+			      struct vexfs_attr *dir_out,
+			      struct vexfs_report *report);
+
+// `vexfs_rust_create` of a symbolic link; `-EINVAL` for anything else.
+int32_t vexfs_rust_symlink(struct vexfs_volume *volume,
+			   const struct vexfs_name_at *at,
+			   const struct vexfs_new_attrs *attrs,
+			   struct vexfs_attr *out,
+			   struct vexfs_attr *dir_out,
+			   struct vexfs_report *report);
 
 // Checks that regular file `ino` can be opened (`flags`: 0 or `VEXFS_OPEN_WRITE`) and reads it into `*out`. Nothing is
 // held: an open file is the host's matter.
@@ -635,65 +827,8 @@ int32_t vexfs_rust_release_file(const struct vexfs_volume *volume,
 				uint32_t *destroy,
 				struct vexfs_report *report);
 
-// Finds where the blocks of file `ino` from `block` on live: `*out` gets one range that starts there, of at most `count` blocks.
-// What does not exist is a hole.
-//
-// 0, `-EINVAL`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_map(const struct vexfs_volume *volume,
-		       uint64_t ino,
-		       uint64_t block,
-		       uint64_t count,
-		       struct vexfs_extent *out,
-		       struct vexfs_report *report);
-
-// As `vexfs_rust_map`, but where there is nothing yet it allocates unwritten blocks. `*out` may be shorter than asked.
-//
-// 0, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_allocate(struct vexfs_volume *volume,
-			    uint64_t ino,
-			    uint64_t block,
-			    uint64_t count,
-			    struct vexfs_extent *out,
-			    struct vexfs_report *report);
-
-// After the data of these blocks has reached the device: unwritten blocks become written, and the size grows to
-// `new_size` if it was below (`VEXFS_KEEP_SIZE`: it stays). `now`: the new mtime, or null. While `*more` is 1, call it again.
-//
-// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_mark_written(struct vexfs_volume *volume,
-				uint64_t ino,
-				uint64_t block,
-				uint64_t count,
-				uint64_t new_size,
-				const struct vexfs_timestamp *now,
-				uint32_t *more_out,
-				struct vexfs_report *report);
-
-// Frees these blocks; they read as zeroes then. `now`: the new mtime and ctime, or null. While `*more` is 1, call it
-// again.
-//
-// 0, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_punch(struct vexfs_volume *volume,
-			 uint64_t ino,
-			 uint64_t block,
-			 uint64_t count,
-			 const struct vexfs_timestamp *now,
-			 uint32_t *more_out,
-			 struct vexfs_report *report);
-
-// Sets the size of file `ino`; what lies past it is freed. The host zeroes the rest of the last block. While `*more`
-// is 1, call it again.
-//
-// 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_truncate_file(struct vexfs_volume *volume,
-				 uint64_t ino,
-				 uint64_t size,
-				 struct vexfs_timestamp now,
-				 uint32_t *more_out,
-				 struct vexfs_report *report);
-
-// Reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device; `*read` gets how many there were.
-// For hosts without a page cache.
+// `Volume::read_at`: reads up to `len` bytes of file `ino` from byte `offset` into `buf`, through the device;
+// `*read` gets how many there were. For hosts without a page cache.
 //
 // 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_read_file(struct vexfs_volume *volume,
@@ -704,8 +839,8 @@ int32_t vexfs_rust_read_file(struct vexfs_volume *volume,
 			     size_t *read,
 			     struct vexfs_report *report);
 
-// Writes `len` bytes to file `ino` from byte `offset` on, through the device, and commits when it must.
-// For hosts without a page cache.
+// `Volume::write_at`: writes `len` bytes to file `ino` from byte `offset` on, through the device, and commits when
+// it must. For hosts without a page cache.
 //
 // 0, `-EISDIR`, `-EINVAL`, `-ENOENT`, `-EFBIG`, `-EROFS`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_write_file(struct vexfs_volume *volume,
@@ -714,85 +849,6 @@ int32_t vexfs_rust_write_file(struct vexfs_volume *volume,
 			      const uint8_t *data,
 			      size_t len,
 			      struct vexfs_timestamp now,
-			      struct vexfs_report *report);
-
-// Reads an attribute's value into the `len` bytes at `buf`; `*used` gets its length. With `len` 0 only the length is told.
-//
-// 0, `-ENODATA`, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_xattr_get(const struct vexfs_volume *volume,
-			     uint64_t ino,
-			     const uint8_t *name,
-			     uint32_t name_len,
-			     uint8_t *buf,
-			     size_t len,
-			     size_t *used,
-			     struct vexfs_report *report);
-
-// Lists attribute names, each with a zero behind it, in the `len` bytes at `buf`; `*used` gets the bytes they take. With
-// `len` 0 only that is told.
-//
-// 0, `-ERANGE` if they do not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_xattr_list(const struct vexfs_volume *volume,
-			      uint64_t ino,
-			      uint8_t *buf,
-			      size_t len,
-			      size_t *used,
-			      struct vexfs_report *report);
-
-// Sets an attribute. `flags`: 0, `VEXFS_XATTR_CREATE` or `VEXFS_XATTR_REPLACE`.
-//
-// 0, `-EEXIST`, `-ENODATA`, `-E2BIG`, `-ERANGE`, `-EINVAL`, `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_xattr_set(struct vexfs_volume *volume,
-			     uint64_t ino,
-			     const uint8_t *name,
-			     uint32_t name_len,
-			     const uint8_t *value,
-			     size_t len,
-			     uint32_t flags,
-			     struct vexfs_timestamp now,
-			     struct vexfs_report *report);
-
-// Removes an attribute. 0, `-ENODATA`, and as `vexfs_rust_xattr_set`.
-int32_t vexfs_rust_xattr_remove(struct vexfs_volume *volume,
-				uint64_t ino,
-				const uint8_t *name,
-				uint32_t name_len,
-				struct vexfs_timestamp now,
-				struct vexfs_report *report);
-
-// Sets an attribute, or removes it if `value` is null, and changes attributes of the inode in the same change: an ACL
-// and its mode. One that is to be removed need not be there.
-//
-// 0, `-EINVAL` for an unknown bit in `valid`, and as `vexfs_rust_xattr_set`.
-int32_t vexfs_rust_set_acl(struct vexfs_volume *volume,
-			   uint64_t ino,
-			   const uint8_t *name,
-			   uint32_t name_len,
-			   const uint8_t *value,
-			   size_t len,
-			   const struct vexfs_set_attrs *attrs,
-			   struct vexfs_report *report);
-
-// Sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
-//
-// 0; `-EINVAL` with a message if the text is wrong or the file is not empty; `-ENOENT`, `-EROFS`, `-EAGAIN`,
-// `-ENOSPC`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_set_vector(struct vexfs_volume *volume,
-			      uint64_t ino,
-			      const uint8_t *text,
-			      size_t len,
-			      struct vexfs_timestamp now,
-			      struct vexfs_report *report);
-
-// Writes the text of the vector attribute of `ino` (no zero behind it) to the `len` bytes at `buf`; `*used` gets its
-// length. With `len` 0 only the length is told.
-//
-// 0, `-ENODATA` without one, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-int32_t vexfs_rust_get_vector(const struct vexfs_volume *volume,
-			      uint64_t ino,
-			      uint8_t *buf,
-			      size_t len,
-			      size_t *used,
 			      struct vexfs_report *report);
 
 // Writes the shape of vector file `ino` to `*out`: how many whole vectors it holds and where they are. Reads the device.
@@ -818,22 +874,7 @@ int32_t vexfs_rust_vector_search(struct vexfs_volume *volume,
 				 uint32_t *found,
 				 struct vexfs_report *report);
 
-// Formats a filesystem in 1 MiB of memory, works on it, commits, opens it again and compares.
-//
-// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
-int32_t vexfs_rust_test_basic(void);
-
-// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
-// 0 otherwise.
-//
-// # Panics
-// If `really` is 1.
-int32_t vexfs_rust_test_panic(uint32_t really);
-
-// Parses and prints vector attributes, and has one inherited by a new file.
-//
-// 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
-int32_t vexfs_rust_test_vector_ops(void);
+#endif /* !__KERNEL__ */
 
 // Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null. May sleep; must not
 // enter a filesystem.

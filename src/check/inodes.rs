@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The check's second half: what the items of each inode say together, and the names between inodes.
+//! The check of inodes: the items of each, and the names, links, parents and orphans between them.
 //!
-//! Items come in the order of their keys, so one inode's stand together; what spans inodes (names,
-//! links, parents, orphans) is listed and compared at the end.
+//! Items come in the order of their keys, so those of one inode come together. What spans inodes is
+//! collected meanwhile and compared at the end.
 
 use super::Checker;
 use crate::buffer::push;
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use vexfs_format::item::{EXTENT_UNWRITTEN, EXTENT_VECTOR};
 use vexfs_format::{BlockNr, Ino, Key, Kind, RootRecord, VectorItem};
 
-/// The inode whose items are being met.
+/// The inode whose items are being checked.
 struct Current {
     inode: Inode,
     entries: u64,
@@ -31,43 +31,63 @@ struct Current {
     /// Bytes of a symlink's target so far.
     inline: u64,
     vector: bool,
-    /// The attribute being met: (key offset expected next, chunks left, bytes left).
-    xattr: (u64, u64, u64),
+    xattr: PendingXattr,
 }
 
-/// A name: who it names, where it stands, what it says of the type.
+/// What is still to come of the extended attribute whose chunks are being checked.
+#[derive(Clone, Copy, Default)]
+struct PendingXattr {
+    /// Offset of the next chunk's key.
+    offset: u64,
+    chunks: u64,
+    bytes: u64,
+}
+
+/// A directory entry.
 struct Name {
+    /// The inode it names.
     ino: Ino,
+    /// The directory it is in.
     dir: Ino,
+    /// The type it gives the inode.
     file_type: FileType,
 }
 
-/// What is kept of an inode to the end.
-struct Kept {
+/// What the comparison at the end needs of an inode.
+struct InodeSummary {
     ino: Ino,
     nlink: u32,
     file_type: FileType,
     parent: Ino,
-    /// 0 not known, 1 on the way up, 2 reaches the root.
-    rooted: u8,
-    /// Its written extents end beyond its size: fine for a truncation under way.
-    beyond: bool,
+    ancestry: Ancestry,
+    /// Its written extents end beyond its size, as those of a truncation under way do.
+    written_beyond_size: bool,
+}
+
+/// What is known of a directory's parents.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ancestry {
+    Unknown,
+    /// It is on the path that is being followed, or on one that did not reach the root.
+    Visited,
+    ReachesRoot,
 }
 
 pub(super) struct Inodes {
     geometry: Geometry,
     current: Option<Current>,
-    kept: Vec<Kept>,
+    /// In the order of their numbers.
+    all: Vec<InodeSummary>,
     names: Vec<Name>,
     orphans: Vec<Ino>,
 }
 
 impl Inodes {
     pub(super) const fn new(geometry: Geometry) -> Self {
-        Self { geometry, current: None, kept: Vec::new(), names: Vec::new(), orphans: Vec::new() }
+        Self { geometry, current: None, all: Vec::new(), names: Vec::new(), orphans: Vec::new() }
     }
 
-    /// Takes in the next item.
+    /// Checks the next item.
     pub(super) fn item<D: Device>(
         &mut self,
         checker: &mut Checker<'_, D>,
@@ -80,8 +100,10 @@ impl Inodes {
             match key.kind() {
                 Some(Kind::Orphan) => push(&mut self.orphans, Ino(key.offset()))?,
                 _ => {
-                    checker
-                        .at_block(block, "an item of a kind the filesystem itself does not have");
+                    checker.block_finding(
+                        block,
+                        "an item of a kind the filesystem itself does not have",
+                    );
                 }
             }
             return Ok(());
@@ -89,12 +111,12 @@ impl Inodes {
         if self.current.as_ref().is_none_or(|current| current.inode.ino != ino) {
             self.close(checker)?;
             if key != Key::inode(ino) {
-                checker.at_inode(ino, "items of an inode that does not exist");
+                checker.inode_finding(ino, "items of an inode that does not exist");
                 return Ok(());
             }
             match Inode::from_payload(ino, payload) {
                 Ok(inode) => self.open(checker, inode),
-                Err(Error::Corrupt(corruption)) => checker.find(corruption, None),
+                Err(Error::Corrupt(corruption)) => checker.finding(corruption, None),
                 Err(other) => return Err(other),
             }
             return Ok(());
@@ -110,21 +132,21 @@ impl Inodes {
             _ => false,
         };
         if !fits {
-            checker.at_inode(ino, "an item of a kind this type of inode does not have");
+            checker.inode_finding(ino, "an item of a kind this type of inode does not have");
             return Ok(());
         }
         match key.kind() {
             Some(Kind::Vector) => {
                 let item = parse_item::<VectorItem>(payload, "");
                 if item.and_then(|item| VectorLayout::from_item(&item)).is_err() {
-                    checker.at_inode(ino, "the vector attribute is malformed");
+                    checker.inode_finding(ino, "the vector attribute is malformed");
                 }
                 current.vector = true;
             }
             Some(Kind::Xattr) => current.xattr(checker, key, payload),
             Some(Kind::Inline) => {
                 if key.offset() != current.inline {
-                    checker.at_inode(ino, "the symlink's target has a gap");
+                    checker.inode_finding(ino, "the symlink's target has a gap");
                 }
                 current.inline = key.offset().saturating_add(payload.len() as u64);
             }
@@ -137,13 +159,13 @@ impl Inodes {
                     current.entries += 1;
                     self.entry(checker, key, entry)?;
                 }
-                Err(_) => checker.at_inode(ino, "a directory entry is malformed"),
+                Err(_) => checker.inode_finding(ino, "a directory entry is malformed"),
             },
         }
         Ok(())
     }
 
-    /// A directory entry.
+    /// Checks a directory entry.
     fn entry<D: Device>(
         &mut self,
         checker: &mut Checker<'_, D>,
@@ -153,7 +175,7 @@ impl Inodes {
         let dir = key.ino();
         let hash = name_hash(&self.geometry, name);
         if hash_base(hash).max(FIRST_COOKIE) | 0xff != key.offset() | 0xff {
-            checker.at_inode(dir, "a directory entry stands under the wrong hash");
+            checker.inode_finding(dir, "a directory entry stands under the wrong hash");
         }
         push(&mut self.names, Name { ino, dir, file_type })
     }
@@ -177,11 +199,11 @@ impl Inodes {
             written_end: 0,
             inline: 0,
             vector: false,
-            xattr: (0, 0, 0),
+            xattr: PendingXattr::default(),
         });
     }
 
-    /// All items of the current inode were met: do they add up?
+    /// Compares the current inode, all of whose items were checked, with their sums.
     fn close<D: Device>(&mut self, checker: &mut Checker<'_, D>) -> Result<()> {
         let Some(current) = self.current.take() else { return Ok(()) };
         let inode = &current.inode;
@@ -197,30 +219,30 @@ impl Inodes {
         }
         checker.compare(ino, "the inode's blocks", inode.blocks, current.blocks);
         if inode.vector != current.vector {
-            checker.at_inode(inode.ino, "the vector flag and the vector attribute disagree");
+            checker.inode_finding(inode.ino, "the vector flag and the vector attribute disagree");
         }
-        if current.xattr.1 != 0 {
-            checker.at_inode(inode.ino, "an extended attribute lacks chunks");
+        if current.xattr.chunks != 0 {
+            checker.inode_finding(inode.ino, "an extended attribute lacks chunks");
         }
         let size_blocks = inode.size.div_ceil(self.geometry.block_bytes() as u64);
         push(
-            &mut self.kept,
-            Kept {
+            &mut self.all,
+            InodeSummary {
                 ino: inode.ino,
                 nlink: inode.nlink,
                 file_type: inode.file_type(),
                 parent: inode.parent,
-                rooted: 0,
-                beyond: inode.is_file() && current.written_end > size_blocks,
+                ancestry: Ancestry::Unknown,
+                written_beyond_size: inode.is_file() && current.written_end > size_blocks,
             },
         )
     }
 
     fn index_of(&self, ino: Ino) -> Option<usize> {
-        self.kept.binary_search_by_key(&ino, |kept| kept.ino).ok()
+        self.all.binary_search_by_key(&ino, |inode| inode.ino).ok()
     }
 
-    /// Everything was met: names, links, parents, orphans, and the root record's figures.
+    /// Compares names, links, parents, orphans and the root record's figures, once all items were checked.
     pub(super) fn finish<D: Device>(
         mut self,
         checker: &mut Checker<'_, D>,
@@ -234,128 +256,126 @@ impl Inodes {
         let (inodes, orphans) = (checker.summary.inodes, checker.summary.orphans);
         checker.compare(None, "the root record's inodes", record.inodes.get(), inodes);
         checker.compare(None, "the root record's orphans", record.orphans.get(), orphans);
-        if self.kept.last().is_some_and(|last| last.ino.0 >= record.next_ino.get()) {
-            checker.find(
-                crate::error::Corruption {
-                    block: None,
-                    ino: self.kept.last().map(|kept| kept.ino),
-                    what: "the inode's number was not given out yet",
-                },
-                None,
-            );
+        if let Some(last) = self.all.last().filter(|last| last.ino.0 >= record.next_ino.get()) {
+            checker.inode_finding(last.ino, "the inode's number was not given out yet");
         }
         self.names.sort_unstable_by_key(|name| (name.ino, name.dir));
         self.orphans.sort_unstable();
         for orphan in &self.orphans {
             if self.index_of(*orphan).is_none() {
-                checker.at_inode(*orphan, "an orphan that does not exist");
+                checker.inode_finding(*orphan, "an orphan that does not exist");
             }
         }
         let mut position = 0;
-        for kept in &self.kept {
-            while self.names.get(position).is_some_and(|name| name.ino < kept.ino) {
+        for inode in &self.all {
+            while self.names.get(position).is_some_and(|name| name.ino < inode.ino) {
                 if let Some(name) = self.names.get(position) {
-                    checker
-                        .at_inode(name.dir, "a directory entry names an inode that does not exist");
+                    checker.inode_finding(
+                        name.dir,
+                        "a directory entry names an inode that does not exist",
+                    );
                 }
                 position += 1;
             }
             let rest = self.names.get(position..).unwrap_or(&[]);
-            let count = rest.partition_point(|name| name.ino == kept.ino);
+            let count = rest.partition_point(|name| name.ino == inode.ino);
             let own = rest.get(..count).unwrap_or(&[]);
             position += count;
-            self.links(checker, kept, own);
+            self.links(checker, inode, own);
         }
         for name in self.names.get(position..).unwrap_or(&[]) {
-            checker.at_inode(name.dir, "a directory entry names an inode that does not exist");
+            checker.inode_finding(name.dir, "a directory entry names an inode that does not exist");
         }
         self.subdirectories(checker)?;
-        self.reach(checker)
+        self.ancestries(checker)
     }
 
     /// Checks the names of one inode.
-    fn links<D: Device>(&self, checker: &mut Checker<'_, D>, kept: &Kept, names: &[Name]) {
-        if names.iter().any(|name| name.file_type != kept.file_type) {
-            checker.at_inode(kept.ino, "a directory entry says another type than the inode");
+    fn links<D: Device>(&self, checker: &mut Checker<'_, D>, inode: &InodeSummary, names: &[Name]) {
+        if names.iter().any(|name| name.file_type != inode.file_type) {
+            checker.inode_finding(inode.ino, "a directory entry says another type than the inode");
         }
-        let listed = self.orphans.binary_search(&kept.ino).is_ok();
-        if kept.file_type == FileType::Directory {
-            let named = names.len() == 1 && names.iter().all(|name| name.dir == kept.parent);
-            let root = kept.ino == Ino::ROOT && names.is_empty() && kept.parent == Ino::ROOT;
-            let orphan = kept.nlink == 0 && names.is_empty();
+        let listed = self.orphans.binary_search(&inode.ino).is_ok();
+        if inode.file_type == FileType::Directory {
+            let named = names.len() == 1 && names.iter().all(|name| name.dir == inode.parent);
+            let root = inode.ino == Ino::ROOT && names.is_empty() && inode.parent == Ino::ROOT;
+            let orphan = inode.nlink == 0 && names.is_empty();
             if !(named || root || orphan) {
-                checker.at_inode(kept.ino, "the directory is not named once, by its parent");
+                checker.inode_finding(inode.ino, "the directory is not named once, by its parent");
             }
         } else {
             let count = names.len() as u64;
-            checker.compare(Some(kept.ino), "the inode's links", u64::from(kept.nlink), count);
+            checker.compare(Some(inode.ino), "the inode's links", u64::from(inode.nlink), count);
         }
-        if kept.nlink == 0 && !listed {
-            checker.at_inode(kept.ino, "an inode without a name is not among the orphans");
+        if inode.nlink == 0 && !listed {
+            checker.inode_finding(inode.ino, "an inode without a name is not among the orphans");
         }
-        if kept.beyond && !listed {
-            checker.at_inode(kept.ino, "written blocks lie beyond the file's end");
+        if inode.written_beyond_size && !listed {
+            checker.inode_finding(inode.ino, "written blocks lie beyond the file's end");
         }
     }
 
-    /// A directory's links are 2 and one for each directory in it.
+    /// Checks that a directory's links are 2 and one for each directory in it.
     fn subdirectories<D: Device>(&self, checker: &mut Checker<'_, D>) -> Result<()> {
         let mut parents: Vec<Ino> = Vec::new();
         for name in self.names.iter().filter(|name| name.file_type == FileType::Directory) {
             push(&mut parents, name.dir)?;
         }
         parents.sort_unstable();
-        for kept in self.kept.iter().filter(|k| k.file_type == FileType::Directory && k.nlink > 0) {
-            let from = parents.partition_point(|ino| *ino < kept.ino);
-            let to = parents.partition_point(|ino| *ino <= kept.ino);
+        for inode in self.all.iter().filter(|inode| inode.is_named_directory()) {
+            let from = parents.partition_point(|ino| *ino < inode.ino);
+            let to = parents.partition_point(|ino| *ino <= inode.ino);
             let counted = 2 + (to - from) as u64;
             checker.compare(
-                Some(kept.ino),
+                Some(inode.ino),
                 "the directory's links",
-                u64::from(kept.nlink),
+                u64::from(inode.nlink),
                 counted,
             );
         }
         Ok(())
     }
 
-    /// Every directory that has a name is below the root.
-    fn reach<D: Device>(&mut self, checker: &mut Checker<'_, D>) -> Result<()> {
-        let mut way: Vec<usize> = Vec::new();
-        for start in 0..self.kept.len() {
-            let mut at = Some(start).filter(|index| {
-                self.kept
-                    .get(*index)
-                    .is_some_and(|k| k.file_type == FileType::Directory && k.nlink > 0)
-            });
-            way.clear();
-            let mut rooted = false;
-            // A directory is entered once on a way up, and not at all where its answer is known.
+    /// Checks that every directory that has a name is below the root.
+    fn ancestries<D: Device>(&mut self, checker: &mut Checker<'_, D>) -> Result<()> {
+        let mut path: Vec<usize> = Vec::new();
+        for start in 0..self.all.len() {
+            let mut at = Some(start)
+                .filter(|index| self.all.get(*index).is_some_and(InodeSummary::is_named_directory));
+            path.clear();
+            let mut reaches_root = false;
+            // Each directory is visited once, so a loop of parents ends too.
             while let Some(index) = at {
-                let Some(kept) = self.kept.get_mut(index) else { break };
-                if kept.ino == Ino::ROOT || kept.rooted == 2 {
-                    rooted = true;
+                let Some(inode) = self.all.get_mut(index) else { break };
+                if inode.ino == Ino::ROOT || inode.ancestry == Ancestry::ReachesRoot {
+                    reaches_root = true;
                     break;
                 }
-                if kept.rooted == 1 {
+                if inode.ancestry == Ancestry::Visited {
                     break;
                 }
-                kept.rooted = 1;
-                let parent = kept.parent;
-                push(&mut way, index)?;
+                inode.ancestry = Ancestry::Visited;
+                let parent = inode.parent;
+                push(&mut path, index)?;
                 at = self.index_of(parent);
             }
-            for index in &way {
-                if let Some(kept) = self.kept.get_mut(*index) {
-                    if rooted {
-                        kept.rooted = 2;
+            for index in &path {
+                if let Some(inode) = self.all.get_mut(*index) {
+                    if reaches_root {
+                        inode.ancestry = Ancestry::ReachesRoot;
                     } else {
-                        checker.at_inode(kept.ino, "the directory is not below the root");
+                        checker.inode_finding(inode.ino, "the directory is not below the root");
                     }
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl InodeSummary {
+    fn is_named_directory(&self) -> bool {
+        self.file_type == FileType::Directory && self.nlink > 0
     }
 }
 
@@ -369,14 +389,14 @@ impl Current {
     ) -> Result<()> {
         let ino = self.inode.ino;
         let Ok(extent) = Extent::parse(key, payload, blocks) else {
-            checker.at_inode(ino, "an extent is impossible");
+            checker.inode_finding(ino, "an extent is impossible");
             return Ok(());
         };
         if extent.start < self.extent_end {
-            checker.at_inode(ino, "two extents overlap in the file");
+            checker.inode_finding(ino, "two extents overlap in the file");
         }
         if (extent.flags & EXTENT_VECTOR != 0) != self.inode.vector {
-            checker.at_inode(ino, "an extent's vector flag is not the file's");
+            checker.inode_finding(ino, "an extent's vector flag is not the file's");
         }
         self.extent_end = extent.end();
         if extent.flags & EXTENT_UNWRITTEN == 0 {
@@ -391,32 +411,33 @@ impl Current {
 
     fn xattr<D: Device>(&mut self, checker: &mut Checker<'_, D>, key: Key, payload: &[u8]) {
         let ino = self.inode.ino;
-        let (expected, chunks_left, bytes_left) = self.xattr;
+        let pending = core::mem::take(&mut self.xattr);
         if is_first(key) {
-            if chunks_left != 0 {
-                checker.at_inode(ino, "an extended attribute lacks chunks");
+            if pending.chunks != 0 {
+                checker.inode_finding(ino, "an extended attribute lacks chunks");
             }
-            self.xattr = (0, 0, 0);
             let Ok((head, _, start)) = parse_first(payload) else {
-                checker.at_inode(ino, "an extended attribute is malformed");
+                checker.inode_finding(ino, "an extended attribute is malformed");
                 return;
             };
             let left = u64::from(head.value_len.get()).saturating_sub(start.len() as u64);
             let chunks = u64::from(head.chunks.get()) - 1;
             if (chunks == 0) != (left == 0) {
-                checker.at_inode(ino, "an extended attribute has the wrong length");
+                checker.inode_finding(ino, "an extended attribute has the wrong length");
             }
-            self.xattr = (key.offset() + 1, chunks, left);
+            self.xattr = PendingXattr { offset: key.offset() + 1, chunks, bytes: left };
             return;
         }
-        if chunks_left == 0 || key.offset() != expected {
-            checker.at_inode(ino, "a chunk of an extended attribute is out of place");
+        if pending.chunks == 0 || key.offset() != pending.offset {
+            self.xattr = pending;
+            checker.inode_finding(ino, "a chunk of an extended attribute is out of place");
             return;
         }
-        let left = bytes_left.saturating_sub(payload.len() as u64);
-        if chunks_left == 1 && (left != 0 || payload.len() as u64 > bytes_left) {
-            checker.at_inode(ino, "an extended attribute has the wrong length");
+        let (chunks, len) = (pending.chunks - 1, payload.len() as u64);
+        let bytes = pending.bytes.saturating_sub(len);
+        if chunks == 0 && (bytes != 0 || len > pending.bytes) {
+            checker.inode_finding(ino, "an extended attribute has the wrong length");
         }
-        self.xattr = (expected + 1, chunks_left - 1, left);
+        self.xattr = PendingXattr { offset: pending.offset + 1, chunks, bytes };
     }
 }

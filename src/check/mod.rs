@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The full check: reads every structure the newest root reaches and holds each against the others.
+//! The full check: reads every structure that the newest root reaches and compares them.
 //!
-//! It only reads, believes nothing, and goes on after a finding as far as it can. Every block is
-//! visited once, so damage cannot make it loop. File data carries no checksum and is not read.
+//! It never writes, trusts nothing that it did not verify, and goes on after a finding as far as it
+//! can. It enters every block once, so damage cannot make it loop. File data carries no checksum and
+//! is not read.
 
 mod inodes;
 
@@ -23,10 +24,10 @@ use vexfs_format::{
 };
 use zerocopy::IntoBytes;
 
-/// Something that is not as it should be.
+/// Something that is wrong with a filesystem.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// Where, and what was expected.
+    /// Where it is, and what is wrong.
     pub corruption: Corruption,
     /// Two figures that should be the same: (what is stored, what was counted).
     pub figures: Option<(u64, u64)>,
@@ -48,17 +49,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a check tells while it runs.
+/// What a check reports while it runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Report {
-    /// It is this far.
+    /// How far it got.
     Progress {
-        /// Blocks accounted for so far.
+        /// Blocks found in use so far.
         done: u64,
         /// Blocks in use, as the root record says.
         total: u64,
     },
-    /// It found something.
+    /// Something is wrong.
     Finding(Finding),
 }
 
@@ -96,8 +97,7 @@ pub struct CheckSummary {
 /// Checks the filesystem on `device`. Findings and progress go to `report` as they come.
 ///
 /// # Errors
-/// Where there is nothing to check: no superblock or no root record that can be believed, the
-/// device's own failure, no memory.
+/// Where nothing can be checked: no valid superblock or root record, a failure of the device, no memory.
 pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<CheckSummary> {
     let superblock = read_superblock(device)?;
     let geometry = Geometry::of(&superblock);
@@ -108,7 +108,7 @@ pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<Ch
         geometry,
         report,
         total: geometry.blocks.saturating_sub(record.free_blocks.get()),
-        seen: Seen::new(&geometry)?,
+        in_use: InUse::new(&geometry)?,
         summary: CheckSummary {
             generation: Generation(record.generation.get()),
             levels: u64::from(record.level.get()) + 1,
@@ -127,14 +127,14 @@ pub fn check<D: Device>(device: &D, report: &mut dyn FnMut(Report)) -> Result<Ch
     Ok(checker.summary)
 }
 
-/// Blocks that were met, by group; a group's bits exist once one of its blocks was met.
-struct Seen {
+/// The blocks that are in use, by group; a group has bits once one of its blocks is.
+struct InUse {
     groups: Vec<Option<Vec<u8>>>,
     group_shift: u32,
     count: u64,
 }
 
-impl Seen {
+impl InUse {
     fn new(geometry: &Geometry) -> Result<Self> {
         let mut groups = Vec::new();
         let count = geometry.groups() as usize;
@@ -143,7 +143,7 @@ impl Seen {
         Ok(Self { groups, group_shift: geometry.group_shift(), count: 0 })
     }
 
-    /// Marks a block; false if it was marked before.
+    /// Marks a block as in use; false if it was before.
     fn mark(&mut self, block: u64) -> Result<bool> {
         let bytes = 1usize << (self.group_shift - 3);
         let Some(group) = self.groups.get_mut((block >> self.group_shift) as usize) else {
@@ -162,8 +162,8 @@ impl Seen {
         Ok(new)
     }
 
-    /// Whether the blocks from `block` on, a multiple of 8, are marked just as `stored` says.
-    fn bytes_are(&self, block: u64, stored: &[u8]) -> bool {
+    /// True if the blocks from `block` on, a multiple of 8, are in use exactly as `stored` says.
+    fn matches(&self, block: u64, stored: &[u8]) -> bool {
         let within = ((block & ((1 << self.group_shift) - 1)) / 8) as usize;
         match self.groups.get((block >> self.group_shift) as usize).and_then(Option::as_ref) {
             Some(bits) => bits.get(within..).is_some_and(|bits| bits.starts_with(stored)),
@@ -181,7 +181,7 @@ impl Seen {
     }
 }
 
-/// A subtree that is still to be visited, and the keys it may hold: from `low` to below `high`.
+/// A subtree that is still to be checked, and the keys it may hold: from `low` up to, not including, `high`.
 struct Subtree {
     pointer: Pointer,
     level: u8,
@@ -194,42 +194,42 @@ struct Checker<'a, D> {
     geometry: Geometry,
     report: &'a mut dyn FnMut(Report),
     total: u64,
-    seen: Seen,
+    in_use: InUse,
     summary: CheckSummary,
-    /// Every node could be read; without that nothing can be said of what is missing.
+    /// Every node was read. Otherwise nothing is reported as missing: it may be in one that was not.
     complete: bool,
     groups: Vec<(u64, GroupItem)>,
 }
 
 impl<D: Device> Checker<'_, D> {
-    fn find(&mut self, corruption: Corruption, figures: Option<(u64, u64)>) {
+    fn finding(&mut self, corruption: Corruption, figures: Option<(u64, u64)>) {
         self.summary.findings += 1;
         (self.report)(Report::Finding(Finding { corruption, figures }));
     }
 
-    fn at_block(&mut self, block: BlockNr, what: &'static str) {
-        self.find(Corruption { block: Some(block), ino: None, what }, None);
+    fn block_finding(&mut self, block: BlockNr, what: &'static str) {
+        self.finding(Corruption { block: Some(block), ino: None, what }, None);
     }
 
-    fn at_inode(&mut self, ino: Ino, what: &'static str) {
-        self.find(Corruption { block: None, ino: Some(ino), what }, None);
+    fn inode_finding(&mut self, ino: Ino, what: &'static str) {
+        self.finding(Corruption { block: None, ino: Some(ino), what }, None);
     }
 
-    /// Finds if two figures that should be the same are not.
+    /// Reports two figures that should be equal and are not.
     fn compare(&mut self, ino: Option<Ino>, what: &'static str, stored: u64, counted: u64) {
         if stored != counted {
-            self.find(Corruption { block: None, ino, what }, Some((stored, counted)));
+            self.finding(Corruption { block: None, ino, what }, Some((stored, counted)));
         }
     }
 
-    /// Takes note of a block in use.
+    /// Marks a block as in use, once; false, and a finding, if it was before.
     fn mark(&mut self, block: BlockNr) -> Result<bool> {
-        let new = self.seen.mark(block.0)?;
+        let new = self.in_use.mark(block.0)?;
         if !new {
-            self.at_block(block, "the block is used twice");
+            self.block_finding(block, "the block is used twice");
         }
-        if self.seen.count.is_multiple_of(4096) {
-            (self.report)(Report::Progress { done: self.seen.count, total: self.total });
+        if self.in_use.count.is_multiple_of(4096) {
+            (self.report)(Report::Progress { done: self.in_use.count, total: self.total });
         }
         Ok(new)
     }
@@ -245,16 +245,19 @@ impl<D: Device> Checker<'_, D> {
             self.device.read(self.geometry.byte_of(number), &mut block)?;
             let same = block.get(at..at + size_of::<Superblock>()) == Some(valid.as_bytes());
             if !same && !mutants::is(Mutant::CheckCopies) {
-                self.at_block(number, "this copy of the superblock differs from the valid one");
+                self.block_finding(
+                    number,
+                    "this copy of the superblock differs from the valid one",
+                );
             }
         }
         for block in (0..FIRST_FREE).chain([self.geometry.backup_last().0]) {
-            self.seen.mark(block)?;
+            self.in_use.mark(block)?;
         }
         Ok(())
     }
 
-    /// Visits every node, in the order of their keys.
+    /// Checks every node and its items, in the order of their keys.
     fn walk(&mut self, record: &RootRecord, inodes: &mut Inodes) -> Result<()> {
         let mut stack: Vec<Subtree> = Vec::new();
         let root = Subtree {
@@ -265,7 +268,7 @@ impl<D: Device> Checker<'_, D> {
         };
         push(&mut stack, root)?;
         let mut data = zeroed(self.geometry.block_bytes())?;
-        // A block is entered once, because marking it twice stops the descent there.
+        // A block is entered once: a second pointer to it is a finding and is not followed.
         while let Some(subtree) = stack.pop() {
             if !self.node(&subtree, &mut data)? {
                 self.complete = false;
@@ -300,7 +303,7 @@ impl<D: Device> Checker<'_, D> {
     fn node(&mut self, subtree: &Subtree, data: &mut [u8]) -> Result<bool> {
         let pointer = &subtree.pointer;
         if pointer.block.0 >= self.geometry.blocks {
-            self.at_block(pointer.block, "a pointer leads outside the filesystem");
+            self.block_finding(pointer.block, "a pointer leads outside the filesystem");
             return Ok(false);
         }
         if !self.mark(pointer.block)? {
@@ -310,13 +313,13 @@ impl<D: Device> Checker<'_, D> {
         match node::verify(data, pointer, &self.geometry.uuid, self.geometry.blocks) {
             Ok(()) => {}
             Err(Error::Corrupt(corruption)) => {
-                self.find(corruption, None);
+                self.finding(corruption, None);
                 return Ok(false);
             }
             Err(other) => return Err(other),
         }
         if node::header(data)?.level != subtree.level {
-            self.at_block(pointer.block, "the node is not on the level its parent says");
+            self.block_finding(pointer.block, "the node is not on the level its parent says");
             return Ok(false);
         }
         let first = node::first_key(data)?;
@@ -324,47 +327,41 @@ impl<D: Device> Checker<'_, D> {
         if first.is_some_and(|key| key < subtree.low)
             || subtree.high.is_some_and(|high| last.is_some_and(|key| key >= high))
         {
-            self.at_block(pointer.block, "the node holds keys outside its parent's bounds");
+            self.block_finding(pointer.block, "the node holds keys outside its parent's bounds");
         }
         if first.is_none() && subtree.low != Key::MIN {
-            self.at_block(pointer.block, "an empty leaf that is not the root");
+            self.block_finding(pointer.block, "an empty leaf that is not the root");
         }
         Ok(true)
     }
 
     fn group(&mut self, key: Key, payload: &[u8]) -> Result<()> {
         let Ok(item) = parse_item::<GroupItem>(payload, "") else {
-            self.at_inode(Ino::SYSTEM, "a group's item has the wrong length");
+            self.inode_finding(Ino::SYSTEM, "a group's item has the wrong length");
             return Ok(());
         };
         if key.offset() >= self.geometry.groups() {
-            self.at_inode(Ino::SYSTEM, "an item of a group that does not exist");
+            self.inode_finding(Ino::SYSTEM, "an item of a group that does not exist");
             return Ok(());
         }
         let block = BlockNr(item.bitmap.block.get());
         if block.0 >= self.geometry.blocks {
-            self.at_block(block, "a group's bitmap lies outside the filesystem");
+            self.block_finding(block, "a group's bitmap lies outside the filesystem");
             return Ok(());
         }
         self.mark(block)?;
         push(&mut self.groups, (key.offset(), item))
     }
 
-    /// Holds the bitmaps against the blocks that were met.
+    /// Compares the bitmaps with the blocks that are in use.
     fn space(&mut self, record: &RootRecord) -> Result<()> {
         if !self.complete {
-            self.find(
-                Corruption {
-                    block: None,
-                    ino: None,
-                    what: "part of the tree cannot be read, so space was not checked",
-                },
-                None,
-            );
+            let what = "part of the tree cannot be read, so space was not checked";
+            self.finding(Corruption { block: None, ino: None, what }, None);
             return Ok(());
         }
-        self.summary.blocks_used = self.seen.count;
-        let counted = self.geometry.blocks - self.seen.count;
+        self.summary.blocks_used = self.in_use.count;
+        let counted = self.geometry.blocks - self.in_use.count;
         self.compare(None, "the root record's free blocks", record.free_blocks.get(), counted);
         let mut bitmap = zeroed(self.geometry.block_bytes())?;
         let mut items = core::mem::take(&mut self.groups).into_iter().peekable();
@@ -375,15 +372,18 @@ impl<D: Device> Checker<'_, D> {
                     let pointer = Pointer::from(item.bitmap);
                     self.device.read(self.geometry.byte_of(pointer.block), &mut bitmap)?;
                     if crc32c(&bitmap) != pointer.crc {
-                        self.at_block(pointer.block, "the checksum of a group's bitmap is wrong");
+                        self.block_finding(
+                            pointer.block,
+                            "the checksum of a group's bitmap is wrong",
+                        );
                         continue;
                     }
                     let clear = zeroes(&bitmap);
                     let stored = u64::from(item.free.get());
                     self.compare(None, "the free blocks of a group", stored, clear);
                 }
-                // A group without an item is wholly free, but for what the format reserves.
-                None if self.seen.groups.get(index as usize).is_none_or(Option::is_none) => {
+                // In a group without an item only what the format reserves is in use.
+                None if self.in_use.groups.get(index as usize).is_none_or(Option::is_none) => {
                     continue;
                 }
                 None => {
@@ -403,34 +403,34 @@ impl<D: Device> Checker<'_, D> {
         Ok(())
     }
 
-    /// Holds one group's bitmap against the blocks that were met; `first` is its first block.
+    /// Compares one group's bitmap with the blocks that are in use; `first` is its first block.
     fn group_space(&mut self, first: u64, bitmap: &[u8]) {
-        const STRIDE: usize = 64;
-        for (index, stored) in bitmap.chunks(STRIDE).enumerate() {
-            let start = first + (index * STRIDE * 8) as u64;
+        const CHUNK: usize = 64;
+        for (index, stored) in bitmap.chunks(CHUNK).enumerate() {
+            let start = first + (index * CHUNK * 8) as u64;
             let end = start + (stored.len() * 8) as u64;
-            // Nearly always a stretch is just as it was met, and then no bit is of interest.
-            let as_met = if start >= self.geometry.blocks {
+            // Nearly always the whole chunk agrees, and its bits need not be looked at.
+            let agrees = if start >= self.geometry.blocks {
                 stored.iter().all(|byte| *byte == u8::MAX)
             } else {
-                end <= self.geometry.blocks && self.seen.bytes_are(start, stored)
+                end <= self.geometry.blocks && self.in_use.matches(start, stored)
             };
-            if as_met {
+            if agrees {
                 continue;
             }
             for (block, used) in (start..end).zip(bits(stored)) {
-                match (used, self.seen.get(block)) {
+                match (used, self.in_use.get(block)) {
                     (false, true) => {
-                        self.at_block(BlockNr(block), "the block is in use and marked free");
+                        self.block_finding(BlockNr(block), "the block is in use and marked free");
                     }
                     (true, false) if block < self.geometry.blocks => {
-                        self.at_block(
+                        self.block_finding(
                             BlockNr(block),
                             "the block is marked in use and nothing uses it",
                         );
                     }
                     (false, false) if block >= self.geometry.blocks => {
-                        self.at_block(BlockNr(block), "a block past the end is marked free");
+                        self.block_finding(BlockNr(block), "a block past the end is marked free");
                     }
                     _ => {}
                 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! File contents through the device, for hosts without a page cache (tools, tests, the follower).
+//! Reading and writing file contents, for hosts without a page cache (tools, tests, the follower).
 //!
-//! The kernel does not come here: it maps, writes and marks by itself, in the same order.
+//! The kernel does not use this: it allocates, writes and marks by itself, in the same order.
 
 use crate::buffer::zeroed;
 use crate::device::Device;
@@ -11,11 +11,11 @@ use crate::types::{Mapping, MappingKind, Progress, Time};
 use crate::volume::Volume;
 use vexfs_format::{BlockNr, FILE_BYTES_MAX, FileBlock, Ino};
 
-/// Longest piece that is read or written at once, in bytes.
+/// Longest piece that is read or written in one request, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
 
 impl<D: Device> Volume<D> {
-    /// Reads from byte `offset` of a file; returns how many bytes there were.
+    /// Reads from byte `offset` of a file; returns how many bytes it read.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::IsDirectory`], damage, and the device's.
@@ -54,11 +54,12 @@ impl<D: Device> Volume<D> {
         Ok(len as usize)
     }
 
-    /// Writes at byte `offset` of a file, which grows as needed. Commits by itself where it must;
-    /// what it wrote is durable after the next [`commit`](Self::commit).
+    /// Writes at byte `offset` of a file, which grows as needed. Commits where it has to; the data is
+    /// durable after the next [`commit`](Self::commit).
     ///
     /// # Errors
-    /// [`Error::NoSpace`] (what fitted is written), [`Error::FileTooBig`], and those of every change.
+    /// [`Error::NoSpace`] (the data before that point is written), [`Error::FileTooBig`], and those of
+    /// every change.
     pub fn write_at(&mut self, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_BYTES_MAX);
         if end.is_none() {
@@ -89,8 +90,8 @@ impl<D: Device> Volume<D> {
         Ok(())
     }
 
-    /// Writes `piece` at byte `within` of the mapping; blocks it fills only partly keep the rest of
-    /// what they hold, which is zeroes where they were never written.
+    /// Writes `piece` at byte `within` of the mapping. The other bytes of its first and last block stay
+    /// as they are, or become zero where the block was never written.
     fn write_mapped(&self, mapping: &Mapping, within: usize, piece: &[u8]) -> Result<()> {
         const OUTSIDE: Error = Error::Bug("a write leaves its mapping");
         let block_bytes = self.geometry().block_bytes();
@@ -117,8 +118,8 @@ impl<D: Device> Volume<D> {
         Ok(())
     }
 
-    /// Zeroes what lies behind byte `end` in its block: what a file loses, or what a cut left behind
-    /// its end of data that was never committed.
+    /// Zeroes the rest of the block from byte `end` on: data that a file loses, or that was written
+    /// behind its end and never committed.
     fn zero_tail(&mut self, ino: Ino, end: u64) -> Result<()> {
         let block_bytes = self.geometry().block_bytes() as u64;
         let within = end % block_bytes;
@@ -134,7 +135,7 @@ impl<D: Device> Volume<D> {
         Ok(())
     }
 
-    /// Changes a file's size; what it loses is gone, what it gains reads as zeroes.
+    /// Changes a file's size. A part that it gains reads as zeroes.
     ///
     /// # Errors
     /// Those of [`set_size`](Self::set_size).
@@ -146,7 +147,7 @@ impl<D: Device> Volume<D> {
         self.steps(now, |volume| volume.set_size(ino, size, now))
     }
 
-    /// Removes every orphan and finishes every truncation that was cut short.
+    /// Removes every orphan without a name and finishes every interrupted truncation.
     ///
     /// # Errors
     /// Those of [`evict`](Self::evict).
@@ -162,7 +163,7 @@ impl<D: Device> Volume<D> {
         Ok(())
     }
 
-    /// Repeats an operation that works in steps until it is done.
+    /// Repeats `step` until it is done.
     ///
     /// # Errors
     /// The operation's.
@@ -171,7 +172,7 @@ impl<D: Device> Volume<D> {
         now: Time,
         mut step: impl FnMut(&mut Self) -> Result<Progress>,
     ) -> Result<()> {
-        // Every step frees or converts something, and there is only so much.
+        // Every step frees or converts blocks or items, of which there are not more than this.
         for _ in 0..=self.geometry().blocks.saturating_add(1 << 20) {
             if self.run(now, &mut step)? == Progress::Done {
                 return Ok(());

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Directories: entries found by the hash of their name.
 //!
-//! An entry's offset is `hash55 << 8 | index`; names of the same hash stand side by side and are
-//! compared. The offset is the entry's `readdir` cookie: it stays the same as long as the entry does.
+//! An entry's offset is `hash55 << 8 | index`, so names of the same hash are next to each other, and a
+//! lookup compares them. An entry keeps its offset, from which the `readdir` cookie is made, as long as
+//! it exists.
 
 use super::inode::Inode;
 use crate::device::Device;
@@ -17,10 +18,10 @@ use vexfs_format::{DirentHead, Ino, Key, Kind, NAME_MAX};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Cookies below this one belong to the host (`.` and `..`).
+/// Smaller cookies are the host's (`.` and `..`).
 pub(crate) const FIRST_COOKIE: u64 = 3;
 
-/// An entry that was found: where it stands and what it names.
+/// An entry that was found: its key and what it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub(crate) key: Key,
@@ -44,7 +45,7 @@ pub(crate) fn parse_entry(payload: &[u8]) -> Result<(Ino, FileType, &[u8])> {
     Ok((ino, file_type, name))
 }
 
-/// Checks a name a host hands in.
+/// Checks a name that the host passes.
 pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_MAX {
         return Err(Error::NameTooLong);
@@ -63,7 +64,7 @@ pub(crate) fn name_hash(geometry: &Geometry, name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The largest hash leaves room for 256 names of it below 2^63.
+/// The first offset of names of this hash; the last one is 255 further on and below 2^63.
 pub(crate) fn hash_base(hash: u64) -> u64 {
     (hash >> 9) << 8
 }
@@ -75,7 +76,7 @@ impl<D: Device> Volume<D> {
         if inode.is_dir() { Ok(inode) } else { Err(Error::NotDirectory) }
     }
 
-    /// First and last key an entry `name` of `dir` may have.
+    /// First and last key that an entry `name` of `dir` may have.
     fn entry_range(&self, dir: Ino, name: &[u8]) -> (Key, Key) {
         let base = hash_base(name_hash(self.geometry(), name));
         (
@@ -99,7 +100,7 @@ impl<D: Device> Volume<D> {
         Ok(found)
     }
 
-    /// A free key for an entry `name` of `dir`, which must not exist.
+    /// A free key for a new entry `name` of `dir`; fails if the name exists.
     pub(super) fn vacant_entry(&self, dir: Ino, name: &[u8]) -> Result<Key> {
         let (from, to) = self.entry_range(dir, name);
         let mut vacant = Some(from);
@@ -135,8 +136,8 @@ impl<D: Device> Volume<D> {
     }
 
     /// Calls `emit` with the entries of `dir` from `cookie` on (0 from the start) until it returns
-    /// false. `.` and `..` are the host's. A miss after something was emitted ends the call early:
-    /// call again from the last cookie until a call emits nothing.
+    /// false. The host adds `.` and `..`. A miss after something was emitted ends the call early: call
+    /// again from the last cookie until a call emits nothing.
     ///
     /// # Errors
     /// [`Error::NotDirectory`], [`Error::Miss`] if nothing was emitted.
@@ -152,7 +153,7 @@ impl<D: Device> Volume<D> {
         let mut emitted = false;
         let result = self.tree()?.scan(from, to, &mut |key, payload| {
             let (ino, file_type, name) = parse_entry(payload)?;
-            // Its cookie would not be one, and reading on from it would not move on.
+            // No cookie can follow it: the caller would read the same entry again and again.
             if key.offset() >> 63 != 0 {
                 return Err(Error::inode(dir, "a directory entry stands behind every hash"));
             }

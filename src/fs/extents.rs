@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The extents of a file: where its blocks are, and whether they were written.
+//! The extents of a file: where its blocks are, and whether they were written. `truncate` frees them.
 //!
 //! Invariant: extents of a file do not overlap; a block becomes *written* only after its data is on
-//! the device; a written extent never lies beyond the file's size, except while the file is on the
-//! list of orphans. Long work is cut into steps, each of them a change of its own. What takes blocks
-//! away from a file is in `truncate`.
+//! the device; a written extent lies beyond the file's size only while the file is on the list of
+//! orphans. Long work is split into steps, each a change of its own.
 
 use super::inode::Inode;
 use crate::buffer::push;
@@ -21,9 +20,9 @@ use vexfs_format::{BlockNr, ExtentItem, FILE_BYTES_MAX, FIRST_FREE, FileBlock, I
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// Extents that one step changes, at most.
+/// Most extents that one step changes.
 pub(super) const STEP_EXTENTS: usize = 16;
-/// New leaves that one step needs, at most.
+/// Most new leaves that one step needs.
 pub(super) const STEP_LEAVES: u64 = STEP_EXTENTS as u64 / 2;
 /// Longest extent, in blocks.
 const EXTENT_MAX: u64 = 1 << 30;
@@ -52,7 +51,7 @@ impl Extent {
             len: u64::from(item.len.get()),
             flags: item.flags.get(),
         };
-        // Neither the superblocks nor the root ring are anybody's data.
+        // The superblocks and the root ring belong to no file.
         let end = extent.block.0.saturating_add(extent.len);
         let inside = extent.block.0 >= FIRST_FREE && end < blocks;
         let fits = extent.start.checked_add(extent.len).is_some_and(|end| end <= FILE_BYTES_MAX);
@@ -62,7 +61,7 @@ impl Extent {
         Ok(extent)
     }
 
-    /// The part of it from `from` to `to`, if there is any.
+    /// The part of it in `from..to`, if there is any.
     pub(super) fn cut(&self, from: u64, to: u64) -> Option<Self> {
         let (start, end) = (self.start.max(from), self.end().min(to));
         (start < end).then(|| Self {
@@ -108,7 +107,7 @@ impl<D: Device> Volume<D> {
         }
     }
 
-    /// Up to `max` extents that have a part in `from..to`, and whether there are more.
+    /// Up to `max` of the `wanted` extents with a part in `from..to`, and whether there are more.
     pub(super) fn overlapping(
         &self,
         ino: Ino,
@@ -141,7 +140,7 @@ impl<D: Device> Volume<D> {
         Ok((found, more))
     }
 
-    /// Makes sure that what [`Change::join_extent`] looks at is cached.
+    /// Makes sure that all that [`Change::join_extent`] reads is cached.
     pub(super) fn touch_neighbours(&self, ino: Ino, from: u64, to: u64) -> Result<()> {
         self.extent_before(ino, from.saturating_sub(1))?;
         self.extent_after(ino, to)?;
@@ -180,8 +179,8 @@ impl<D: Device> Volume<D> {
         Ok(Mapping { start: block, count: hole_end - start, kind: MappingKind::Hole })
     }
 
-    /// Makes sure that the range's first blocks are allocated and returns their mapping, which may be
-    /// shorter than `count`. New blocks are unwritten; those there stay as they are.
+    /// Makes sure that the first blocks of the range are allocated and returns their mapping, which may
+    /// be shorter than `count`. New blocks are unwritten; allocated ones stay as they are.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::FileTooBig`], and those of every change.
@@ -199,6 +198,7 @@ impl<D: Device> Volume<D> {
         plan.touch_neighbours(ino, block.0, block.0 + hole.count)?;
         let wanted = hole.count.min(EXTENT_MAX).min(plan.geometry().group_blocks());
         let (start, len) = plan.find_data(&inode, previous, block.0, wanted)?;
+        plan.reserve_data(len)?;
         let unwritten = if mutants::is(Mutant::Unwritten) { 0 } else { EXTENT_UNWRITTEN };
         let flags = unwritten | if inode.vector { EXTENT_VECTOR } else { 0 };
         let extent = Extent { start: block.0, block: start, len, flags };
@@ -211,8 +211,9 @@ impl<D: Device> Volume<D> {
         Ok(Mapping { start: block, count: len, kind: MappingKind::Unwritten(start) })
     }
 
-    /// Notes that the range's data is on the device: unwritten extents in it become written; the
-    /// size grows to `new_size`, the modification time becomes `now`.
+    /// Marks the range as written, once its data is on the device: unwritten extents in it become written,
+    /// the size grows to `new_size`, and the modification time becomes `now`. In steps: call it until it
+    /// is done.
     ///
     /// # Errors
     /// Those of every change.
@@ -233,7 +234,7 @@ impl<D: Device> Volume<D> {
             return Ok(Progress::Done);
         }
         let plan = self.begin(Need::upkeep().with_leaves(STEP_LEAVES))?;
-        // Beginning may have moved nothing, but evicted: everything the change needs is touched again.
+        // begin() may have evicted nodes: everything that the change needs is touched again.
         let mut inode = plan.file(ino)?;
         if new_size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(Error::FileTooBig);
@@ -246,7 +247,7 @@ impl<D: Device> Volume<D> {
                 change.mark_extent(ino, extent, from, to)?;
             }
             if let Some(size) = new_size {
-                // After each step the file ends behind what is written of it.
+                // After each step the file's size covers what is written of it.
                 let end = extents.last().map_or(to, |extent| extent.end().min(to));
                 let reached = if more { end << change.geometry().block_shift } else { size };
                 inode.size = inode.size.max(size.min(reached));
@@ -261,7 +262,7 @@ impl<D: Device> Volume<D> {
 }
 
 impl<D: Device> Plan<'_, D> {
-    /// Looks for blocks: right behind the previous extent, else at the cursor, else anywhere.
+    /// Finds free blocks: right behind the previous extent, else at the cursor, else anywhere.
     fn find_data(
         &mut self,
         inode: &Inode,
@@ -287,7 +288,7 @@ impl<D: Device> Plan<'_, D> {
             if inode.vector { (count.max(VECTOR_ALIGN), VECTOR_ALIGN) } else { (count, 1) };
         let mut index = self.space().group_of(cursor);
         let mut best: Option<(BlockNr, u64)> = None;
-        // Once around, and the first group once more for what lies before the cursor.
+        // Each group once, and the first one again for the blocks before the cursor.
         for round in 0..=groups {
             if self.group_may_have_room(index)? {
                 self.load_group(index)?;
@@ -300,7 +301,7 @@ impl<D: Device> Plan<'_, D> {
                         best = Some((start, len));
                     }
                 }
-                // A long run may be anywhere; looking through a few groups for it is enough.
+                // A longer run may be in any group, but only a few are searched for it.
                 if best.is_some() && round >= 4 {
                     break;
                 }
@@ -321,7 +322,7 @@ impl<D: Device> Change<'_, D> {
         self.put(Key::new(ino, Kind::Extent, extent.start), item.as_bytes())
     }
 
-    /// Puts an extent and joins it with the neighbours it continues, which are cached.
+    /// Puts an extent, merged with its neighbours where they are contiguous. They are cached.
     pub(super) fn join_extent(&mut self, ino: Ino, mut extent: Extent) -> Result<()> {
         if let Some(before) = extent.start.checked_sub(1)
             && let Some(previous) = self.extent_before(ino, before)?

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Inodes: their items, attributes, and the list of orphans.
 //!
-//! Invariant: an inode with no name has an orphan item, so that a mount after a crash finds it.
+//! Invariant: an inode without a name has an orphan item, by which the next mount finds it after a crash.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub struct Inode {
     pub gid: u32,
     /// Bytes; of a directory, entries.
     pub size: u64,
-    /// Blocks of the filesystem its extents hold.
+    /// Blocks of its extents, unwritten ones included.
     pub blocks: u64,
     /// Last access.
     pub atime: Time,
@@ -41,7 +41,7 @@ pub struct Inode {
     pub btime: Time,
     /// Device number of a special file, as the kernel's `new_encode_dev`.
     pub rdev: u32,
-    /// Of a directory: the one it is in.
+    /// The directory that a directory is in; 0 of other inodes.
     pub parent: Ino,
     /// Project, for quotas.
     pub project: u32,
@@ -57,7 +57,7 @@ impl Inode {
     pub const fn file_type(&self) -> FileType {
         match FileType::from_mode(self.mode) {
             Some(file_type) => file_type,
-            // Inodes are only made from items whose type was checked.
+            // Cannot be: from_payload() and prepare() check the type.
             None => FileType::Regular,
         }
     }
@@ -135,7 +135,7 @@ impl Inode {
     }
 }
 
-/// What a new inode is to be.
+/// Attributes of a new inode.
 #[derive(Clone, Copy, Debug)]
 pub struct NewInode<'a> {
     /// Type and permissions, as `st_mode`.
@@ -152,7 +152,7 @@ pub struct NewInode<'a> {
     pub now: Time,
 }
 
-/// Attributes to be changed; `None` stays as it is.
+/// Attributes to change; those that are `None` stay as they are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {
     /// Permissions; the type bits are ignored.
@@ -165,12 +165,12 @@ pub struct SetAttr {
     pub atime: Option<Time>,
     /// Last change of contents.
     pub mtime: Option<Time>,
-    /// When this change happens.
+    /// The time of the change.
     pub ctime: Time,
 }
 
 impl SetAttr {
-    /// Only the time of the last change.
+    /// Changes only the time of the last change.
     pub(crate) fn at(now: Time) -> Self {
         Self { ctime: now, ..Self::default() }
     }
@@ -191,7 +191,7 @@ impl<D: Device> Volume<D> {
     /// The inode.
     ///
     /// # Errors
-    /// [`Error::NotFound`] without it, [`Error::Miss`].
+    /// [`Error::NotFound`], [`Error::Miss`].
     pub fn inode(&self, ino: Ino) -> Result<Inode> {
         if ino == Ino::SYSTEM || ino > Ino::MAX {
             return Err(Error::NotFound);
@@ -214,8 +214,8 @@ impl<D: Device> Volume<D> {
         Ok(inode)
     }
 
-    /// The first orphan numbered `from` or higher: an inode without a name, left by a crash or
-    /// still open, or one whose truncation was cut short.
+    /// The first orphan with number `from` or higher: an inode without a name, left by a crash or still
+    /// open, or one whose truncation was interrupted.
     ///
     /// # Errors
     /// [`Error::Miss`].
@@ -234,9 +234,9 @@ impl<D: Device> Change<'_, D> {
         self.put(Key::inode(inode.ino), inode.to_item().as_bytes())
     }
 
-    /// Lists an inode without a name, or one whose truncation is not done, as an orphan.
+    /// Adds an inode without a name, or one whose truncation is not done, to the list of orphans.
     pub(crate) fn put_orphan(&mut self, ino: Ino) -> Result<()> {
-        // A truncation that was given up halfway has listed it already.
+        // It is listed already if a truncation of it was given up halfway.
         if self.tree()?.get(orphan_key(ino))?.is_none() && !mutants::is(Mutant::OrphanForgotten) {
             self.put(orphan_key(ino), &[])?;
             self.orphan_listed();
@@ -244,7 +244,7 @@ impl<D: Device> Change<'_, D> {
         Ok(())
     }
 
-    /// Takes an inode off the list of orphans, if it is there.
+    /// Removes an inode from the list of orphans, if it is there.
     pub(crate) fn remove_orphan(&mut self, ino: Ino) -> Result<()> {
         if self.remove(orphan_key(ino))? {
             self.orphan_unlisted();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the tree's items mean: inodes and names, extents and attributes, and the operations on them.
+//! The meaning of the tree's items: inodes and names, extents and attributes, and operations on them.
 //!
-//! Invariant: an operation reads, checks and reserves first, which may miss and fails cleanly, and then
-//! modifies, in one [`Change`](crate::volume::Change). The host checks permissions; nothing here does.
+//! Invariant: an operation first reserves, reads and checks, which may miss or fail and changes nothing.
+//! Then it modifies, in one [`Change`](crate::volume::Change). The host checks permissions.
 
 mod contents;
 pub(crate) mod directory;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Names: create, link, unlink, rmdir. `rename` has a module of its own.
 //!
-//! Invariant: an inode has as many names as its item says; one that has none is an orphan.
+//! Invariant: an inode has as many names as its `nlink` says; one without a name is an orphan.
 
 use super::directory::{Entry, check_name};
 use super::inode::{Inode, NewInode, orphan_key};
@@ -15,8 +15,9 @@ use zerocopy::IntoBytes;
 
 /// Most names one inode may have.
 const LINKS_MAX: u32 = u32::MAX - 1;
+
 impl<D: Device> Volume<D> {
-    /// Checks what a new inode is to be, and makes it, without a name.
+    /// Checks the attributes of a new inode and returns it, with the vector attribute that it inherits.
     fn prepare(
         &self,
         dir: Option<&Inode>,
@@ -116,7 +117,7 @@ impl<D: Device> Volume<D> {
         Ok(inode)
     }
 
-    /// Gives `ino` the further name `name` in `dir`.
+    /// Adds the name `name` in `dir` to inode `ino`.
     ///
     /// # Errors
     /// [`Error::IsDirectory`] for a directory, [`Error::Exists`], [`Error::TooManyLinks`], and those of every change.
@@ -199,7 +200,7 @@ impl<D: Device> Volume<D> {
         Ok(inode)
     }
 
-    /// The inode an entry names; a dangling entry is damage.
+    /// The inode that an entry names. An entry whose inode does not exist is damage, not `NotFound`.
     pub(super) fn entry_inode(&self, entry: &Entry) -> Result<Inode> {
         match self.inode(entry.ino) {
             Err(Error::NotFound) => {
@@ -217,7 +218,7 @@ impl<D: Device> Volume<D> {
 }
 
 impl<D: Device> Change<'_, D> {
-    /// Puts a prepared inode and what belongs to it into the tree.
+    /// Puts a new inode, its vector attribute and its target into the tree.
     fn put_new(&mut self, inode: &Inode, vector: Option<VectorItem>, target: &[u8]) -> Result<()> {
         self.put_inode(inode)?;
         if let Some(item) = vector {
@@ -228,7 +229,7 @@ impl<D: Device> Change<'_, D> {
         Ok(())
     }
 
-    /// Takes one name away from an inode; the last one makes it an orphan.
+    /// Counts one name less of an inode; without its last name it becomes an orphan.
     pub(super) fn drop_name(&mut self, inode: &mut Inode, now: Time) -> Result<()> {
         inode.nlink = if inode.is_dir() { 0 } else { inode.nlink.saturating_sub(1) };
         inode.changed(now);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Renaming: a name moves, replaces another, or two are exchanged, each in one change.
+//! Renaming: a name moves, replaces another one, or two are exchanged, in one change.
 //!
-//! Invariant: no directory is ever below itself, and a directory's parent is the one that names it.
+//! Invariant: no directory is below itself, and `parent` of a directory is the directory that names it.
 
 use super::directory::{Entry, check_name};
 use super::inode::{Inode, orphan_key};
@@ -11,7 +11,7 @@ use crate::types::Time;
 use crate::volume::{Change, Need, Volume};
 use vexfs_format::{Ino, Key};
 
-/// Deepest directory that a rename follows upwards: paths are shorter than this.
+/// Most parents that are followed upwards; more are taken for a loop.
 const DEPTH_MAX: usize = 1 << 20;
 
 /// How `rename` treats a name that exists.
@@ -28,7 +28,7 @@ pub struct RenameFlags {
 pub struct Renamed {
     /// The inode that got the new name.
     pub moved: Ino,
-    /// The inode that had it: replaced (as it is now; to be evicted when `nlink` is 0) or exchanged.
+    /// The inode that had the name: replaced (with `nlink` 0 it is to be evicted) or exchanged.
     pub other: Option<Inode>,
 }
 
@@ -98,7 +98,7 @@ impl<D: Device> Volume<D> {
         plan.change(|change| change.move_name(&source, to_dir, to_name, key, other, now))
     }
 
-    /// Fails if `inode`, which moves from one directory to another, is a directory above the new one.
+    /// Fails if `inode`, which moves from `from` to `to`, is a directory and `to` is in it.
     fn check_not_below(&self, inode: &Inode, from: Ino, to: Ino) -> Result<()> {
         if from != to && inode.is_dir() && self.is_above(inode.ino, to)? {
             return Err(Error::Invalid("a directory cannot be moved into itself"));

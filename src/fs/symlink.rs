@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Targets of symbolic links: items in a row, under the link's inode.
+//! Targets of symbolic links: consecutive items of the link's inode, each a chunk.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use vexfs_format::{CHUNK_BYTES, Ino, Key, Kind, SYMLINK_MAX};
 
-/// New leaves that the items of the longest target need, at most.
+/// Most new leaves that the items of a target need.
 pub(super) const TARGET_LEAVES: u64 = 4;
 
 impl<D: Device> Volume<D> {
@@ -42,7 +42,7 @@ impl<D: Device> Volume<D> {
 }
 
 impl<D: Device> Change<'_, D> {
-    /// Puts the target of a link that was just made.
+    /// Puts the target of a new link; no items for an empty one.
     pub(super) fn put_target(&mut self, ino: Ino, target: &[u8]) -> Result<()> {
         for (index, chunk) in target.chunks(CHUNK_BYTES).enumerate() {
             self.put(Key::new(ino, Kind::Inline, (index * CHUNK_BYTES) as u64), chunk)?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What takes blocks away from a file: truncation, holes, and the eviction of what has no name.
+//! Freeing blocks of a file: truncation, holes, and the eviction of inodes without a name.
 //!
-//! Invariant: as long as blocks are left that the inode's size does not reach, the inode is on the
-//! list of orphans, so that the next mount goes on where a crash cut the work short. Each call does a
-//! bounded step that may be committed as it is.
+//! Invariant: as long as written blocks are left beyond the inode's size, the inode is on the list of
+//! orphans, so that the next mount continues after a crash. Each call does a bounded step, and a commit
+//! may follow any step.
 
 use super::extents::{Extent, STEP_EXTENTS, STEP_LEAVES};
 use super::inode::{Inode, orphan_key};
@@ -17,11 +17,11 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use vexfs_format::{FILE_BYTES_MAX, FileBlock, Ino, Key, Kind};
 
-/// Items of other kinds than extents that one step of an eviction removes, at most.
+/// Most items other than extents that one step of an eviction removes.
 const STEP_ITEMS: usize = 64;
 
 impl<D: Device> Volume<D> {
-    /// Frees a step's worth of what lies in `from..to`; true if there is more.
+    /// Chooses the extents in `from..to` that one step frees; true if there are more.
     fn plan_free(
         &self,
         ino: Ino,
@@ -49,9 +49,9 @@ impl<D: Device> Volume<D> {
         Ok((extents, more))
     }
 
-    /// Changes the size. Growing leaves a hole; shrinking frees whole blocks, in steps: call it
-    /// until it is done. A crash between the steps is finished by the next mount. The host zeroes
-    /// the rest of the last block before it shrinks.
+    /// Changes the size, in steps: call it until it is done. Growing leaves a hole; shrinking frees whole
+    /// blocks. After a crash between two steps the next mount finishes it. Before it shrinks a file, the
+    /// host zeroes the rest of the last block.
     ///
     /// # Errors
     /// [`Error::FileTooBig`], and those of every change.
@@ -63,8 +63,8 @@ impl<D: Device> Volume<D> {
         let mut inode = plan.file(ino)?;
         let block_bytes = plan.geometry().block_bytes() as u64;
         if size > inode.size && plan.tree()?.get(orphan_key(ino))?.is_some() {
-            // An earlier truncation was given up halfway: what it left must not come back. A file
-            // without a name is listed too; what is unwritten may belong to data on their way.
+            // An earlier truncation was given up halfway, and what it left must not become visible. A
+            // file without a name is listed too; its unwritten extents may wait for data of a page cache.
             let from = inode.size.div_ceil(block_bytes);
             let (extents, _) =
                 plan.plan_free(ino, from, u64::MAX, |extent| !extent.is_unwritten())?;
@@ -82,7 +82,7 @@ impl<D: Device> Volume<D> {
     }
 
     /// Makes a hole of whole blocks, in steps: call it until it is done. `now` becomes the modification
-    /// time; without it the times stay, as they do where only blocks that nobody sees are freed.
+    /// time; without it the times stay, for hosts that only free blocks beyond the file's size.
     ///
     /// # Errors
     /// Those of every change.
@@ -110,8 +110,8 @@ impl<D: Device> Volume<D> {
         Ok(if more { Progress::More } else { Progress::Done })
     }
 
-    /// Removes an orphan that nobody uses, or finishes a truncation that a crash cut short, in steps:
-    /// call it until it is done. An inode that has a name and is no orphan is left as it is.
+    /// Removes an orphan that nobody uses, or finishes an interrupted truncation, in steps: call it until
+    /// it is done. An inode that is no orphan stays as it is.
     ///
     /// # Errors
     /// Those of every change.
@@ -154,7 +154,7 @@ impl<D: Device> Volume<D> {
                 Ok(Progress::More)
             });
         }
-        // Then whatever else it has: the inode item is the smallest of its keys and goes last.
+        // Then its other items, and the inode item last, though its key is the smallest.
         let mut keys: Vec<Key> = Vec::new();
         let from = Key::inode(ino).next().ok_or(Error::NotFound)?;
         let to = Key::new(ino, Kind::Group, u64::MAX);
@@ -182,8 +182,7 @@ impl<D: Device> Volume<D> {
 }
 
 impl<D: Device> Plan<'_, D> {
-    /// One step of freeing everything from block `from` on. More steps to come leave the inode
-    /// among the orphans.
+    /// Frees a step's worth of the blocks from `from` on. The inode is an orphan until none are left.
     fn free_step(self, mut inode: Inode, from: u64) -> Result<Progress> {
         let ino = inode.ino;
         let (extents, mut more) = self.plan_free(ino, from, u64::MAX, |_| true)?;
@@ -203,8 +202,8 @@ impl<D: Device> Plan<'_, D> {
 }
 
 impl<D: Device> Change<'_, D> {
-    /// Frees the parts of `extents` in `from..to`, but of a very long one only the end.
-    /// Returns whether something of them is left.
+    /// Frees the parts of `extents` in `from..to`, but only the end of a very long one. Returns whether
+    /// a part is left.
     fn free_extents(
         &mut self,
         inode: &mut Inode,

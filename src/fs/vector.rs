@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The vector attribute: how the records of a file are to be read as vectors.
+//! The vector attribute: how the records of a file are read as vectors.
 //!
-//! Its text form, `type=f32,dim=384,metric=cosine`, is what `setfattr -n vexfs.vector` takes and
-//! `getfattr` prints. The engine keeps the attribute and never looks at a vector.
+//! Its text form, such as `type=f32,dim=384,metric=cosine`, is the value of `setfattr -n vexfs.vector`
+//! and `getfattr`. The engine stores the attribute and never reads a vector.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -90,7 +90,7 @@ impl Element {
     }
 }
 
-/// How a file's bytes are vectors: record `i` starts at `header + i * stride`, its vector `offset` bytes later.
+/// The layout of a file of vectors: record `i` starts at `header + i * stride`, its vector `offset` bytes later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VectorLayout {
     /// Type of the elements.
@@ -105,7 +105,7 @@ pub struct VectorLayout {
     pub stride: u32,
     /// Bytes from a record's start to its vector.
     pub offset: u32,
-    /// The header's length is to be read from the file (`.npy`); `header` counts where it has none.
+    /// The header's length is read from the file (`.npy`); `header` is used for a file without one.
     pub auto_header: bool,
     /// Index parameter: links of a node; 0 leaves it to the index.
     pub m: u16,
@@ -114,11 +114,11 @@ pub struct VectorLayout {
 }
 
 impl VectorLayout {
-    /// Parses the text form: `type=f32,dim=384,metric=cosine` and, where wanted, `header=BYTES|auto`,
+    /// Parses the text form: `type=f32,dim=384,metric=cosine` and, optionally, `header=BYTES|auto`,
     /// `stride=BYTES`, `offset=BYTES`, `m=N`, `ef_construction=N`.
     ///
     /// # Errors
-    /// [`Error::Invalid`], saying what is wrong.
+    /// [`Error::Invalid`], which says what is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         let (mut element, mut metric, mut dim) = (None, None, None);
         let (mut header, mut auto_header) = (0u64, true);

@@ -2,7 +2,7 @@
 //! Extended attributes: each in one or several chunks under the hash of its name.
 //!
 //! A chunk's offset is `hash48 << 16 | index << 8 | chunk`; names of the same hash get different
-//! indices. The first chunk has head, name and the value's start. The host checks permissions.
+//! indices. The first chunk holds head, name and the start of the value. The host checks permissions.
 
 use super::directory::name_hash;
 use super::inode::SetAttr;
@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 const HEAD: usize = size_of::<XattrHead>();
 
-/// Where an attribute stands.
+/// The place of an attribute.
 struct Found {
     /// Key of its first chunk.
     key: Key,
@@ -101,7 +101,7 @@ impl<D: Device> Volume<D> {
     /// Calls `emit` with the name of each attribute until it returns false.
     ///
     /// # Errors
-    /// [`Error::Miss`], perhaps after some were emitted: start again.
+    /// [`Error::Miss`], perhaps after some names were emitted: start again from the first.
     pub fn xattr_list(&self, ino: Ino, emit: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
         self.inode(ino)?;
         let (from, to) = (Key::new(ino, Kind::Xattr, 0), Key::new(ino, Kind::Xattr, u64::MAX));
@@ -128,9 +128,8 @@ impl<D: Device> Volume<D> {
         self.xattr_put(ino, name, value, mode, &SetAttr::at(now))
     }
 
-    /// Sets attribute `name` to `value`, or removes it if that is `None`, and changes the inode's own
-    /// attributes, all in one change: an ACL and the mode that goes with it are never apart. One that is
-    /// to be removed need not be there.
+    /// Sets attribute `name` to `value`, or removes it if that is `None` (it need not exist), and changes
+    /// the inode's attributes, all in one change: an ACL and the mode that goes with it always agree.
     ///
     /// # Errors
     /// Those of [`xattr_set`](Self::xattr_set).

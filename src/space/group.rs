@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! One group of blocks in memory: its bitmap, and which of its free blocks are pinned.
+//! A loaded group of blocks: its bitmap, and which of its free blocks are pinned.
 //!
-//! Invariant: a pinned block is clear in `used` and is not handed out. Who pins and unpins is
-//! [`super::Space`].
+//! Invariant: a pinned block is clear in `used` and is not allocated. [`super::Space`] pins and unpins.
 
 use crate::error::{Error, Result};
 use alloc::vec::Vec;
@@ -27,24 +26,40 @@ impl Bits {
         self.0.get(index).copied().unwrap_or(0)
     }
 
+    /// True if every bit that is set in `other` is set.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(mine, others)| others & !mine == 0)
+    }
+
+    /// How many of `count` bits are set.
+    pub(super) fn count(&self, from: usize, count: usize) -> usize {
+        let end = from.saturating_add(count);
+        spans(from, end).map(|(index, mask)| (self.word(index) & mask).count_ones() as usize).sum()
+    }
+
     /// Sets or clears `count` bits; returns how many changed.
     pub(super) fn fill(&mut self, from: usize, count: usize, value: bool) -> usize {
         let mut changed = 0;
-        let (mut bit, end) = (from, from.saturating_add(count));
-        while bit < end {
-            let (low, high) = (bit % WORD, (end - bit).saturating_add(bit % WORD).min(WORD));
-            let mask = (u64::MAX << low) & (u64::MAX >> (WORD - high));
-            let Some(word) = self.0.get_mut(bit / WORD) else { break };
+        for (index, mask) in spans(from, from.saturating_add(count)) {
+            let Some(word) = self.0.get_mut(index) else { break };
             let before = *word;
             *word = if value { before | mask } else { before & !mask };
             changed += (before ^ *word).count_ones() as usize;
-            bit += high - low;
         }
         changed
     }
 }
 
-/// A group in memory.
+/// The words that the bits `from..end` lie in, each with the mask of those bits.
+fn spans(from: usize, end: usize) -> impl Iterator<Item = (usize, u64)> {
+    (from / WORD..end.div_ceil(WORD)).map(move |index| {
+        let first = index * WORD;
+        let (low, high) = (from.saturating_sub(first), end.saturating_sub(first).min(WORD));
+        (index, (u64::MAX << low) & (u64::MAX >> (WORD - high)))
+    })
+}
+
+/// A loaded group.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) index: u64,
@@ -55,13 +70,13 @@ pub(crate) struct Group {
     pub(super) pinned_commit: Bits,
     /// Clear bits of `used`.
     pub(crate) free: u64,
-    /// Set bits of the two above.
+    /// Set bits of `pinned_running` and `pinned_commit`.
     pub(super) pinned: u64,
-    /// Where the bitmap is, or will be; `None` if it was never written.
+    /// The bitmap's block, or the one it will be written to; `None` if it has none yet.
     pub(crate) pointer: Option<Pointer>,
-    /// `used` differs from what the last freeze wrote.
+    /// `used` changed since the last freeze.
     pub(crate) dirty: bool,
-    /// The running generation, once the bitmap has a new place in it.
+    /// The generation in which the bitmap got its last new block.
     pub(crate) placed: Generation,
 }
 
@@ -106,7 +121,7 @@ impl Group {
         len.min(count)
     }
 
-    /// Blocks that may be handed out.
+    /// Blocks that may be allocated.
     pub(crate) const fn available(&self) -> u64 {
         self.free.saturating_sub(self.pinned)
     }

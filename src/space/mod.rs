@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Which blocks are in use: groups of blocks, each with a bitmap that is copied on write like a node.
+//! The allocator: groups of blocks, each with a bitmap that is copied on write like a node.
 //!
-//! Invariant: a block that a committed tree reaches, or that the commit in flight may still make
-//! unreachable, is never handed out. A freed block is *pinned* until the commit that freed it is
-//! durable. Groups come into memory when first touched; one without an item in the tree is wholly
-//! free. This module does no I/O and knows nothing of the tree (see `volume`).
+//! Invariant: a block that a durable tree reaches is never allocated. Therefore a freed block is
+//! *pinned* until the commit that freed it is durable. Groups are loaded when they are needed; in a
+//! group without an item only the reserved blocks are in use. This module does no I/O and does not use
+//! the tree: `volume` connects the two.
 
 mod group;
 #[cfg(test)]
@@ -20,15 +20,15 @@ use vexfs_format::node::Pointer;
 use vexfs_format::{BlockNr, FIRST_FREE, Generation};
 
 const NOT_LOADED: Error = Error::Bug("a group's bitmap is not in memory");
-/// Longest run of blocks that is looked for to write a commit's nodes and bitmaps in a row.
+/// Longest run of blocks that is searched for, so that a commit's nodes and bitmaps are contiguous.
 const META_RUN_MAX: u64 = 64;
-/// One commit of so many takes whatever is free at the front: it fills the holes that are too short
-/// for the others, so that metadata stay together.
+/// Every so many commits one takes the first free blocks instead of a run: it fills the short holes that
+/// the others left, so that metadata stay together.
 const META_FILL_EVERY: u32 = 8;
-/// Clean groups kept in memory beyond those in use.
+/// Loaded groups above which clean ones are dropped.
 const GROUPS_KEPT: usize = 512;
 
-/// Blocks to be freed in a group that is not in memory.
+/// Blocks to free in a group that is not loaded.
 #[derive(Clone, Copy, Debug)]
 struct DeferredFree {
     start: BlockNr,
@@ -45,19 +45,19 @@ pub(crate) struct Space {
     blocks: u64,
     free: u64,
     pinned: u64,
-    /// Freed blocks of groups that are not in memory; applied by the freeze.
+    /// Frees in groups that are not loaded; the freeze applies them.
     deferred: Vec<DeferredFree>,
-    /// Where the next node is looked for.
+    /// Where the search for the next block of metadata starts.
     meta_cursor: BlockNr,
-    /// A commit freed blocks since: the cursor has to find a place for the next one.
+    /// The cursor is at the front, and the next block of metadata moves it to a run for the commit.
     meta_rewound: bool,
-    /// How often it had to.
+    /// How often it was moved that way.
     meta_rewinds: u32,
-    /// Blocks of metadata that the last transaction took: about what the next one will.
+    /// Blocks of metadata that the last transaction took: an estimate for the next one.
     meta_run: u64,
     /// Blocks of metadata that the running transaction took so far.
     meta_taken: u64,
-    /// Where the next file data is looked for.
+    /// Where the search for blocks for file data starts.
     data_cursor: BlockNr,
 }
 
@@ -75,7 +75,7 @@ impl Space {
             meta_rewinds: 0,
             meta_run: 1,
             meta_taken: 0,
-            // Nodes stay together at the front, data behind them.
+            // Metadata stay together at the front, with data behind them.
             data_cursor: BlockNr(FIRST_FREE.max(geometry.blocks / 16)),
         }
     }
@@ -88,7 +88,7 @@ impl Space {
         self.free = free;
     }
 
-    /// Free blocks that no pin holds back, in memory or not.
+    /// Free blocks that are not pinned, in loaded groups and others.
     pub(crate) const fn available(&self) -> u64 {
         self.free.saturating_sub(self.pinned)
     }
@@ -97,7 +97,7 @@ impl Space {
         self.pinned > 0
     }
 
-    /// Blocks that may be handed out at once, from the groups in memory.
+    /// Free blocks that are not pinned in the loaded groups.
     pub(crate) fn available_loaded(&self) -> u64 {
         self.groups.iter().map(Group::available).sum()
     }
@@ -111,7 +111,7 @@ impl Space {
         1 << self.group_shift
     }
 
-    /// Where in its group a block is.
+    /// Position of a block in its group.
     const fn within(&self, block: BlockNr) -> usize {
         (block.0 & (self.group_blocks() - 1)) as usize
     }
@@ -145,13 +145,13 @@ impl Space {
         self.groups.get_mut(position).ok_or(NOT_LOADED)
     }
 
-    /// The first dirty group from `index` on that has a place: (index, bitmap's pointer, free blocks).
+    /// The first dirty group from `index` on: (index, bitmap's pointer, free blocks). All were placed.
     pub(crate) fn next_dirty(&self, index: u64) -> Option<(u64, Pointer, u64)> {
         let group = self.groups.iter().find(|g| g.dirty && g.index >= index)?;
         Some((group.index, group.pointer?, group.free))
     }
 
-    /// Blocks of a group that exist; the last group may be short.
+    /// Blocks of a group; the last group may be short.
     fn blocks_in(&self, index: u64) -> u64 {
         self.blocks.saturating_sub(index * self.group_blocks()).min(self.group_blocks())
     }
@@ -176,30 +176,44 @@ impl Space {
         Ok(())
     }
 
-    /// Brings in a group that was never written: only what the format reserves is in use.
-    pub(crate) fn insert_fresh(&mut self, index: u64) -> Result<()> {
-        let mut used = Bits::new(self.group_blocks() as usize)?;
+    /// The bits of a group that are always set: blocks that the format reserves, and bits past the end.
+    fn reserved(&self, index: u64) -> Result<Bits> {
+        let bits = self.group_blocks() as usize;
+        let mut reserved = Bits::new(bits)?;
         let exist = self.blocks_in(index) as usize;
-        used.fill(exist, (self.group_blocks() as usize).saturating_sub(exist), true);
+        reserved.fill(exist, bits.saturating_sub(exist), true);
         if index == 0 {
-            used.fill(0, FIRST_FREE as usize, true);
+            reserved.fill(0, FIRST_FREE as usize, true);
         }
         if index + 1 == self.group_count() {
-            used.fill(exist.saturating_sub(1), 1, true);
+            reserved.fill(exist.saturating_sub(1), 1, true);
         }
+        Ok(reserved)
+    }
+
+    /// Loads a group without an item, in which only the reserved blocks are in use.
+    pub(crate) fn insert_fresh(&mut self, index: u64) -> Result<()> {
+        let used = self.reserved(index)?;
         self.add(index, used, None)
     }
 
-    /// Brings in a group whose bitmap was read.
+    /// Loads a group whose bitmap was read.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if reserved blocks are marked free. Allocating them would overwrite a superblock
+    /// or a root record, or write past the end.
     pub(crate) fn insert(&mut self, index: u64, pointer: Pointer, bitmap: &[u8]) -> Result<()> {
         let mut used = Bits::new(self.group_blocks() as usize)?;
         for (word, bytes) in used.0.iter_mut().zip(bitmap.chunks_exact(8)) {
             *word = bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
         }
+        if !used.includes(&self.reserved(index)?) {
+            return Err(Error::block(pointer.block, "a group's bitmap marks reserved blocks free"));
+        }
         self.add(index, used, Some(pointer))
     }
 
-    /// Writes the bitmap into `block` as it goes to the medium.
+    /// Writes the group's bitmap into `block` in its on-disk form.
     pub(crate) fn bitmap(&self, index: u64, block: &mut [u8]) -> Result<()> {
         let group = self.group(index).ok_or(NOT_LOADED)?;
         for (word, bytes) in group.used.0.iter().zip(block.chunks_exact_mut(8)) {
@@ -208,9 +222,15 @@ impl Space {
         Ok(())
     }
 
-    /// Makes sure that the next `count` frees need no memory.
+    /// Allocates the memory for the next `count` frees.
     pub(crate) fn reserve_frees(&mut self, count: usize) -> Result<()> {
         self.deferred.try_reserve(count).map_err(|_| Error::NoMemory)
+    }
+
+    /// Groups and deferred frees that there is memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> (usize, usize) {
+        (self.groups.capacity(), self.deferred.capacity())
     }
 
     /// Finds the first free block of group `index` at or after `from`.
@@ -221,8 +241,8 @@ impl Space {
         Some(BlockNr(first + at as u64))
     }
 
-    /// Finds free blocks in group `index`, which is in memory: the first run of `count` at or after
-    /// `from` that starts on a multiple of `align`, or else the longest run there is.
+    /// Finds free blocks in loaded group `index`: the first run of `count` at or after `from` that starts
+    /// at a multiple of `align`, or else the longest run.
     pub(crate) fn find(
         &self,
         index: u64,
@@ -234,7 +254,7 @@ impl Space {
         let first = index * self.group_blocks();
         let mut start = from.0.saturating_sub(first) as usize;
         let mut longest: Option<(BlockNr, u64)> = None;
-        // Every round moves on by at least one block.
+        // Every round advances by at least one block.
         for _ in 0..self.group_blocks() {
             let Some((at, len)) =
                 group.find(start, count.saturating_add(align - align.min(1)) as usize)
@@ -254,13 +274,13 @@ impl Space {
         longest
     }
 
-    /// How many blocks, up to `count`, are free from `start` on; 0 if its group is not in memory.
+    /// How many blocks, up to `count`, are free from `start` on; 0 if its group is not loaded.
     pub(crate) fn run_at(&self, start: BlockNr, count: u64) -> u64 {
         self.group(self.group_of(start))
             .map_or(0, |group| group.run(self.within(start), count as usize) as u64)
     }
 
-    /// Takes a run that [`find`](Self::find) found.
+    /// Allocates a run that [`find`](Self::find) found.
     pub(crate) fn take(&mut self, start: BlockNr, count: u64) -> Result<()> {
         let within = self.within(start);
         let group = self.group_mut(self.group_of(start))?;
@@ -278,8 +298,8 @@ impl Space {
         self.data_cursor = if block.0 < self.blocks { block } else { BlockNr(FIRST_FREE) };
     }
 
-    /// Takes one block for metadata, at the cursor or behind it, or in `home` if that group has one.
-    /// What a commit writes lies in a row where there is room for that, so that it is one request.
+    /// Allocates one block for metadata: in group `home` if that has one free, else at the cursor or
+    /// behind it. Blocks of a commit are contiguous where possible, so that they are one request.
     pub(crate) fn take_meta(&mut self, home: Option<u64>) -> Result<BlockNr> {
         if self.meta_rewound {
             self.meta_rewound = false;
@@ -312,13 +332,13 @@ impl Space {
         Ok(block)
     }
 
-    /// Looks for nodes from the front of the filesystem again (after a commit freed old ones).
+    /// Moves the cursor for metadata back to the front, where a commit freed blocks.
     pub(crate) const fn rewind_meta(&mut self) {
         self.meta_cursor = BlockNr(FIRST_FREE);
         self.meta_rewound = true;
     }
 
-    /// Gives blocks back; they stay pinned until the commit that does so is durable.
+    /// Frees blocks; they stay pinned until the commit that frees them is durable.
     pub(crate) fn release(&mut self, start: BlockNr, count: u64) -> Result<()> {
         let (mut block, end) = (start.0, start.0.saturating_add(count));
         if end > self.blocks {
@@ -344,9 +364,11 @@ impl Space {
     fn release_in(&mut self, index: u64, start: BlockNr, count: u64) -> Result<()> {
         let from = self.within(start);
         let group = self.group_mut(index)?;
-        if group.used.fill(from, count as usize, false) as u64 != count {
+        // Checked before it is changed, because a deferred free that fails does not stop the volume.
+        if group.used.count(from, count as usize) as u64 != count {
             return Err(Error::block(start, "a block that is not in use was to be freed"));
         }
+        group.used.fill(from, count as usize, false);
         group.free = group.free.saturating_add(count);
         group.dirty = true;
         if !mutants::is(Mutant::PinRunning) {
@@ -356,12 +378,12 @@ impl Space {
         Ok(())
     }
 
-    /// The group of some deferred free, which has to be brought in before [`apply_deferred`](Self::apply_deferred).
+    /// The group of the last deferred free, which has to be loaded before [`apply_deferred`](Self::apply_deferred).
     pub(crate) fn next_deferred(&self) -> Option<u64> {
         self.deferred.last().map(|free| self.group_of(free.start))
     }
 
-    /// Applies the last deferred free; its group is in memory.
+    /// Applies the last deferred free, whose group is loaded.
     pub(crate) fn apply_deferred(&mut self) -> Result<()> {
         let Some(free) = self.deferred.last().copied() else { return Ok(()) };
         self.release_in(self.group_of(free.start), free.start, free.count)?;
@@ -369,18 +391,18 @@ impl Space {
         Ok(())
     }
 
-    /// Groups the next commit has to write, deferred frees counted as one each.
+    /// Groups that the next commit has to write, at most: each deferred free counts as one.
     pub(crate) fn dirty_groups(&self) -> u64 {
         let dirty = self.groups.iter().filter(|group| group.dirty).count();
         (dirty + self.deferred.len()) as u64
     }
 
-    /// A dirty group whose bitmap has no place in the running generation yet.
+    /// A dirty group whose bitmap has no block of the running generation yet.
     pub(crate) fn next_unplaced(&self, running: Generation) -> Option<u64> {
         self.groups.iter().find(|g| g.dirty && g.placed != running).map(|g| g.index)
     }
 
-    /// Hands the pins of the running transaction over to the commit in flight.
+    /// Makes the pins of the running transaction those of the commit in flight.
     pub(crate) fn freeze(&mut self) {
         self.meta_run = core::mem::take(&mut self.meta_taken).clamp(1, META_RUN_MAX);
         for group in &mut self.groups {
@@ -389,7 +411,7 @@ impl Space {
         }
     }
 
-    /// The commit in flight is durable: what it freed may be used. Forgets groups that nothing needs.
+    /// Unpins what the commit in flight freed, because it is durable. Drops groups that are not needed.
     pub(crate) fn unpin(&mut self) {
         for group in &mut self.groups {
             if group.pinned == 0 {

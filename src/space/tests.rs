@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The allocator alone: pins, deferred frees, runs.
+//! The allocator without a tree: pins, deferred frees, runs.
 
 use super::Space;
 use crate::error::Error;
@@ -9,10 +9,13 @@ use vexfs_format::{BlockNr, FIRST_FREE, Generation};
 
 const GROUP: u64 = 1 << 15;
 
-fn space(blocks: u64) -> Space {
+fn geometry(blocks: u64) -> Geometry {
     let (uuid, hash_key, label) = ([7; 16], [0; 16], [0; 64]);
-    let geometry = Geometry { uuid, hash_key, label, block_shift: 12, blocks };
-    let mut space = Space::new(&geometry);
+    Geometry { uuid, hash_key, label, block_shift: 12, blocks }
+}
+
+fn space(blocks: u64) -> Space {
+    let mut space = Space::new(&geometry(blocks));
     space.set_free(blocks - FIRST_FREE - 1);
     space.insert_fresh(0).unwrap();
     space.reserve_frees(64).unwrap();
@@ -20,7 +23,7 @@ fn space(blocks: u64) -> Space {
 }
 
 #[test]
-fn a_freed_block_is_handed_out_again_only_after_its_commit() {
+fn a_freed_block_is_allocated_again_only_after_its_commit() {
     let mut space = space(1_000);
     let (start, count) = space.find(0, BlockNr(500), 10, 1).unwrap();
     assert_eq!((start, count), (BlockNr(500), 10));
@@ -37,7 +40,7 @@ fn a_freed_block_is_handed_out_again_only_after_its_commit() {
 }
 
 #[test]
-fn what_is_freed_while_a_commit_runs_waits_for_the_next_one() {
+fn a_block_freed_while_a_commit_is_in_flight_waits_for_the_next_commit() {
     let mut space = space(1_000);
     space.take(BlockNr(500), 2).unwrap();
     space.release(BlockNr(500), 1).unwrap();
@@ -51,7 +54,7 @@ fn what_is_freed_while_a_commit_runs_waits_for_the_next_one() {
 }
 
 #[test]
-fn a_free_of_a_group_that_is_not_in_memory_waits_for_it() {
+fn a_free_in_a_group_that_is_not_loaded_is_deferred() {
     let mut space = space(3 * GROUP);
     let mut bitmap = [0u8; 4096];
     bitmap[0] = 0b1111;
@@ -88,7 +91,7 @@ fn the_end_and_the_reserved_blocks_are_never_free() {
     assert_eq!(space.run_at(BlockNr(999), 1), 0, "the last backup superblock");
 }
 
-/// Handing out what is used is the engine's own mistake; to free what is free means damage.
+/// Allocating a block in use is the engine's mistake; freeing a free one means that the tree is damaged.
 #[test]
 fn a_bug_is_told_apart_from_damage() {
     let mut space = space(1_000);
@@ -100,7 +103,43 @@ fn a_bug_is_told_apart_from_damage() {
 }
 
 #[test]
-fn what_a_commit_writes_lies_in_a_row() {
+fn a_free_that_is_refused_changes_nothing() {
+    let mut space = space(3 * GROUP);
+    let mut bitmap = [0u8; 4096];
+    bitmap[0] = 0b0111;
+    space.release(BlockNr(GROUP), 4).unwrap();
+    space.insert(1, Pointer::default(), &bitmap).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(space.apply_deferred(), Err(Error::Corrupt(_))));
+        space.bitmap(1, &mut bitmap).unwrap();
+        assert_eq!(bitmap[0], 0b0111);
+    }
+}
+
+#[test]
+fn a_bitmap_that_marks_reserved_blocks_free_is_refused() {
+    // Blocks 0 to 33 of the first group, and from the last backup superblock on in the second.
+    let (first, last) = (FIRST_FREE as usize, 999);
+    let whole = |index: u64| {
+        let mut bitmap = [0u8; 4096];
+        let reserved = if index == 0 { 0..first } else { last..GROUP as usize };
+        reserved.for_each(|bit| bitmap[bit / 8] |= 1 << (bit % 8));
+        bitmap
+    };
+    for (index, reserved) in [(0, [0, 1, first - 1]), (1, [last, 1_000, GROUP as usize - 1])] {
+        for bit in reserved {
+            let mut space = Space::new(&geometry(GROUP + 1_000));
+            let mut bitmap = whole(index);
+            bitmap[bit / 8] &= !(1 << (bit % 8));
+            let refused = space.insert(index, Pointer::default(), &bitmap);
+            assert!(matches!(refused, Err(Error::Corrupt(_))), "{index}, {bit}: {refused:?}");
+            space.insert(index, Pointer::default(), &whole(index)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn blocks_of_a_commit_are_contiguous() {
     let mut space = space(4_000);
     let first = space.take_meta(None).unwrap();
     for offset in 1..20 {

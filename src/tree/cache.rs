@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The cache of tree nodes, found by block address.
 //!
-//! Invariant: a node in here passed its checksum and structure checks, or was made by the engine.
-//! A node that no durable root holds yet is never evicted. It does no I/O.
+//! Invariant: a cached node was verified, or made by the engine. A node that is not durable yet is
+//! never evicted. Nothing here does I/O.
 
 use crate::buffer::push;
 use crate::error::{Error, Missing, Result};
@@ -11,14 +11,14 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use vexfs_format::node::Pointer;
 use vexfs_format::{BlockNr, Generation};
 
-/// A block that was read and verified, on its way into the cache.
+/// A block that was read and verified, for [`crate::Volume::install`].
 #[derive(Debug)]
 pub struct LoadedNode {
     pub(crate) missing: Missing,
     pub(crate) data: Vec<u8>,
 }
 
-/// Handle of a cached node; valid until the next eviction, which happens only between operations.
+/// Handle of a cached node; valid until the next eviction, and nodes are evicted only between operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NodeId(u32);
 
@@ -31,7 +31,7 @@ pub(crate) struct CachedNode {
 }
 
 const EMPTY: u32 = u32::MAX;
-/// More nodes than one operation reads.
+/// More nodes than any operation reads.
 const WORKING_SET: usize = 512;
 
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl NodeCache {
         Ok(())
     }
 
-    /// Takes `block` out of the table and closes the gap (backward shift).
+    /// Removes `block` from the table and closes the gap (backward shift).
     fn unplace(&mut self, block: BlockNr) {
         let Some(mut gap) = self.position(block) else { return };
         let mask = self.mask();
@@ -142,7 +142,7 @@ impl NodeCache {
         if node.pointer != *pointer {
             return None;
         }
-        // Written only when it changes: readers on several processors share the line.
+        // Stored only if it changes: readers on several processors share the cache line.
         if !node.used.load(Ordering::Relaxed) {
             node.used.store(true, Ordering::Relaxed);
         }
@@ -157,14 +157,14 @@ impl NodeCache {
         self.nodes.get_mut(id.0 as usize).ok_or(Error::Bug("a cached node's handle is stale"))
     }
 
-    /// True if something newer than `generation` is cached for `block`.
+    /// True if a node of `block` newer than `generation` is cached.
     pub(crate) fn has_newer(&self, block: BlockNr, generation: Generation) -> bool {
         self.position(block)
             .and_then(|position| self.node_at(position))
             .is_some_and(|(_, node)| node.pointer.generation > generation)
     }
 
-    /// Makes room for `count` more nodes, so that inserting them cannot fail.
+    /// Allocates memory for `count` more nodes, so that inserting them cannot fail.
     pub(crate) fn reserve(&mut self, count: usize) -> Result<()> {
         self.nodes.try_reserve(count).map_err(|_| Error::NoMemory)?;
         let wanted = self.nodes.len().saturating_add(count).saturating_sub(self.vacant.len());
@@ -176,7 +176,7 @@ impl NodeCache {
         Ok(())
     }
 
-    /// Puts a node in; whatever was cached for its block is forgotten.
+    /// Adds a node, in place of the one of its block, if any.
     pub(crate) fn insert(&mut self, pointer: Pointer, data: Vec<u8>) -> Result<NodeId> {
         self.forget(pointer.block);
         if self.table.len() < self.live.saturating_add(1).saturating_mul(2) {
@@ -187,7 +187,7 @@ impl NodeCache {
             *self.get_mut(NodeId(index))? = node;
             index
         } else {
-            // Room to take the node out again is made now, so that forgetting never allocates.
+            // Memory for removing the node again is allocated with it, so that forget() never allocates.
             let wanted = self.nodes.len().saturating_add(1).saturating_sub(self.vacant.len());
             self.vacant.try_reserve(wanted).map_err(|_| Error::NoMemory)?;
             push(&mut self.nodes, node)?;
@@ -218,17 +218,17 @@ impl NodeCache {
             node.pointer = Pointer { block: BlockNr(u64::MAX), ..Pointer::default() };
         }
         self.live = self.live.saturating_sub(1);
-        // Room was made when it came in; without it only the slot's reuse would be lost.
+        // insert() allocated memory for this. If it had not, the slot would not be reused, no more.
         let _ = push(&mut self.vacant, index);
     }
 
-    /// Evicts nodes that have not been used lately until the limit holds, sparing those newer than `durable`.
+    /// Evicts nodes that were not used lately until the cache is within its limit, but none newer than `durable`.
     pub(crate) fn trim(&mut self, durable: Generation) {
         self.trim_to(self.limit, durable);
     }
 
-    /// The same where `spared` nodes are newer than `durable`: beside them the nodes that one operation
-    /// reads always find room, or it would evict and miss them for ever.
+    /// The same where `spared` nodes are newer than `durable`: beside them there is always room for the
+    /// nodes that one operation reads. Otherwise it might evict and miss them in turn for ever.
     pub(crate) fn trim_beside(&mut self, spared: usize, durable: Generation) {
         self.trim_to(self.limit.max(spared.saturating_add(WORKING_SET)), durable);
     }
@@ -238,7 +238,7 @@ impl NodeCache {
         if self.live <= limit {
             return;
         }
-        // Two rounds of the clock: the first clears the marks of what was used.
+        // Two rounds of the clock hand: the first clears the marks of nodes that were used.
         for _ in 0..self.nodes.len().saturating_mul(2) {
             if self.live <= limit {
                 return;
@@ -255,7 +255,12 @@ impl NodeCache {
         }
     }
 
-    /// Nodes in the cache.
+    /// Lengths that its lists have memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> [usize; 3] {
+        [self.nodes.capacity(), self.table.capacity(), self.vacant.capacity()]
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.live
     }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The copy-on-write B+tree: the nodes in memory and how items are found in them.
 //!
-//! Invariant: every node below `root` that no durable root reaches is in the cache; all others are
-//! where their pointers say and may be evicted. Reading needs cached nodes only: one that is missing
-//! is named in [`Error::Miss`], and whoever owns the device reads it. Changing is [`TreeMut`]'s.
-//! Nothing here does I/O.
+//! Invariant: every node below `root` that is not durable is in the cache; all others are on the device
+//! where their pointers say and may be evicted. Nothing here does I/O: a node that is not cached is
+//! named in [`Error::Miss`], and the owner of the device reads it. [`TreeMut`] changes the tree.
 
 mod cache;
 mod modify;
@@ -33,16 +32,20 @@ where
     T::read_from_bytes(payload).map_err(|_| Error::damaged(what))
 }
 
-/// What a scan calls for each item; it breaks to stop.
+/// Damage and not a bug: a tree that grew by insertions never needs so many levels, but in a crafted
+/// image every node of a path may be full.
+const TOO_DEEP: Error = Error::damaged("the tree has more levels than the format allows");
+
+/// What a scan calls for each item; it returns `Break` to stop.
 pub(crate) type Visit<'a> = dyn FnMut(Key, &[u8]) -> Result<ControlFlow<()>> + 'a;
 
 /// Where a search for a key ended.
 struct Descent {
     /// The leaf that holds the key if any does.
     leaf: NodeId,
-    /// Smallest key that the leaf to its right may hold.
+    /// Lower bound of the keys in the next leaf to the right.
     right: Option<Key>,
-    /// Root and level of the subtree next to the left.
+    /// Root and level of the next subtree to the left.
     left: Option<(Pointer, u8)>,
 }
 
@@ -57,15 +60,15 @@ pub(crate) struct Tree {
     dirty_nodes: usize,
     /// Nodes of the commit in flight.
     frozen_nodes: usize,
-    /// Node buffers set aside before a change, so that it needs no memory.
+    /// Node buffers allocated before a change, for the nodes that it makes.
     spares: Vec<Vec<u8>>,
-    /// As long as a node: where a leaf's items are moved together.
+    /// As long as a node: where the items of a leaf are compacted.
     scratch: Vec<u8>,
 }
 
 impl Tree {
-    /// A tree without a root yet ([`adopt`](Self::adopt) gives it one), whose cache keeps about
-    /// `cache_nodes` clean nodes.
+    /// A tree without a root, which [`adopt`](Self::adopt) gives it. Its cache keeps about `cache_nodes`
+    /// clean nodes.
     pub(crate) fn new(geometry: Geometry, cache_nodes: usize) -> Result<Self> {
         Ok(Self {
             geometry,
@@ -79,7 +82,7 @@ impl Tree {
         })
     }
 
-    /// Makes the tree below `root` the current one.
+    /// Makes the tree of `root` the current one.
     pub(crate) const fn adopt(&mut self, root: Pointer, level: u8) {
         self.root = root;
         self.level = level;
@@ -115,7 +118,13 @@ impl Tree {
 
     /// The cached node of `pointer`, which must be on `level`.
     fn node(&self, pointer: &Pointer, level: u8) -> Result<NodeId> {
-        let id = self.cache.find(pointer).ok_or(Error::Miss(Missing::node(*pointer)))?;
+        let Some(id) = self.cache.find(pointer) else {
+            // Reading the block would not help: it was allocated anew while the tree still reaches it.
+            if self.cache.has_newer(pointer.block, pointer.generation) {
+                return Err(Error::block(pointer.block, "the block of a node was marked free"));
+            }
+            return Err(Error::Miss(Missing::node(*pointer)));
+        };
         if node::header(self.data(id)?)?.level != level {
             return Err(Error::block(pointer.block, "a node is not on the level its parent says"));
         }
@@ -131,7 +140,7 @@ impl Tree {
         self.data(self.node(pointer, level)?)
     }
 
-    /// Takes in a verified node, unless its block holds a newer one.
+    /// Caches a verified node, unless a newer node of its block is cached.
     pub(crate) fn install(&mut self, pointer: Pointer, data: Vec<u8>) -> Result<()> {
         if !self.is_cached(&pointer) && !self.cache.has_newer(pointer.block, pointer.generation) {
             self.cache.insert(pointer, data)?;
@@ -139,13 +148,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Evicts nodes that have not been used lately until the cache's limit holds; those newer than
+    /// Evicts nodes that were not used lately until the cache is within its limit; those newer than
     /// `durable` stay.
     pub(crate) fn trim(&mut self, durable: Generation) {
         self.cache.trim(durable);
     }
 
-    /// As [`trim`](Self::trim), but the limit does not count what cannot be evicted.
+    /// As [`trim`](Self::trim), but the limit does not count nodes that cannot be evicted.
     pub(crate) fn trim_clean(&mut self, durable: Generation) {
         self.cache.trim_beside(self.dirty_nodes.saturating_add(self.frozen_nodes), durable);
     }
@@ -155,7 +164,7 @@ impl Tree {
         self.cache.trim_to(limit, durable);
     }
 
-    /// Takes the memory that a change needs: to hold `nodes` more nodes, `splits` of them made from nothing.
+    /// Allocates the memory that a change needs to cache `nodes` more nodes and to make `splits` new ones.
     pub(crate) fn reserve(&mut self, nodes: usize, splits: usize) -> Result<()> {
         self.cache.reserve(nodes)?;
         while self.spares.len() < splits {
@@ -165,7 +174,13 @@ impl Tree {
         Ok(())
     }
 
-    /// The running transaction was frozen: its nodes are those of the commit in flight.
+    /// Lengths that the cache's lists and the list of spares have memory for.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> ([usize; 3], usize) {
+        (self.cache.memory(), self.spares.capacity())
+    }
+
+    /// The dirty nodes are those of the commit in flight from here on.
     pub(crate) const fn freeze(&mut self) {
         self.frozen_nodes = self.dirty_nodes;
         self.dirty_nodes = 0;
@@ -198,7 +213,7 @@ impl Tree {
             }
             pointer = node::child(data, index)?;
         }
-        Err(Error::Bug("the tree is too deep"))
+        Err(TOO_DEEP)
     }
 
     /// The item at `key`.
@@ -210,7 +225,7 @@ impl Tree {
         }
     }
 
-    /// Makes sure that the path to `key` is cached.
+    /// Fails with a miss unless the whole path to `key` is cached.
     pub(crate) fn touch(&self, key: Key) -> Result<()> {
         self.descend(key).map(|_| ())
     }
@@ -265,7 +280,7 @@ impl Tree {
         if index.is_none()
             && let Some((mut pointer, mut level)) = left
         {
-            // Everything in the subtree to the left is smaller: its last item is the one.
+            // All keys of the subtree to the left are smaller, so its last item is the floor.
             for _ in 0..LEVELS_MAX {
                 leaf = self.node(&pointer, level)?;
                 let data = self.data(leaf)?;

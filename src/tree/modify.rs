@@ -3,11 +3,11 @@
 //!
 //! Invariant: a change first makes sure that every node of its path is cached, then copies the path
 //! from the root down, then changes it, so a miss never leaves a change half done. A node is copied by
-//! giving its buffer another address; the old block is freed with the commit. Blocks come from
-//! [`Space`], memory from what [`Tree::reserve`] set aside: with both, nothing here fails.
+//! giving its buffer a new address; the old block is freed with the commit. Blocks come from [`Space`]
+//! and memory from what [`Tree::reserve`] allocated; with enough of both, only damage makes it fail.
 
 use super::cache::NodeId;
-use super::{Tree, node};
+use super::{TOO_DEEP, Tree, node};
 use crate::error::{Error, Result};
 use crate::mutants::{self, Mutant};
 use crate::space::Space;
@@ -15,13 +15,12 @@ use alloc::vec::Vec;
 use vexfs_format::node::Pointer;
 use vexfs_format::{Generation, ITEM_BYTES_MAX, Key, LEVELS_MAX};
 
-/// A node is merged with a neighbour when less than one part in so many of it is used.
+/// A node is merged with a neighbour when less than 1/`SPARSE` of it is used.
 const SPARSE: usize = 3;
-/// Buffers of merged nodes that are kept for the next split, at most.
+/// Most buffers of merged nodes that are kept for the next splits.
 const SPARES_MAX: usize = 64;
 
 const EMPTY_PATH: Error = Error::Bug("a path of the tree has no leaf");
-const TOO_DEEP: Error = Error::Bug("the tree is too deep");
 
 /// One node of a path and the entry that was followed.
 #[derive(Clone, Copy)]
@@ -57,18 +56,18 @@ impl Path {
     }
 }
 
-/// A tree that is being changed, with the space that its new nodes come from.
+/// A tree that is being changed, and the space that its new nodes come from.
 pub(crate) struct TreeMut<'a> {
     pub(crate) tree: &'a mut Tree,
     pub(crate) space: &'a mut Space,
     /// The generation that is being built.
     pub(crate) running: Generation,
-    /// Set once something was changed.
+    /// Set once something was modified.
     pub(crate) begun: &'a mut bool,
 }
 
 impl TreeMut<'_> {
-    /// Makes the tree one empty leaf.
+    /// Makes the tree a single empty leaf.
     pub(crate) fn plant(&mut self) -> Result<()> {
         *self.begun = true;
         let (pointer, leaf) = self.new_node(0)?;
@@ -118,7 +117,7 @@ impl TreeMut<'_> {
         Ok(true)
     }
 
-    /// Makes every node on the way to `key` one of the running generation.
+    /// Makes every node on the path to `key` one of the running generation.
     fn own_path(&mut self, key: Key) -> Result<Path> {
         self.tree.touch(key)?;
         *self.begun = true;
@@ -145,7 +144,7 @@ impl TreeMut<'_> {
         Err(TOO_DEEP)
     }
 
-    /// Moves a node to a new block of the running generation and tells its parent.
+    /// Moves a node to a new block of the running generation and updates its parent's pointer.
     fn own(&mut self, id: NodeId, parents: &Path) -> Result<NodeId> {
         let old = self.tree.cache.get(id)?.pointer;
         let pointer = self.new_pointer()?;
@@ -165,7 +164,7 @@ impl TreeMut<'_> {
         Ok(id)
     }
 
-    /// A pointer to a new block. Its checksum is filled in by the freeze; until then it is zero.
+    /// A pointer to a new block. Its checksum is zero until the freeze fills it in.
     fn new_pointer(&mut self) -> Result<Pointer> {
         let block = self.space.take_meta(None)?;
         self.tree.dirty_nodes += 1;
@@ -175,7 +174,7 @@ impl TreeMut<'_> {
     /// An empty node of the running generation, not yet in the cache.
     fn new_node(&mut self, level: u8) -> Result<(Pointer, Vec<u8>)> {
         let pointer = self.new_pointer()?;
-        let none = Error::Bug("no memory was set aside for a new node");
+        let none = Error::Bug("no memory was reserved for a new node");
         let mut data = self.tree.spares.pop().ok_or(none)?;
         node::format(&mut data, self.tree.geometry.uuid, level, &pointer)?;
         Ok((pointer, data))
@@ -204,7 +203,7 @@ impl TreeMut<'_> {
         let mut bound = node::first_key(&right)?.ok_or(Error::Bug("half a leaf is empty"))?;
         let mut child = right_pointer;
         self.tree.cache.insert(right_pointer, right)?;
-        // The new child goes to the parent, which may split in turn, up to the root.
+        // The parent gets the new child and may split in turn, up to the root.
         for level in 1..LEVELS_MAX as u8 {
             let Some(step) = path.pop() else {
                 return self.grow(level, bound, child);
@@ -242,7 +241,7 @@ impl TreeMut<'_> {
         Ok(())
     }
 
-    /// After a removal: takes empty nodes out, merges sparse ones, lowers the root.
+    /// After a removal: drops empty nodes, merges sparse ones and lowers the root.
     fn shrink(&mut self, mut path: Path) -> Result<()> {
         for _ in 0..LEVELS_MAX {
             let Some(step) = path.pop() else { break };
@@ -262,7 +261,7 @@ impl TreeMut<'_> {
             let id = self.tree.node(&self.tree.root, self.tree.level)?;
             let data = &mut self.tree.cache.get_mut(id)?.data;
             match node::count(data)? {
-                // The last leaf went: the tree is one empty leaf again.
+                // The last leaf was dropped: the tree is a single empty leaf.
                 0 => {
                     let pointer = self.tree.root;
                     node::format(data, self.tree.geometry.uuid, 0, &pointer)?;
@@ -270,7 +269,7 @@ impl TreeMut<'_> {
                 }
                 1 => {
                     let child = node::child(data, 0)?;
-                    // A root that is lowered onto a child that is not cached waits for another time.
+                    // Lowering the root needs its child in the cache; a later removal may do it.
                     if self.tree.cache.find(&child).is_none() {
                         break;
                     }
@@ -299,7 +298,7 @@ impl TreeMut<'_> {
         self.release_node(pointer)
     }
 
-    /// Merges a sparse node with a neighbour that is cached and fits; false if none does.
+    /// Merges a sparse node with a neighbour that is cached and fits; false if there is none.
     fn merge(&mut self, parent: Step, id: NodeId) -> Result<bool> {
         let level = node::header(&self.tree.cache.get(id)?.data)?.level;
         let parent_data = &self.tree.cache.get(parent.id)?.data;
@@ -332,7 +331,7 @@ impl TreeMut<'_> {
             }
             node::inner_remove(parent_data, index)?;
             self.release_node(pointer)?;
-            // Room for it was made when the change began, or it is not kept.
+            // Kept only where the list needs no memory for it.
             if self.tree.spares.len() < self.tree.spares.capacity().min(SPARES_MAX) {
                 let mut taken = taken;
                 taken.fill(0);
@@ -353,7 +352,7 @@ impl TreeMut<'_> {
             return Ok(());
         }
         path.push(Step { id: self.tree.node(&self.tree.root, self.tree.level)?, index: 0 })?;
-        // Each round goes down to a dirty child, on to the next child, or up: bounded by the entries there are.
+        // Each round goes down to a dirty child or up from a sealed node, so the loop ends.
         while let Some(step) = path.last() {
             let data = &self.tree.cache.get(step.id)?.data;
             let level = node::header(data)?.level;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Work on one node's bytes: find, insert, remove, split, merge, verify.
+//! Operations on the bytes of one node: find, insert, remove, split, merge, verify.
 //!
-//! A node that came from the medium is verified whole once, in [`verify`]; everything else may then
-//! trust its offsets, and still reaches the bytes only through checked access.
+//! A node that was read is verified once as a whole, in [`verify`]. All other functions may rely on its
+//! offsets, but access the bytes only with bounds checks.
 //!
-//! Nothing here takes memory, which might fail halfway through a change: what moves items about is
-//! given a `scratch` buffer of a node's size.
+//! Nothing here allocates memory, which might fail halfway through a change: functions that move items
+//! are given a `scratch` buffer as long as a node.
 
 use crate::error::{Error, Result};
 use crate::mutants::{self, Mutant};
@@ -51,7 +51,7 @@ pub(crate) fn format(data: &mut [u8], uuid: [u8; 16], level: u8, pointer: &Point
     Ok(())
 }
 
-/// Writes a node's own address and generation into its header.
+/// Writes a node's block and generation into its header.
 pub(crate) fn readdress(data: &mut [u8], pointer: &Pointer) -> Result<()> {
     let header = header_mut(data)?;
     header.address = U64::new(pointer.block.0);
@@ -72,7 +72,7 @@ fn slots_mut(data: &mut [u8], n: usize) -> Result<&mut [LeafSlot]> {
     <[LeafSlot]>::mut_from_prefix_with_elems(body, n).map(|(s, _)| s).map_err(|_| SHORT)
 }
 
-/// Position of `key` in a leaf, or where it would stand.
+/// Position of `key` in a leaf, or where it would be inserted.
 pub(crate) fn leaf_find(data: &[u8], key: Key) -> Result<Result<usize, usize>> {
     Ok(slots(data)?.binary_search_by(|slot| Key::from(slot.key).cmp(&key)))
 }
@@ -85,7 +85,7 @@ pub(crate) fn leaf_item(data: &[u8], index: usize) -> Result<Option<(Key, &[u8])
     Ok(Some((slot.key.into(), payload)))
 }
 
-/// The payload at `index`, to be changed in place.
+/// The payload of the item at `index`, for a change in place.
 pub(crate) fn leaf_payload_mut(data: &mut [u8], index: usize) -> Result<&mut [u8]> {
     let slot = slots(data)?.get(index).ok_or(SHORT)?;
     let (start, len) = (slot.offset.get() as usize, slot.len.get() as usize);
@@ -137,7 +137,7 @@ pub(crate) fn leaf_insert(
     Ok(true)
 }
 
-/// Takes the item at `index` out.
+/// Removes the item at `index`.
 pub(crate) fn leaf_remove(data: &mut [u8], index: usize) -> Result<()> {
     let n = count(data)?;
     let slots = slots_mut(data, n)?;
@@ -156,7 +156,7 @@ pub(crate) fn leaf_remove(data: &mut [u8], index: usize) -> Result<()> {
     Ok(())
 }
 
-/// Moves the payloads together at the end of the leaf. The bytes set free are zeroed.
+/// Moves the payloads to the end of the leaf without holes, and zeroes the free bytes.
 fn compact(data: &mut [u8], scratch: &mut [u8]) -> Result<()> {
     let packed = scratch.get_mut(..data.len()).ok_or(SHORT)?;
     packed.fill(0);
@@ -227,7 +227,7 @@ fn entries_mut(data: &mut [u8], n: usize) -> Result<&mut [InnerEntry]> {
     <[InnerEntry]>::mut_from_prefix_with_elems(body, n).map(|(s, _)| s).map_err(|_| SHORT)
 }
 
-/// Index of the child that holds `key`: the last entry not above it, or the first.
+/// Index of the child that may hold `key`: the last entry whose key is not above it, or the first.
 pub(crate) fn child_index(data: &[u8], key: Key) -> Result<usize> {
     let after = entries(data)?.partition_point(|e| Key::from(e.key).cmp(&key) != Ordering::Greater);
     Ok(after.saturating_sub(1))
@@ -290,13 +290,13 @@ pub(crate) fn inner_split(left: &mut [u8], right: &mut [u8], from: usize) -> Res
     Ok(())
 }
 
-/// Bytes that a node's contents take, whatever its level.
+/// Bytes that the contents of a node of any level take.
 pub(crate) fn used(data: &[u8]) -> Result<usize> {
     if header(data)?.level == 0 { leaf_used(data) } else { Ok(count(data)? * ENTRY) }
 }
 
-/// Puts all of `from` before (`front`) or behind the contents of `into`, a node of the same level.
-/// The caller knows that it fits.
+/// Adds the contents of `from` before (`front`) or behind those of `into`, a node of the same level.
+/// The caller made sure that they fit.
 pub(crate) fn absorb(into: &mut [u8], from: &[u8], front: bool, scratch: &mut [u8]) -> Result<()> {
     let start = if front { 0 } else { count(into)? };
     let leaf = header(into)?.level == 0;
@@ -333,7 +333,7 @@ pub(crate) fn last_key(data: &[u8]) -> Result<Option<Key>> {
     }
 }
 
-/// Verifies a block that was read through `pointer`: checksum, identity, and every offset within.
+/// Verifies a node that was read through `pointer`: checksum, identity, and every offset in it.
 pub(crate) fn verify(data: &[u8], pointer: &Pointer, uuid: &[u8; 16], blocks: u64) -> Result<()> {
     let wrong = |what| Err(Error::block(pointer.block, what));
     if crc32c(data) != pointer.crc

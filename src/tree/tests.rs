@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tree beside a map, through splits, merges, copies and seals, without a device.
+//! The tree compared with a map through splits, merges, copies and seals, without a device.
 
 use super::{Tree, TreeMut, node};
 use crate::error::{Error, Result};
@@ -9,14 +9,15 @@ use core::ops::ControlFlow;
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
-use vexfs_format::{Generation, Ino, Key, Kind};
+use vexfs_format::node::Pointer;
+use vexfs_format::{BlockNr, Generation, Ino, Key, Kind, LEVELS_MAX};
 
 fn geometry() -> Geometry {
     let (uuid, hash_key, label) = ([7; 16], [0; 16], [0; 64]);
     Geometry { uuid, hash_key, label, block_shift: 12, blocks: 1 << 15 }
 }
 
-/// A tree with the space and the generation it needs; blocks of frozen generations are usable at once.
+/// A tree with the space and the generation that it needs. Each commit is durable at once.
 struct Fixture {
     tree: Tree,
     space: Space,
@@ -43,7 +44,7 @@ impl Fixture {
         apply(&mut TreeMut { tree: &mut self.tree, space: &mut self.space, running, begun })
     }
 
-    /// Makes room for a change of one item and no more, so that a change that takes more is seen.
+    /// Reserves what a change of one item needs and no more, so that a change that needs more fails.
     fn reserve(&mut self) {
         self.space.reserve_frees(64).unwrap();
         let levels = self.tree.levels() as usize;
@@ -135,7 +136,7 @@ fn agrees_with_a_map_under_random_use() {
     assert_eq!((fixture.tree.level(), fixture.tree.dirty_nodes()), (0, 1));
 }
 
-/// Keys that were added in order, which leave full leaves behind, and taken out in order.
+/// Keys are added in order, which leaves full leaves behind, and removed in order.
 #[test]
 fn nodes_of_a_removed_tree_are_given_back() {
     let mut fixture = Fixture::new();
@@ -153,7 +154,7 @@ fn nodes_of_a_removed_tree_are_given_back() {
 }
 
 #[test]
-fn what_is_not_cached_is_missed_and_changes_nothing() {
+fn a_change_that_misses_a_node_changes_nothing() {
     let mut fixture = Fixture::new();
     for offset in 0..500 {
         fixture.put(key(1, offset), &[1; 100]);
@@ -170,13 +171,48 @@ fn what_is_not_cached_is_missed_and_changes_nothing() {
     assert_eq!((fixture.tree.root(), fixture.tree.dirty_nodes()), (root, 0));
 }
 
-/// Memory is taken before a change. Without it a split fails, and says whose mistake that is.
+/// Memory is reserved before a change. If the engine forgot to, a split fails as a bug, not as damage.
 #[test]
-fn a_split_without_memory_set_aside_is_a_bug() {
+fn a_split_without_reserved_memory_is_a_bug() {
     let mut fixture = Fixture::new();
     let full = (0..100).find_map(|offset| {
         fixture.space.reserve_frees(64).unwrap();
         fixture.change(|tree| tree.put(key(1, offset), &[1; 100])).err()
     });
     assert!(matches!(full, Some(Error::Bug(_))), "{full:?}");
+}
+
+/// All levels that the format allows, each full: only a crafted image has such a tree.
+#[test]
+fn a_tree_that_cannot_grow_is_damage() {
+    let mut fixture = Fixture::new();
+    let pointer = |level: u8| Pointer {
+        block: BlockNr(100 + u64::from(level)),
+        generation: Generation(1),
+        crc: 0,
+    };
+    fixture.space.take(BlockNr(100), LEVELS_MAX as u64).unwrap();
+    for level in 0..LEVELS_MAX as u8 {
+        let mut data = vec![0; geometry().block_bytes()];
+        node::format(&mut data, geometry().uuid, level, &pointer(level)).unwrap();
+        let mut scratch = data.clone();
+        for index in 0.. {
+            let fits = if level == 0 {
+                let at = key(1, index as u64);
+                node::leaf_insert(&mut data, index, at, &[1; 100], &mut scratch).unwrap()
+            } else {
+                let at = key(1, index as u64 * 1_000);
+                node::inner_insert(&mut data, index, at, pointer(level - 1)).unwrap()
+            };
+            if !fits {
+                break;
+            }
+        }
+        fixture.tree.cache.insert(pointer(level), data).unwrap();
+    }
+    fixture.tree.adopt(pointer(LEVELS_MAX as u8 - 1), LEVELS_MAX as u8 - 1);
+    fixture.running = Generation(2);
+    fixture.reserve();
+    let result = fixture.change(|tree| tree.put(key(1, 999), &[1; 100]));
+    assert!(matches!(result, Err(Error::Corrupt(_))), "{result:?}");
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! One operation's change of the filesystem, in two halves that the compiler keeps apart.
+//! An operation that modifies the filesystem, in two halves that the compiler keeps apart.
 //!
-//! [`Volume::begin`](super::Volume) makes sure of blocks and memory and hands out a [`Plan`], with which an operation reads
-//! and checks all it needs: that may miss and fails cleanly. [`Plan::change`] uses the plan up and hands
-//! out a [`Change`], the only value that has functions that modify. What it needs was read and
-//! reserved, so it neither misses nor takes memory.
+//! `Volume::begin` reserves blocks and memory and returns a [`Plan`]. With it the operation reads and
+//! checks all that it needs, which may miss or fail and changes nothing. [`Plan::change`] consumes the
+//! plan and gives the operation a [`Change`], the only type with functions that modify. All that these
+//! need was read and reserved, so they neither miss nor allocate memory.
 //!
-//! Invariant: a change that fails after it modified something stops the volume, so that nothing
-//! half done is ever committed.
+//! Invariant: a change that fails after it modified something stops the volume, so half a change is
+//! never committed.
 
 use super::Volume;
 use crate::device::Device;
@@ -16,10 +16,12 @@ use crate::tree::TreeMut;
 use core::ops::Deref;
 use vexfs_format::{BlockNr, Key};
 
-/// An operation that began: room is reserved, nothing is changed.
+/// An operation for which room is reserved and that changed nothing yet.
 #[derive(Debug)]
 pub(crate) struct Plan<'v, D> {
     volume: &'v mut Volume<D>,
+    /// Blocks that its nodes and the commit that follows may take.
+    room: u64,
 }
 
 impl<D> Deref for Plan<'_, D> {
@@ -30,17 +32,23 @@ impl<D> Deref for Plan<'_, D> {
 }
 
 impl<'v, D: Device> Plan<'v, D> {
-    pub(super) const fn new(volume: &'v mut Volume<D>) -> Self {
-        Self { volume }
+    pub(super) const fn new(volume: &'v mut Volume<D>, room: u64) -> Self {
+        Self { volume, room }
     }
 
-    /// Brings group `index` into memory, or misses its bitmap.
+    /// Loads groups until `count` blocks for file data leave room in the loaded ones for the nodes of
+    /// this change and of the commit: these cannot load a group.
+    pub(crate) fn reserve_data(&mut self, count: u64) -> Result<()> {
+        self.volume.load_room(self.room.saturating_add(count))
+    }
+
+    /// Loads group `index`, or misses its bitmap.
     pub(crate) fn load_group(&mut self, index: u64) -> Result<()> {
         self.volume.load_group(index)
     }
 
-    /// Runs the half of the operation that modifies. It fails only where the engine or the tree is
-    /// broken; if it does after it modified something, the volume stops.
+    /// Runs the half of the operation that modifies. It fails only because of damage or a bug; if it
+    /// does after it modified something, the volume stops.
     pub(crate) fn change<T>(
         self,
         modify: impl FnOnce(&mut Change<'v, D>) -> Result<T>,
@@ -49,11 +57,11 @@ impl<'v, D: Device> Plan<'v, D> {
     }
 }
 
-/// A change under way: everything that modifies is a function of this.
+/// The half of an operation that modifies: every function that modifies is one of this type.
 #[derive(Debug)]
 pub(crate) struct Change<'v, D> {
     pub(super) volume: &'v mut Volume<D>,
-    /// Something was modified.
+    /// Whether something was modified.
     pub(super) begun: bool,
 }
 
@@ -65,13 +73,17 @@ impl<D> Deref for Change<'_, D> {
 }
 
 impl<'v, D: Device> Change<'v, D> {
-    /// Runs `modify`, for which the caller made room.
+    /// Runs `modify`, for which the caller reserved room.
     pub(super) fn run<T>(
         volume: &'v mut Volume<D>,
         modify: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
+        #[cfg(test)]
+        let memory = volume.memory();
         let mut change = Self { volume, begun: false };
         let result = modify(&mut change);
+        #[cfg(test)]
+        assert_eq!(change.volume.memory(), memory, "a change took memory");
         if change.begun {
             change.volume.dirty = true;
             change.volume.dead |= result.is_err();
@@ -95,7 +107,7 @@ impl<'v, D: Device> Change<'v, D> {
         self.tree_mut().remove(key)
     }
 
-    /// Takes free blocks for file data; the next are looked for behind them.
+    /// Allocates free blocks for file data and moves the data cursor behind them.
     pub(crate) fn take(&mut self, start: BlockNr, count: u64) -> Result<()> {
         self.begun = true;
         self.volume.space.take(start, count)?;
@@ -103,29 +115,33 @@ impl<'v, D: Device> Change<'v, D> {
         Ok(())
     }
 
-    /// Gives blocks back; they stay pinned until the commit that does so is durable.
+    /// Frees blocks; they stay pinned until the commit that frees them is durable.
     pub(crate) fn release(&mut self, start: BlockNr, count: u64) -> Result<()> {
         self.begun = true;
         self.volume.space.release(start, count)
     }
 
-    /// Counts an inode whose item was put at the number that was next.
+    /// Counts an inode whose item was put with the number `next_ino`.
     pub(crate) const fn inode_made(&mut self) {
+        self.begun = true;
         self.volume.counters.inode_made();
     }
 
     /// Counts an inode whose item was removed.
     pub(crate) const fn inode_gone(&mut self) {
+        self.begun = true;
         self.volume.counters.inode_gone();
     }
 
     /// Counts an orphan whose item was put.
     pub(crate) const fn orphan_listed(&mut self) {
+        self.begun = true;
         self.volume.counters.orphan_listed();
     }
 
     /// Counts an orphan whose item was removed.
     pub(crate) const fn orphan_unlisted(&mut self) {
+        self.begun = true;
         self.volume.counters.orphan_unlisted();
     }
 }

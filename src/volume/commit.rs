@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Commits: the running transaction becomes one root record.
+//! Commits: a root record makes the running transaction durable.
 //!
 //! Protocol: [`Volume::freeze`] gives every dirty bitmap and node its checksum and copies it into a
-//! [`Commit`]; [`Commit::write`] writes them, flushes, and writes the root record with FUA, without
-//! the volume; [`Volume::finish`] makes what the commit freed usable. Between freeze and finish the
-//! next transaction runs.
+//! [`Commit`]; [`Commit::write`] writes them, flushes, and writes the root record with FUA, and does
+//! not need the volume for that; [`Volume::finish`] unpins the blocks that the commit freed. The next
+//! transaction may run between freeze and finish.
 //!
-//! Invariant: nothing that a durable root reaches is written over, and the root record is written
-//! after everything it reaches is durable.
+//! Invariant: no metadata that a durable root reaches is overwritten, and a root record is written only
+//! after everything that it reaches is durable.
 
 use super::{Change, Volume};
 use crate::buffer::{push, zeroed};
@@ -26,7 +26,7 @@ use vexfs_format::{
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// A frozen transaction: everything that has to reach the medium, owned.
+/// A frozen transaction: copies of all blocks that it writes.
 #[derive(Debug)]
 pub struct Commit {
     generation: Generation,
@@ -36,10 +36,10 @@ pub struct Commit {
     root: Vec<u8>,
 }
 
-/// Writes that are handed to the device at once where there is no memory for a list of all.
+/// Writes of one batch where there is no memory for a list of all of them.
 const FEW_WRITES: usize = 32;
 
-/// Memory for a commit, taken before anything is changed for it.
+/// Memory for a commit, allocated before the commit changes anything.
 struct Room {
     blocks: Vec<(BlockNr, Vec<u8>)>,
     buffers: Vec<Vec<u8>>,
@@ -56,7 +56,7 @@ impl Room {
         Ok(Self { blocks, buffers })
     }
 
-    /// A buffer for one more block.
+    /// Takes a buffer for one block.
     fn buffer(&mut self) -> Result<Vec<u8>> {
         self.buffers.pop().ok_or(Error::Bug("a commit has more blocks than were counted"))
     }
@@ -77,16 +77,16 @@ impl Commit {
         self.generation
     }
 
-    /// Blocks it writes, the root record's not counted.
+    /// Blocks that it writes, without the root record's.
     pub const fn len_blocks(&self) -> usize {
         self.blocks.len()
     }
 
-    /// Writes it: nodes and bitmaps, flush, root record. File data that must be durable with it has
-    /// to be complete before.
+    /// Writes nodes and bitmaps, flushes, and writes the root record. Writes of file data that the
+    /// commit calls written have to be complete before.
     ///
     /// # Errors
-    /// The device's. Whatever came of it, hand the result to [`Volume::finish`].
+    /// The device's. Pass the result, whatever it is, to [`Volume::finish`].
     pub fn write<D: Device + ?Sized>(&self, device: &D) -> Result<()> {
         let block_bytes = self.geometry.block_bytes() as u32;
         let slot = if mutants::is(Mutant::RootSlot) { 0 } else { self.generation.0 % ROOT_SLOTS };
@@ -126,11 +126,11 @@ impl Commit {
 }
 
 impl<D: Device> Volume<D> {
-    /// Freezes the running transaction; `None` if nothing was changed. One commit at a time may be
-    /// under way: [`finish`](Self::finish) the last one first.
+    /// Freezes the running transaction; `None` if nothing was changed. Only one commit may be in
+    /// flight: [`finish`](Self::finish) the previous one first.
     ///
     /// # Errors
-    /// [`Error::Miss`] as any operation; call it again after the block was read.
+    /// [`Error::Miss`], as of any operation: read the block and call it again.
     pub fn freeze(&mut self, now: Time) -> Result<Option<Commit>> {
         self.check_alive()?;
         if !self.dirty {
@@ -143,7 +143,7 @@ impl<D: Device> Volume<D> {
         let blocks = self.space.dirty_groups() as usize + self.tree.dirty_nodes() + 1;
         let room = Room::new(blocks, self.geometry.block_bytes())?;
         let commit = Change::run(self, |change| {
-            // From here on nothing misses or takes memory; a failure leaves checksums half filled in.
+            // Sealing fills in checksums: a failure in the midst of it counts as half a change.
             change.begun = true;
             change.seal(now, room)
         })?;
@@ -157,8 +157,9 @@ impl<D: Device> Volume<D> {
         Ok(Some(commit))
     }
 
-    /// Gives each dirty group's bitmap a new block. That frees and takes blocks in turn, so it goes on
-    /// until none is left without; each group is placed once in a generation. May miss, and then goes on where it was.
+    /// Gives the bitmap of each dirty group a new block. This takes and frees blocks itself and so makes
+    /// more groups dirty; it ends because each group is placed once in a generation. After a miss it
+    /// continues where it was.
     fn place_bitmaps(&mut self) -> Result<()> {
         for _ in 0..self.space.group_count().saturating_mul(2).saturating_add(1_000_000) {
             if let Some(index) = self.space.next_deferred() {
@@ -178,7 +179,8 @@ impl<D: Device> Volume<D> {
         Err(Error::Bug("the bitmaps find no place"))
     }
 
-    /// Takes note of how the commit went. If it failed the volume stops: what the medium holds is not known.
+    /// Ends the commit in flight with the result of writing it. If it failed the volume stops, because
+    /// nobody knows what the medium holds.
     ///
     /// # Errors
     /// The commit's.
@@ -205,7 +207,7 @@ impl<D: Device> Volume<D> {
         Ok(self.generations.durable())
     }
 
-    /// Runs an operation with everything a host does: reads what it misses, commits when it must.
+    /// Runs `operation` as a host does: reads the blocks that it misses and commits where it has to.
     ///
     /// # Errors
     /// The operation's; [`Error::NoSpace`] if commits do not make room.
@@ -245,16 +247,16 @@ impl<D: Device> Change<'_, D> {
         if let Some(old) = before.filter(|_| kept.is_none()) {
             space.release(old.block, 1)?;
         }
-        // The item exists from here on, at its final length: the seal only fills it in.
+        // The item has its final length: sealing changes it in place.
         self.put(group_key(index), group_item(pointer, 0).as_bytes())
     }
 
-    /// Copies the running transaction into a commit, everything with its checksum.
+    /// Fills in the checksums of the running transaction and copies its blocks into a commit.
     fn seal(&mut self, now: Time, mut room: Room) -> Result<Commit> {
         let mut root = room.buffer()?;
         self.seal_bitmaps(&mut room)?;
         self.tree_mut().seal_nodes(&mut |pointer, data| room.add(pointer.block, data))?;
-        // By address, for the device. Not sort_unstable(): its recursion overflows a kernel's stack.
+        // Sorted by address, for the device. The recursion of sort_unstable() overflows a kernel's stack.
         let blocks = BinaryHeap::from(room.blocks).into_sorted_vec();
         let record = self.root_record(now);
         for (to, from) in root.iter_mut().zip(record.as_bytes()) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The figures that a root record carries beside the tree.
+//! The counters that a root record holds beside the pointer to its tree.
 //!
-//! Invariant: `inodes` and `orphans` are as many as the running tree has items of that kind, and no
-//! inode has a number of `next_ino` or above. Only a change advances them.
+//! Invariant: `inodes` and `orphans` are the numbers of such items in the running tree, and every inode's
+//! number is below `next_ino`. Only a [`Change`](super::Change) counts.
 
-/// Counts of the running transaction.
+/// Counters of the running transaction.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {
-    /// The number of the next inode that is made.
+    /// The number that the next new inode gets.
     pub(super) next_ino: u64,
     /// Inodes in the tree, orphans included.
     pub(super) inodes: u64,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Which commit is durable, which is being written, and which is being built.
+//! The generations that are durable, in flight (being written) and running (being built).
 //!
-//! Invariant: `durable` < `in_flight` < `running`, without a gap where a commit succeeds.
+//! Invariant: `durable` < `in_flight` < `running`; there is a gap only after a commit failed.
 
 use vexfs_format::Generation;
 
@@ -19,28 +19,25 @@ impl Generations {
         Self { durable, in_flight: None, running: Generation(durable.0.saturating_add(1)) }
     }
 
-    /// The newest generation whose root record is on the medium.
     pub(super) const fn durable(&self) -> Generation {
         self.durable
     }
 
-    /// The generation that is being built.
     pub(super) const fn running(&self) -> Generation {
         self.running
     }
 
-    /// True while a commit is being written.
     pub(super) const fn is_in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// The running generation is frozen: its commit is in flight and the next one runs.
+    /// Puts the running generation in flight and starts the next one.
     pub(super) const fn freeze(&mut self) {
         self.in_flight = Some(self.running);
         self.running = Generation(self.running.0.saturating_add(1));
     }
 
-    /// The commit in flight ended; where it succeeded, `durable` is its generation.
+    /// Ends the commit in flight; `durable` is its generation if it succeeded.
     pub(super) const fn finish(&mut self, durable: Option<Generation>) {
         self.in_flight = None;
         if let Some(generation) = durable {

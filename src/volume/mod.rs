@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! An open filesystem: its parts, and how blocks get into memory.
+//! An open filesystem: its parts, and how the blocks that it misses are loaded.
 //!
 //! Invariant: the parts describe one generation that is being built. They are changed by a
-//! [`Change`] and by nothing else; their fields are private to this module for that reason. The
-//! volume reads blocks, and writes none outside a [`Commit`].
+//! [`Change`] and by nothing else, which is why their fields are private to this module. The volume
+//! reads blocks, and writes metadata only in a [`Commit`].
 
 mod change;
 mod commit;
@@ -34,7 +34,7 @@ use vexfs_format::{FIRST_FREE, Generation, Ino, RootRecord, crc32c, features};
 pub struct OpenOptions {
     /// Refuse every operation that changes something.
     pub read_only: bool,
-    /// About how many bytes of clean tree nodes to keep.
+    /// About how many bytes of clean tree nodes to keep in memory.
     pub cache_bytes: usize,
 }
 
@@ -44,14 +44,53 @@ impl Default for OpenOptions {
     }
 }
 
+/// Reads blocks that operations missed, without the volume and its lock: [`Volume::node_reader`].
+#[derive(Clone, Copy, Debug)]
+pub struct NodeReader<D> {
+    device: D,
+    geometry: Geometry,
+}
+
+impl<D: Device> NodeReader<D> {
+    /// As [`Volume::fetch`], but the block may have been used for something else since the
+    /// operation missed it. So [`Error::Corrupt`] is not yet damage: make the operation again, and
+    /// if it misses the same block, fetch that under the lock. [`Volume::install`] drops what is stale.
+    ///
+    /// # Errors
+    /// Those of [`Volume::fetch`].
+    pub fn fetch(&self, missing: &Missing) -> Result<LoadedNode> {
+        read_missing(&self.device, &self.geometry, missing)
+    }
+}
+
+fn read_missing(
+    device: &impl Device,
+    geometry: &Geometry,
+    missing: &Missing,
+) -> Result<LoadedNode> {
+    let pointer = &missing.pointer;
+    if pointer.block.0 >= geometry.blocks {
+        return Err(Error::block(pointer.block, "a pointer leads outside the filesystem"));
+    }
+    let mut data = zeroed(geometry.block_bytes())?;
+    device.read(geometry.byte_of(pointer.block), &mut data)?;
+    if missing.group.is_none() {
+        node::verify(&data, pointer, &geometry.uuid, geometry.blocks)?;
+    } else if crc32c(&data) != pointer.crc && !mutants::is(Mutant::BitmapChecksum) {
+        return Err(Error::block(pointer.block, "the checksum of a group's bitmap is wrong"));
+    }
+    Ok(LoadedNode { missing: *missing, data })
+}
+
 /// An open filesystem on device `D`.
 ///
-/// `&self` operations may run side by side, `&mut self` operations alone; the host owns the lock.
+/// `&self` operations may run concurrently, `&mut self` operations need exclusive access; the lock is
+/// the host's.
 ///
-/// An operation whose blocks are not in memory fails with [`Error::Miss`], and one that finds no room
-/// until something is committed with [`Error::NeedCommit`]; neither changed anything.
-/// [`resolve`](Self::resolve) reads and calls again, [`run`](Self::run) commits as well. What
-/// was changed is durable after a [`commit`](Self::commit).
+/// An operation fails with [`Error::Miss`] if a block is not in memory, and with [`Error::NeedCommit`]
+/// if there is no room before the next commit; neither changed anything. [`resolve`](Self::resolve)
+/// reads the block and repeats the operation, [`run`](Self::run) commits as well. Changes are durable
+/// after a [`commit`](Self::commit).
 ///
 /// ```
 /// use vexfs::{Ino, MkfsOptions, NewInode, OpenOptions, Time, Volume, check, mkfs};
@@ -109,7 +148,7 @@ impl<D: Device> Volume<D> {
         Ok(volume)
     }
 
-    /// A volume of this shape without a tree.
+    /// A volume of this geometry without a tree.
     fn blank(device: D, geometry: Geometry, cache_nodes: usize) -> Result<Self> {
         Ok(Self {
             device,
@@ -136,7 +175,7 @@ impl<D: Device> Volume<D> {
         Ok(volume)
     }
 
-    /// Makes the record's tree the current one.
+    /// Makes the tree of `record` the current one.
     pub(crate) fn adopt(&mut self, record: &RootRecord) {
         self.tree.adopt(record.tree.into(), record.level.get() as u8);
         self.generations = Generations::after(Generation(record.generation.get()));
@@ -153,12 +192,12 @@ impl<D: Device> Volume<D> {
         &self.device
     }
 
-    /// The shape of the filesystem.
+    /// Block size, length and identity of the filesystem.
     pub const fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// The newest generation that is on the medium.
+    /// The newest durable generation.
     pub const fn generation(&self) -> Generation {
         self.generations.durable()
     }
@@ -173,7 +212,7 @@ impl<D: Device> Volume<D> {
         self.counters.orphans
     }
 
-    /// The number of the next inode that is made. Numbers are not used again.
+    /// The number that the next new inode gets. Numbers are never reused.
     pub const fn next_ino(&self) -> Ino {
         Ino(self.counters.next_ino)
     }
@@ -208,37 +247,34 @@ impl<D: Device> Volume<D> {
         self.tree.cached_nodes()
     }
 
-    /// Evicts clean nodes until about `limit` are left; returns how many went.
+    /// Evicts clean nodes until about `limit` nodes are left; returns how many were evicted.
     pub fn trim(&mut self, limit: usize) -> usize {
         let before = self.tree.cached_nodes();
         self.tree.trim_to(limit, self.generations.durable());
         before.saturating_sub(self.tree.cached_nodes())
     }
 
-    /// Reads and verifies a block an operation missed. Call it under the same hold of the host's
-    /// lock as the operation (shared is enough): later the block may have been used for something else.
+    /// Reads and verifies a block that an operation missed. Do not release the host's lock (shared is
+    /// enough) between the operation and this: the block might be reused in between.
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::NoMemory`], and [`Error::Corrupt`] if the block is not what its pointer says.
     pub fn fetch(&self, missing: &Missing) -> Result<LoadedNode> {
-        let pointer = &missing.pointer;
-        if pointer.block.0 >= self.geometry.blocks {
-            return Err(Error::block(pointer.block, "a pointer leads outside the filesystem"));
-        }
-        let mut data = zeroed(self.geometry.block_bytes())?;
-        self.device.read(self.geometry.byte_of(pointer.block), &mut data)?;
-        if missing.group.is_none() {
-            node::verify(&data, pointer, &self.geometry.uuid, self.geometry.blocks)?;
-        } else if crc32c(&data) != pointer.crc && !mutants::is(Mutant::BitmapChecksum) {
-            return Err(Error::block(pointer.block, "the checksum of a group's bitmap is wrong"));
-        }
-        Ok(LoadedNode { missing: *missing, data })
+        read_missing(&self.device, &self.geometry, missing)
     }
 
-    /// Takes in what [`fetch`](Self::fetch) read. What became stale in between is dropped.
+    /// What reads missed blocks without the volume, so that a host may give up its lock meanwhile.
+    pub fn node_reader(&self) -> NodeReader<D>
+    where
+        D: Clone,
+    {
+        NodeReader { device: self.device.clone(), geometry: self.geometry }
+    }
+
+    /// Puts what [`fetch`](Self::fetch) read into the cache, unless it became stale in between.
     ///
     /// # Errors
-    /// [`Error::NoMemory`].
+    /// [`Error::NoMemory`], and [`Error::Corrupt`] if a bitmap marks blocks free that the format reserves.
     pub fn install(&mut self, loaded: LoadedNode) -> Result<()> {
         let LoadedNode { missing: Missing { pointer, group }, data } = loaded;
         match group {
@@ -252,12 +288,13 @@ impl<D: Device> Volume<D> {
         }
     }
 
-    /// Runs `operation` again and again, reading what it misses in between. For hosts without a lock to give up.
+    /// Repeats `operation`, reading the blocks that it misses, until it misses none. For hosts that need
+    /// not release a lock meanwhile.
     ///
     /// # Errors
     /// Those of the operation and of [`fetch`](Self::fetch).
     pub fn resolve<T>(&mut self, mut operation: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
-        // Every round brings in a block the operation needs, and nothing needs more than all there are.
+        // Every round loads a block that the operation needs, and it cannot need more than there are.
         for _ in 0..self.geometry.blocks.saturating_add(1) {
             match operation(self) {
                 Err(Error::Miss(missing)) => {
@@ -270,7 +307,7 @@ impl<D: Device> Volume<D> {
         Err(Error::Bug("an operation keeps missing blocks that were read"))
     }
 
-    /// Figures of the filesystem.
+    /// Sizes and counts of the filesystem.
     pub fn statfs(&self) -> StatFs {
         let free = self.space.free();
         StatFs {
@@ -284,7 +321,6 @@ impl<D: Device> Volume<D> {
         }
     }
 
-    /// Fails on a volume that stopped.
     const fn check_alive(&self) -> Result<()> {
         if self.dead { Err(Error::Dead) } else { Ok(()) }
     }
@@ -298,12 +334,20 @@ impl<D: Device> Volume<D> {
         Ok(&self.tree)
     }
 
-    /// Which blocks are free.
+    /// The allocator.
     pub(crate) const fn space(&self) -> &Space {
         &self.space
     }
 
-    /// Evicts clean nodes until the cache's limit holds.
+    /// Lengths that the lists have memory for; a change leaves them as they are.
+    #[cfg(test)]
+    fn memory(&self) -> [usize; 6] {
+        let ([nodes, table, vacant], spares) = self.tree.memory();
+        let (groups, deferred) = self.space.memory();
+        [nodes, table, vacant, spares, groups, deferred]
+    }
+
+    /// Evicts clean nodes until the cache is within its limit.
     pub(crate) fn trim_to_limit(&mut self) {
         self.tree.trim(self.generations.durable());
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Room for a change: what it may need, and what is kept back for those that make room.
+//! Room for a change: how many blocks it may need, and how many are reserved for changes that free some.
 //!
-//! Invariant: an operation that began with success finds blocks and memory for its nodes and blocks
-//! for the commit that follows, so a full filesystem can always be deleted from.
+//! Invariant: after a successful `begin` there are blocks and memory for the nodes of the operation and
+//! blocks for the commit that follows. So files of a full filesystem can always be deleted.
 
 use super::{Plan, Volume};
 use crate::device::Device;
@@ -11,14 +11,14 @@ use crate::tree::parse_item;
 use vexfs_format::node::Pointer;
 use vexfs_format::{GroupItem, Ino, Key, Kind};
 
-/// Paths of the tree that one operation may change, at most (`rename` with everything).
+/// Most paths of the tree that one operation changes (a `rename` that replaces).
 const PATHS: u64 = 9;
-/// Groups that the frees of one operation may touch (a step of `evict`).
+/// Most groups in which one operation frees blocks (a step of `evict`).
 pub(crate) const GROUPS: u64 = 40;
-/// Places of the tree that one operation puts new items in, at most: a name and an inode, a name and an orphan.
+/// Most places of the tree in which one operation puts new items: a name and an inode, a name and an orphan.
 const NEW_PLACES: u64 = 2;
 
-/// What a change may need beyond the nodes of its paths.
+/// What a change needs beyond the nodes of its paths.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
     leaves: u64,
@@ -26,42 +26,43 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// Of a change that makes the filesystem fuller.
+    /// The need of a change that uses more space; it may not take from the reserve.
     pub(crate) const fn growth() -> Self {
         Self { leaves: 0, may_use_reserve: false }
     }
 
-    /// Of a change that frees something, or leaves as much in use as there was.
+    /// The need of a change that frees space, or uses no more than before; it may take from the reserve.
     pub(crate) const fn upkeep() -> Self {
         Self { leaves: 0, may_use_reserve: true }
     }
 
-    /// The same, and up to `leaves` new leaves for many items in a row.
+    /// The same need with up to `leaves` more leaves, for many items in a row.
     pub(crate) const fn with_leaves(self, leaves: u64) -> Self {
         Self { leaves, ..self }
     }
 }
 
 impl<D: Device> Volume<D> {
-    /// Blocks one operation may take for nodes: each path copied, and split at every level.
+    /// Blocks that the nodes of one operation may take: each path copied, and split at every level.
     fn operation_cost(&self) -> u64 {
         PATHS * (2 * self.tree.levels() + 1)
     }
 
-    /// Blocks the commit may take: a bitmap for each group, and the paths to their items.
+    /// Blocks that the commit may take: a bitmap for each group, and the paths to their items.
     fn commit_cost(&self, groups: u64) -> u64 {
         let groups = groups.min(self.space.group_count());
         groups + (groups / 32 + 1) * (2 * self.tree.levels() + 1) + 8
     }
 
-    /// Blocks kept back for deletions, commits and attributes.
+    /// Blocks that are reserved for deletions, commits and changes of attributes.
     pub(super) fn reserve(&self) -> u64 {
         let blocks = self.geometry.blocks;
         let twice = 2 * (self.operation_cost() + self.commit_cost(GROUPS));
         twice.max((blocks / 64).min(16_384)).min(blocks / 2)
     }
 
-    /// Blocks that file data may take right now, at least one once a growth was [begun](Self::begin).
+    /// Blocks that file data may take at this moment; after [`begin`](Self::begin) with
+    /// [`Need::growth`] there is at least one.
     pub(crate) fn data_room(&self) -> u64 {
         let kept = self.operation_cost()
             + self.commit_cost(self.space.dirty_groups() + GROUPS)
@@ -69,7 +70,7 @@ impl<D: Device> Volume<D> {
         self.space.available().saturating_sub(kept).max(1)
     }
 
-    /// Begins an operation: makes sure of blocks and memory for what it may `need`. Nothing is changed.
+    /// Begins an operation: reserves blocks and memory for its `need`. Nothing is changed.
     ///
     /// # Errors
     /// [`Error::NeedCommit`] if a commit may make room, [`Error::NoSpace`] if it cannot.
@@ -93,11 +94,11 @@ impl<D: Device> Volume<D> {
         self.space.reserve_frees(64 + GROUPS as usize * 2)?;
         let splits = NEW_PLACES * (self.tree.levels() + 1) + need.leaves;
         self.tree.reserve(nodes as usize, splits as usize)?;
-        Ok(Plan::new(self))
+        Ok(Plan::new(self, room))
     }
 
-    /// Brings groups into memory until `room` blocks can be handed out from them.
-    fn load_room(&mut self, room: u64) -> Result<()> {
+    /// Loads groups until `room` blocks are available in the loaded ones.
+    pub(super) fn load_room(&mut self, room: u64) -> Result<()> {
         let count = self.space.group_count();
         let mut index = self.space.group_of(self.space.meta_cursor());
         for _ in 0..=count {
@@ -120,7 +121,7 @@ impl<D: Device> Volume<D> {
         }
     }
 
-    /// Brings group `index` into memory, or misses its bitmap.
+    /// Loads group `index`, or misses its bitmap.
     pub(super) fn load_group(&mut self, index: u64) -> Result<()> {
         if self.space.is_loaded(index) {
             return Ok(());

@@ -4,12 +4,13 @@
 use super::{Need, OpenOptions, Volume};
 use crate::device::{Device, DeviceError};
 use crate::error::{Error, Result};
+use crate::fs::NewInode;
 use crate::mkfs::{MkfsOptions, mkfs};
-use crate::types::Time;
+use crate::types::{MappingKind, Time, XattrMode};
 use std::cell::RefCell;
 use std::vec;
 use std::vec::Vec;
-use vexfs_format::{BlockNr, Ino, Key, Kind};
+use vexfs_format::{BlockNr, FileBlock, Ino, Key, Kind};
 
 #[derive(Debug)]
 struct Memory(RefCell<Vec<u8>>);
@@ -35,6 +36,8 @@ impl Device for Memory {
 }
 
 const NOW: Time = Time { seconds: 1_700_000_000, nanos: 0 };
+const FILE: NewInode<'_> =
+    NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, target: b"", now: NOW };
 
 fn volume() -> Volume<Memory> {
     let device = Memory(RefCell::new(vec![0; 4 << 20]));
@@ -95,4 +98,82 @@ fn a_change_that_succeeds_is_in_the_next_commit() {
     assert_eq!(volume.commit(NOW).unwrap().0, before.0 + 1);
     assert!(!volume.is_dirty());
     assert_eq!(volume.commit(NOW).unwrap().0, before.0 + 1, "nothing to commit");
+}
+
+/// Three groups, of which the first has `left` free blocks, all of them behind the data of the file
+/// that is returned; nothing but the first is in memory.
+fn first_group_nearly_full(device: &Memory, left: u64) -> (Volume<&Memory>, Ino) {
+    let mut volume = Volume::open(device, &OpenOptions::default()).unwrap();
+    let ino = volume.run(NOW, |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
+    let mapping = volume.run(NOW, |v| v.allocate(ino, FileBlock(0), 1)).unwrap();
+    let MappingKind::Unwritten(block) = mapping.kind else { panic!("{mapping:?}") };
+    volume.commit(NOW).unwrap();
+    let behind = block.0 + 1..block.0 + 1 + left;
+    let mut plan = volume.begin(Need::growth()).unwrap();
+    plan.load_group(1).unwrap();
+    plan.change(|change| {
+        for block in (0..change.space().group_blocks()).filter(|block| !behind.contains(block)) {
+            if change.space().run_at(BlockNr(block), 1) == 1 {
+                change.take(BlockNr(block), 1)?;
+            }
+        }
+        change.put(item(), &[])
+    })
+    .unwrap();
+    volume.commit(NOW).unwrap();
+    // The nodes go to the second group and come back to what they left of the first.
+    volume.begin(Need::growth()).unwrap().change(|change| change.put(item(), &[1])).unwrap();
+    volume.commit(NOW).unwrap();
+    (Volume::open(device, &OpenOptions::default()).unwrap(), ino)
+}
+
+#[test]
+fn data_leaves_room_for_the_nodes_of_its_own_change() {
+    let device = Memory(RefCell::new(vec![0; 3 << 27]));
+    mkfs(&device, &MkfsOptions::new(3 << 27, [1; 16], [2; 16], NOW)).unwrap();
+    let (mut volume, ino) = first_group_nearly_full(&device, 100);
+    let mapping = volume.run(NOW, |v| v.allocate(ino, FileBlock(1), 200));
+    assert!(mapping.is_ok(), "{mapping:?}");
+    volume.commit(NOW).unwrap();
+}
+
+/// Every change of a unit test is watched (see `Change::run`); this one makes them long ones: values
+/// of many chunks, splits and merges, frees in groups that are not in memory.
+#[test]
+fn no_change_takes_memory() {
+    let device = Memory(RefCell::new(vec![0; 3 << 27]));
+    mkfs(&device, &MkfsOptions::new(3 << 27, [1; 16], [2; 16], NOW)).unwrap();
+    let mut volume = Volume::open(&device, &OpenOptions::default()).unwrap();
+    let mut files = Vec::new();
+    for i in 0..200u64 {
+        let name = std::format!("a name that fills a leaf sooner {i:0200}");
+        let ino = volume.run(NOW, |v| v.create(Ino::ROOT, name.as_bytes(), &FILE)).unwrap().ino;
+        let value = vec![7; (i as usize * 997) % 65_536];
+        volume.run(NOW, |v| v.xattr_set(ino, b"user.x", &value, XattrMode::Set, NOW)).unwrap();
+        for part in 0..20 {
+            let at = FileBlock(part * 1_000);
+            volume.run(NOW, |v| v.allocate(ino, at, 10 + i / 10)).unwrap();
+        }
+        files.push((ino, name));
+    }
+    volume.commit(NOW).unwrap();
+    // Nothing is in memory, so that the groups of what is freed are not.
+    let mut volume = Volume::open(&device, &OpenOptions::default()).unwrap();
+    let mut deferred = 0;
+    for (at, (ino, name)) in files.iter().enumerate() {
+        let ino = *ino;
+        volume
+            .steps(NOW, |v| v.mark_written(ino, FileBlock(3), 9_000, Some(1 << 25), None))
+            .unwrap();
+        volume.run(NOW, |v| v.xattr_set(ino, b"user.x", b"short", XattrMode::Set, NOW)).unwrap();
+        if at % 2 == 0 {
+            volume.run(NOW, |v| v.unlink(Ino::ROOT, name.as_bytes(), NOW)).unwrap();
+            volume.steps(NOW, |v| v.evict(ino)).unwrap();
+        } else {
+            volume.steps(NOW, |v| v.punch(ino, FileBlock(0), 5_000, None)).unwrap();
+        }
+        deferred += usize::from(volume.space.next_deferred().is_some());
+    }
+    volume.commit(NOW).unwrap();
+    assert!(deferred > 0, "every group was in memory");
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What tests of damage share: a small filesystem, and damage whose checksums are right.
+//! What the engine's tests share: small filesystems in the lab's memory, and damage whose checksums
+//! are right.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -16,31 +17,41 @@ pub const DIR: NewInode<'_> = NewInode { mode: 0o040_755, ..FILE };
 pub const LINK: NewInode<'_> = NewInode { mode: 0o120_777, target: &[b't'; 2000], ..FILE };
 pub const NOW: Time = Time { seconds: 1_700_000_000, nanos: 0 };
 
-/// A new filesystem.
-pub fn made() -> CacheDevice {
-    made_of(4 << 20, 4096)
-}
-
-/// A new filesystem of so many bytes, in blocks of so many.
-pub fn made_of(bytes: u64, block_bytes: u32) -> CacheDevice {
+/// A device of `bytes` with a new filesystem in blocks of `block_bytes`.
+pub fn formatted_in(bytes: u64, block_bytes: u32) -> CacheDevice {
     let device = CacheDevice::new(Image::new(bytes));
-    let options = MkfsOptions {
-        bytes,
-        block_bytes,
-        label: b"",
-        uuid: [1; 16],
-        hash_key: [2; 16],
-        now: NOW,
-        root_uid: 0,
-        root_gid: 0,
-    };
+    let options = MkfsOptions { block_bytes, ..MkfsOptions::new(bytes, [1; 16], [2; 16], NOW) };
     mkfs(&device, &options).unwrap();
     device
 }
 
+/// A device of `bytes` with a new filesystem in blocks of 4096 bytes.
+pub fn formatted(bytes: u64) -> CacheDevice {
+    formatted_in(bytes, BLOCK as u32)
+}
+
+/// Opens `device` for writing.
+pub fn open<D: Device>(device: D) -> Result<Volume<D>> {
+    Volume::open(device, &OpenOptions::default())
+}
+
+/// Fails if a full check of `device` finds anything.
+#[track_caller]
+pub fn assert_clean(device: &impl Device) {
+    let mut findings = Vec::new();
+    let summary = check(device, &mut |report| {
+        if let Report::Finding(finding) = report {
+            findings.push(finding.to_string());
+        }
+    })
+    .unwrap();
+    assert!(findings.is_empty(), "{findings:#?}");
+    assert_eq!(summary.findings, 0);
+}
+
 /// A filesystem with one of everything and a tree of two levels.
 pub fn populated() -> Image {
-    let mut v = Volume::open(made(), &OpenOptions::default()).unwrap();
+    let mut v = open(formatted(4 << 20)).unwrap();
     let d = v.run(NOW, |v| v.create(Ino::ROOT, b"dir", &DIR)).unwrap().ino;
     let f = v.run(NOW, |v| v.create(Ino::ROOT, b"file", &FILE)).unwrap().ino;
     v.run(NOW, |v| v.create(Ino::ROOT, b"link", &LINK)).unwrap();

@@ -12,7 +12,7 @@ modprobe loop
 
 step "load and unload"
 need "20 times" sh -c 'for i in $(seq 20); do insmod "$VEXFS_MODULE" && rmmod vexfs || exit 1; done'
-need "with its self-test" insmod "$VEXFS_MODULE" selftest=1
+need "with its self-test" insmod "$VEXFS_DIST/modules/$(uname -r)/test/vexfs.ko" selftest=1
 check "which passed" sh -c 'dmesg | grep -q "vexfs: self-test: passed"'
 
 step "not a VexFS"
@@ -22,7 +22,7 @@ mount_refused() { # NAME PATTERN DEVICE [OPTIONS]
 }
 dd if=/dev/zero of="$disk" bs=1M count=64 status=none conv=fsync
 mount_refused "an empty device" "wrong fs type|bad superblock" "$disk"
-check "the log says why" sh -c 'dmesg | tail -n 3 | grep -q "no VexFS superblock: format it with mkfs.vexfs"'
+check "the log says why" sh -c 'dmesg | tail -n 3 | grep -q "not a VexFS filesystem: it has no VexFS superblock"'
 dd if=/dev/urandom of="$disk" bs=1M count=64 status=none conv=fsync
 mount_refused "a device full of noise" "wrong fs type|bad superblock" "$disk"
 mount_refused "an option that is none" "wrong fs type|bad option" "$disk" "-o nonsense=1"
@@ -118,9 +118,15 @@ print(f"{rounds} images: {refused} refused, {damaged} reported damage, {harmless
 assert refused + damaged > rounds // 10, "next to nothing was noticed"
 PY
 export VEXFS_FLIPS=${VEXFS_FLIPS:-60}
+[ -e /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing
+echo 1 >/sys/kernel/tracing/events/vexfs/vexfs_error/enable
 need "flip bits" sh -c "python3 /tmp/flip.py /tmp/image $mnt $VEXFS_FLIPS"
 say "$(dmesg | grep -c 'vexfs (.*): damaged') messages name the damage"
 check "the log names a damaged block" sh -c 'dmesg | grep -Eq "vexfs \(loop[0-9]+\): damaged: block [0-9]+: .*read-only from now on"'
+
+check "so does the trace" grep -Eq 'vexfs_error: dev [0-9]+:[0-9]+ err -117: damaged: block [0-9]+: ' /sys/kernel/tracing/trace
+# The events are the module's: while they are on, it does not unload.
+echo 0 >/sys/kernel/tracing/events/vexfs/vexfs_error/enable
 
 step "an engine that stops"
 check "the volume is dead, the kernel is not" python3 - "$disk" "$mnt" <<'PY'

@@ -15,7 +15,7 @@ disk=$(losetup --find --show "$image")
 need "load" insmod "$VEXFS_MODULE"
 
 cat >/tmp/rules.py <<'PY'
-import ctypes, errno, fcntl, hashlib, mmap, os, signal, subprocess, sys, threading, time
+import ctypes, errno, fcntl, hashlib, mmap, os, re, signal, subprocess, sys, threading, time
 
 disk, mnt, image = sys.argv[2:5]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -368,6 +368,35 @@ def truncation_that_fails():
     run("fsck.vexfs", "-n", device)
     run("vexfs-ublk", "del", "--id", "7")
 
+def tracepoints():
+    trace = "/sys/kernel/tracing"
+    if not os.path.exists(f"{trace}/events"):
+        run("mount", "-t", "tracefs", "tracefs", trace)
+    def put(name, text):
+        with open(f"{trace}/{name}", "w") as f:
+            f.write(text)
+    put("trace", "")
+    put("events/vexfs/enable", "1")
+    mount()
+    os.mkdir(mnt + "/traced")
+    d = os.open(mnt, os.O_RDONLY)
+    os.fsync(d)
+    os.close(d)
+    umount()
+    # Nothing is in memory: what is looked up is missed first.
+    mount()
+    os.stat(mnt + "/traced")
+    umount()
+    put("events/vexfs/enable", "0")
+    with open(f"{trace}/trace") as f:
+        seen = f.read()
+    for event in (r"vexfs_call: dev \d+:\d+ vexfs_create_in exclusive reads \d+ commits 0 err 0",
+                  r"vexfs_call: dev \d+:\d+ vexfs_lookup .*reads \d+ commits 0 err 0",
+                  r"vexfs_fetch: dev \d+:\d+ \w+ unlocked err 0",
+                  r"vexfs_commit_begin: dev \d+:\d+ target \d+ durable \d+ err 0",
+                  r"vexfs_commit_end: dev \d+:\d+ target \d+ durable \d+ err 0"):
+        assert re.search(event, seen), (event, seen[-3000:])
+
 globals()[sys.argv[1]]()
 PY
 
@@ -389,6 +418,7 @@ rule "read-only after damage, through a map too" read_only_after_damage
 rule "read-only by force, and back" emergency_remount
 rule "times and their writeback" times_meet_writeback
 rule "a truncation that fails" truncation_that_fails
+rule "tracepoints of calls, misses and commits" tracepoints
 rule "a device that goes away" device_goes_away
 check "the image is clean" fsck.vexfs -n -f "$image"
 losetup -d "$disk"

@@ -18,7 +18,7 @@ daemon() { vexfs-ublk list --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p'; }
 no_devices() { ! ls /dev/ublkb* 2>/dev/null; }
 
 step "a disk is formatted and served"
-refuses "an empty disk" 1 "$disk: not a VexFS image .*mkfs.vexfs.*--raw" vexfs-ublk add --image "$disk"
+refuses "an empty disk" 1 "$disk: not a VexFS image: .*--raw" vexfs-ublk add --image "$disk"
 need "mkfs.vexfs on the disk" mkfs.vexfs -L disk "$disk"
 same "vexfs-ublk add" /dev/ublkb0 "$(vexfs-ublk add --image "$disk")"
 same "as long as the disk" "$(blockdev --getsize64 "$disk")" "$(blockdev --getsize64 /dev/ublkb0)"

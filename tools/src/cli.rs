@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the three command lines share: parsing, exit codes, manual pages and completions.
+//! What the three command lines share: parsing, exit codes, manual pages, completions and progress.
 //!
-//! `PROGRAM --generate man|bash|zsh|fish` writes what the package installs; it is for the build,
-//! stands alone, and is in no help text.
+//! `PROGRAM --generate man|bash|zsh|fish` writes the manual page or the completions that a package
+//! installs. It is for the build, takes nothing else beside it, and is in no help text.
 
 use clap::{Command, Parser};
 use clap_complete::Shell;
@@ -10,10 +10,10 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-/// Parses the command line. What is to be shown instead is shown, and its exit code is the error.
+/// Parses the command line. Help, the version and wrong usage are printed here.
 ///
 /// # Errors
-/// The exit code: `usage` where the words are wrong, success after `--help` and its like.
+/// The exit code to end with: `usage` after wrong usage, success after `--help` and the like.
 pub fn parse<T: Parser>(section: &str, usage: u8) -> Result<T, ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
     if let [_, flag, what] = args.as_slice()
@@ -45,7 +45,7 @@ fn generate(mut command: Command, section: &str, what: &str) -> io::Result<bool>
     match what {
         "man" => {
             manual(command, section, &mut out)?;
-            // What stands behind the help text is examples, and is called "extra" by the generator.
+            // The text after the help is examples; the generator calls it "extra".
             out = String::from_utf8_lossy(&out).replace(" EXTRA\n", " EXAMPLES\n").into_bytes();
         }
         "bash" => clap_complete::generate(Shell::Bash, &mut command, name, &mut out),
@@ -57,7 +57,7 @@ fn generate(mut command: Command, section: &str, what: &str) -> io::Result<bool>
     Ok(true)
 }
 
-/// One page for the program and all its commands.
+/// Writes one page for the program and all its commands.
 fn manual(mut command: Command, section: &str, out: &mut Vec<u8>) -> io::Result<()> {
     command.build();
     let commands: Vec<Command> = command
@@ -85,7 +85,8 @@ fn manual(mut command: Command, section: &str, out: &mut Vec<u8>) -> io::Result<
     page.render_version_section(out)
 }
 
-/// Bytes of a name or target as they may be shown: on a terminal, control characters would act.
+/// The bytes of a name or target as they are printed. A terminal would obey control characters in
+/// them, so there they become `?`; a file or pipe gets the bytes themselves.
 pub fn shown(bytes: &[u8]) -> Vec<u8> {
     if !io::stdout().is_terminal() {
         return bytes.to_vec();
@@ -94,7 +95,7 @@ pub fn shown(bytes: &[u8]) -> Vec<u8> {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>().into_bytes()
 }
 
-/// A progress bar on a terminal, nothing elsewhere. `total` is in bytes or blocks, as `template` says.
+/// A progress bar on a terminal, nothing elsewhere. `total` is in the unit that `template` shows.
 pub fn progress(total: u64, template: &str) -> indicatif::ProgressBar {
     let bar = indicatif::ProgressBar::new(total);
     if let Ok(style) = indicatif::ProgressStyle::with_template(template) {

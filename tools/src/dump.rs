@@ -1,86 +1,83 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs dump`: the superblock, the root ring and the tree, as they are on the medium.
 //!
-//! For those who work on the format. It reads the structures themselves, names what does not match
-//! its checksum, and leaves it out; whether they agree with each other is `fsck.vexfs`'s to say.
+//! For those who work on the format. It shows the tree that the engine would mount, block by block as
+//! it lies there; a block whose checksum is wrong is named and left out. Whether the structures agree
+//! with each other is for `fsck.vexfs` to say.
 
-use crate::cli::shown;
+mod item;
+
 use crate::failure::{Failure, Result};
-use crate::names::text;
 use crate::size;
+use crate::tree::text;
+use item::Item;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use uuid::Uuid;
-use vexfs::{BlockNr, Device, Error, Geometry, Superblock, Time, read_superblock};
-use vexfs_format::item::{EXTENT_UNWRITTEN, EXTENT_VECTOR, XattrHead};
+use vexfs::{BlockNr, Device, Error, Geometry, Superblock, Time, newest_root, read_superblock};
 use vexfs_format::node::{InnerEntry, LeafSlot, NODE_MAGIC, Pointer};
-use vexfs_format::{
-    DirentHead, ExtentItem, GroupItem, InodeItem, Key, Kind, NodeHeader, ROOT_RING_START,
-    ROOT_SLOTS, RootRecord, VectorItem, crc32c,
-};
+use vexfs_format::{Key, NodeHeader, ROOT_RING_START, ROOT_SLOTS, RootRecord, crc32c};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How to dump.
 #[derive(Clone, Copy, Debug)]
 pub struct Format {
-    /// With every item of the tree.
+    /// With every node and item of the tree.
     pub tree: bool,
-    /// As one JSON document, or with `tree` one to a line.
+    /// As one JSON document; with `tree`, as one JSON object per line.
     pub json: bool,
 }
 
-/// Figures of one kind of item.
+/// The items of one kind, in numbers.
 #[derive(Clone, Copy, Default)]
 struct Kinds {
     items: u64,
     bytes: u64,
 }
 
-/// What was met in the tree.
+/// The tree in numbers.
 #[derive(Default)]
 struct Statistics {
     /// Nodes on each level, the leaves first.
     nodes: BTreeMap<u8, u64>,
-    /// Bytes that headers, slots and payloads take, of all in the nodes.
+    /// Bytes in nodes that hold headers, slots and payloads.
     used: u64,
     kinds: BTreeMap<&'static str, Kinds>,
     damaged: Vec<String>,
 }
 
-/// For `map_err` on what standard output says.
-fn output(source: io::Error) -> Failure {
-    Failure::Host { subject: "standard output".to_owned(), doing: "cannot be written", source }
-}
-
 /// Writes what the image holds to `out`.
 ///
 /// # Errors
-/// Where there is no superblock to be believed, and the device's and standard output's.
+/// If no copy of the superblock or no root is valid; the device's and standard output's.
 pub fn dump<D: Device>(device: &D, image: &str, format: Format, out: &mut dyn Write) -> Result<()> {
     let failed = || Failure::engine(image);
     let superblock = read_superblock(device).map_err(failed())?;
     let geometry = Geometry::of(&superblock);
     let roots = ring(device, &geometry).map_err(failed())?;
-    let newest = roots.iter().max_by_key(|(_, record)| record.generation.get());
+    let newest = match newest_root(device, &geometry) {
+        Err(Error::NoRoot) => None,
+        other => Some(other.map_err(failed())?),
+    };
     let superblock_json = superblock_values(&superblock);
     let ring_json: Vec<Value> =
         roots.iter().map(|(slot, record)| root_values(*slot, record)).collect();
     if !format.json {
         section(out, "superblock", &superblock_json)?;
         writeln!(out, "root ring: {} of {ROOT_SLOTS} slots hold a record", roots.len())
-            .map_err(output)?;
+            .map_err(Failure::output)?;
         for root in &ring_json {
-            writeln!(out, "  {}", fields(root)).map_err(output)?;
+            writeln!(out, "  {}", fields(root)).map_err(Failure::output)?;
         }
     } else if format.tree {
         writeln!(out, "{}", json!({"superblock": superblock_json, "roots": ring_json}))
-            .map_err(output)?;
+            .map_err(Failure::output)?;
     }
     let mut statistics = Statistics::default();
-    if let Some((_, record)) = newest {
+    if let Some(record) = &newest {
         if format.tree && !format.json {
-            writeln!(out, "tree of generation {}", record.generation).map_err(output)?;
+            writeln!(out, "tree of generation {}", record.generation).map_err(Failure::output)?;
         }
         walk(device, &geometry, record, format, &mut statistics, image, out)?;
     }
@@ -94,33 +91,33 @@ pub fn dump<D: Device>(device: &D, image: &str, format: Format, out: &mut dyn Wr
         ),
         (false, _) => statistics.print(&geometry, out),
     }
-    .map_err(output)?;
+    .map_err(Failure::output)?;
     if newest.is_none() {
         return Err(failed()(Error::NoRoot));
     }
     match statistics.damaged.len() {
         0 => Ok(()),
-        n => Err(Failure::Said(format!(
-            "{image}: {n} blocks of the tree cannot be read; fsck.vexfs tells more"
+        n => Err(Failure::Other(format!(
+            "{image}: {n} blocks of the tree cannot be read; fsck.vexfs shows more"
         ))),
     }
 }
 
-/// `name value, name value` of a flat object.
+/// A flat object as `name value, name value`.
 fn fields(values: &Value) -> String {
     let pairs = values.as_object().into_iter().flatten();
     pairs.map(|(name, value)| format!("{name} {}", plain(value))).collect::<Vec<_>>().join(", ")
 }
 
-/// A value as text, strings without quotes.
+/// A value as text; strings without quotes.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn section(out: &mut dyn Write, title: &str, values: &Value) -> Result<()> {
-    writeln!(out, "{title}").map_err(output)?;
+    writeln!(out, "{title}").map_err(Failure::output)?;
     for (name, value) in values.as_object().into_iter().flatten() {
-        writeln!(out, "  {:<15} {}", format!("{name}:"), plain(value)).map_err(output)?;
+        writeln!(out, "  {:<15} {}", format!("{name}:"), plain(value)).map_err(Failure::output)?;
     }
     Ok(())
 }
@@ -164,7 +161,7 @@ fn root_values(slot: u64, record: &RootRecord) -> Value {
     })
 }
 
-/// The valid records of the ring and their slots.
+/// All valid records of the ring with their slots; which of them counts is the engine's to say.
 fn ring<D: Device>(device: &D, geometry: &Geometry) -> Result<Vec<(u64, RootRecord)>, Error> {
     let mut block = vec![0; geometry.block_bytes()];
     let mut roots = Vec::new();
@@ -200,10 +197,10 @@ fn walk<D: Device>(
         };
         let node = if wrong.is_none() { Node::parse(&data) } else { None };
         let Some(node) = node else {
-            let what = wrong.unwrap_or("is no node");
+            let what = wrong.unwrap_or("is not a node");
             let line = format!("block {}: {what}", pointer.block);
             if format.tree && !format.json {
-                writeln!(out, "{line}").map_err(output)?;
+                writeln!(out, "{line}").map_err(Failure::output)?;
             }
             statistics.damaged.push(line);
             continue;
@@ -222,7 +219,7 @@ fn walk<D: Device>(
                 "items": header.count.get(),
             });
             let line = if format.json { values.to_string() } else { fields(&values) };
-            writeln!(out, "{line}").map_err(output)?;
+            writeln!(out, "{line}").map_err(Failure::output)?;
         }
         stack.extend(node.entries.iter().rev().map(|entry| Pointer::from(entry.child)));
         for slot in node.slots {
@@ -233,14 +230,14 @@ fn walk<D: Device>(
             kind.items += 1;
             kind.bytes += payload.len() as u64;
             if format.tree {
-                item.print(format.json, out).map_err(output)?;
+                item.print(format.json, out).map_err(Failure::output)?;
             }
         }
     }
     Ok(())
 }
 
-/// A node whose checksum is right.
+/// A node whose checksum is right; nothing else of it is known.
 struct Node<'a> {
     header: &'a NodeHeader,
     slots: &'a [LeafSlot],
@@ -262,109 +259,6 @@ impl<'a> Node<'a> {
             Some(Self { header, slots: &[], entries })
         }
     }
-}
-
-/// An item in words.
-struct Item {
-    ino: u64,
-    kind: &'static str,
-    offset: u64,
-    values: Value,
-}
-
-impl Item {
-    fn decode(key: Key, payload: &[u8]) -> Self {
-        let (kind, values) = match key.kind() {
-            Some(Kind::Inode) => ("inode", InodeItem::ref_from_bytes(payload).ok().map(inode)),
-            Some(Kind::Vector) => ("vector", VectorItem::ref_from_bytes(payload).ok().map(vector)),
-            Some(Kind::Xattr) => ("xattr", Some(xattr(key, payload))),
-            Some(Kind::Inline) => ("inline", Some(json!({"text": text(payload)}))),
-            Some(Kind::Dirent) => ("dirent", dirent(payload)),
-            Some(Kind::Extent) => ("extent", ExtentItem::ref_from_bytes(payload).ok().map(extent)),
-            Some(Kind::Orphan) => ("orphan", Some(json!({}))),
-            Some(Kind::Group) => ("group", GroupItem::ref_from_bytes(payload).ok().map(group)),
-            None => ("unknown", None),
-        };
-        let values = values.unwrap_or_else(|| json!({"malformed_bytes": payload.len()}));
-        Self { ino: key.ino().0, kind, offset: key.offset(), values }
-    }
-
-    fn print(&self, as_json: bool, out: &mut dyn Write) -> io::Result<()> {
-        let Self { ino, kind, offset, values } = self;
-        if as_json {
-            return writeln!(
-                out,
-                "{}",
-                json!({"ino": ino, "kind": kind, "offset": offset, "item": values})
-            );
-        }
-        let line = format!("  {ino} {kind} {offset:#x}: {}\n", fields(values));
-        out.write_all(&shown(line.trim_end().as_bytes()))?;
-        out.write_all(b"\n")
-    }
-}
-
-fn inode(item: &InodeItem) -> Value {
-    json!({
-        "mode": format!("{:06o}", item.mode.get()),
-        "nlink": item.nlink.get(),
-        "uid": item.uid.get(),
-        "gid": item.gid.get(),
-        "size": item.size.get(),
-        "blocks": item.blocks.get(),
-        "mtime": size::time(Time::from(item.mtime)),
-        "flags": item.flags.get(),
-        "rdev": item.rdev.get(),
-        "parent": item.parent.get(),
-        "version": item.version.get(),
-    })
-}
-
-fn vector(item: &VectorItem) -> Value {
-    json!({
-        "element": item.element,
-        "metric": item.metric,
-        "flags": item.flags.get(),
-        "dim": item.dim.get(),
-        "header": item.header.get(),
-        "stride": item.stride.get(),
-        "offset": item.offset.get(),
-        "m": item.m.get(),
-        "ef_construction": item.ef_construction.get(),
-    })
-}
-
-/// The head of an attribute, or a further chunk of its value.
-fn xattr(key: Key, payload: &[u8]) -> Value {
-    if key.offset() as u8 == 0
-        && let Ok((head, rest)) = XattrHead::ref_from_prefix(payload)
-        && let Some(name) = rest.get(..usize::from(head.name_len))
-    {
-        return json!({
-            "name": text(name),
-            "bytes": head.value_len.get(),
-            "chunks": head.chunks.get(),
-        });
-    }
-    json!({"chunk_bytes": payload.len()})
-}
-
-fn dirent(payload: &[u8]) -> Option<Value> {
-    let (head, name) = DirentHead::ref_from_prefix(payload).ok()?;
-    Some(json!({"name": text(name), "ino": head.ino.get(), "type": head.file_type}))
-}
-
-fn extent(item: &ExtentItem) -> Value {
-    json!({
-        "block": item.block.get(),
-        "len": item.len.get(),
-        "unwritten": item.flags.get() & EXTENT_UNWRITTEN != 0,
-        "vector": item.flags.get() & EXTENT_VECTOR != 0,
-    })
-}
-
-fn group(item: &GroupItem) -> Value {
-    json!({"bitmap": item.bitmap.block.get(), "free": item.free.get()})
 }
 
 impl Statistics {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Why a tool failed, in one line: what, about what, and what to do.
+//! Why a tool failed, in one line: what happened, to what, and what the user can do.
 
 use std::io;
 use std::path::Path;
 use vexfs::{DeviceError, Error};
+use vexfs_image::User;
 
 /// A tool's result.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// A failure, worded for the person at the terminal.
+/// A failure; its message is for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The engine refused.
@@ -16,17 +17,17 @@ pub enum Failure {
     Engine {
         /// The image, or `image:/path` in it.
         subject: String,
-        /// What it said.
+        /// Its reason.
         error: Error,
     },
     /// The host refused.
-    #[error("{subject}: {doing}: {}", reason(.source))]
+    #[error("{subject}: {failed}: {}", reason(.source))]
     Host {
         /// The file.
         subject: String,
-        /// What was tried.
-        doing: &'static str,
-        /// What it said.
+        /// What could not be done, such as `cannot be read`.
+        failed: &'static str,
+        /// The host's reason.
         source: io::Error,
     },
     /// Somebody uses the image.
@@ -34,13 +35,13 @@ pub enum Failure {
     InUse {
         /// The image.
         subject: String,
-        /// By whom.
-        by: String,
+        /// Who uses it.
+        by: User,
     },
-    /// Something else; already in words.
+    /// Something else; the whole message.
     #[error("{0}")]
-    Said(String),
-    /// The words on the command line make no sense together.
+    Other(String),
+    /// The arguments on the command line make no sense together.
     #[error("{0}")]
     Usage(String),
 }
@@ -53,9 +54,19 @@ impl Failure {
     }
 
     /// For `map_err` on the host's results about a file.
-    pub fn host(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub fn host(path: &Path, failed: &'static str) -> impl FnOnce(io::Error) -> Self {
         let subject = path.display().to_string();
-        move |source| Self::Host { subject, doing, source }
+        move |source| Self::Host { subject, failed, source }
+    }
+
+    /// For `map_err` on a write to standard output.
+    pub fn output(source: io::Error) -> Self {
+        Self::host(Path::new("standard output"), "cannot be written")(source)
+    }
+
+    /// Somebody uses the image at `path`.
+    pub fn in_use(path: &Path, by: &User) -> Self {
+        Self::InUse { subject: path.display().to_string(), by: by.clone() }
     }
 
     /// The exit code of `mkfs.vexfs` and `vexfs`: 2 for wrong usage, else 1.
@@ -64,13 +75,22 @@ impl Failure {
     }
 }
 
+impl From<vexfs_image::Error> for Failure {
+    fn from(error: vexfs_image::Error) -> Self {
+        match error {
+            vexfs_image::Error::Host { path, failed, source } => Self::host(&path, failed)(source),
+            kind @ vexfs_image::Error::Kind { .. } => Self::Other(kind.to_string()),
+        }
+    }
+}
+
 /// For `map_err` on rustix's results about a file.
-pub fn host_errno(path: &Path, doing: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
-    let make = Failure::host(path, doing);
+pub fn host_errno(path: &Path, failed: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
+    let make = Failure::host(path, failed);
     move |errno| make(errno.into())
 }
 
-/// The host's reason, without the number that Rust puts behind it.
+/// The host's reason without the number that Rust appends, and what can be done about it.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
@@ -84,19 +104,18 @@ fn reason(error: &io::Error) -> String {
     format!("{text}{advice}")
 }
 
-/// The engine's error, and what to do about it.
-pub fn explain(error: &Error) -> String {
-    match error {
+/// The engine's error, and what can be done about it.
+fn explain(error: &Error) -> String {
+    let what = match error {
         Error::Device(DeviceError::Io(errno)) => {
             format!("the medium failed: {}", reason(&io::Error::from_raw_os_error(*errno)))
         }
-        Error::NotVexfs => {
-            "no VexFS filesystem here; check the name, or format it with mkfs.vexfs".to_owned()
-        }
-        Error::Corrupt(_) => format!("{error}; fsck.vexfs tells all of what is wrong"),
-        Error::NoRoot => format!("{error}; restore it from a copy"),
-        Error::Truncated { .. } => format!("{error}; the image was cut off: copy it again"),
+        Error::NotVexfs => "no VexFS filesystem here".to_owned(),
         other => other.to_string(),
+    };
+    match vexfs_image::advice(error) {
+        "" => what,
+        advice => format!("{what}; {advice}"),
     }
 }
 

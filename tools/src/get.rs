@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs get`: copies files and trees of an image to the host.
 //!
-//! As `cp -a`: modes, times, links, holes and attributes are kept, owners where the host allows it.
+//! Like `cp -a`, it keeps modes, times, links, holes and attributes, and owners where the host allows it.
 //! An image is not trusted: nothing is written through a symbolic link below the destination.
 
 use crate::cli;
 use crate::failure::{Failure, Result, host_errno};
-use crate::names::{Tree, parts};
 use crate::put::{Copied, VECTOR_NAME};
 use crate::show::device_numbers;
+use crate::tree::{PIECE_BYTES, Tree, parts};
 use indicatif::ProgressBar;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -21,23 +21,21 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use vexfs::{FileBlock, FileType, Inode, MappingKind, Time};
 
-const PIECE_BYTES: u64 = 1 << 20;
-
-/// Something of the image that is to be copied.
+/// An inode of the image that is to be copied.
 struct Item {
     /// Its path in the image, for messages.
     from: Vec<u8>,
     inode: Inode,
     to: PathBuf,
-    /// A directory that was there before, and keeps its attributes.
+    /// A directory of the host that existed before; its attributes are left as they are.
     keep: bool,
 }
 
 /// Copies `from` (paths in the image) to `to` on the host.
 ///
 /// # Errors
-/// The engine's and the host's; what was copied until then stays. Damage fails at the end, when all
-/// that can be read was copied.
+/// The engine's and the host's; what was copied before stays. Damage is an error only at the end, after
+/// everything that can be read was copied.
 pub fn get(tree: &mut Tree, from: &[Vec<u8>], to: &Path) -> Result<Copied> {
     tree.lost = Some(0);
     let items = plan(tree, from, to)?;
@@ -48,19 +46,19 @@ pub fn get(tree: &mut Tree, from: &[Vec<u8>], to: &Path) -> Result<Copied> {
     let copied = copied?;
     match tree.lost.take() {
         None | Some(0) => Ok(copied),
-        Some(lost) => Err(Failure::Said(format!(
+        Some(lost) => Err(Failure::Other(format!(
             "{}: {lost} damaged files or directories were left out or are incomplete; the other {} were copied",
             tree.image, copied.inodes
         ))),
     }
 }
 
-/// Lists all that is to be copied, parents first.
+/// Lists everything that is to be copied, parents first.
 fn plan(tree: &mut Tree, from: &[Vec<u8>], to: &Path) -> Result<Vec<Item>> {
     let into = to.is_dir();
     if !into && from.len() > 1 {
-        return Err(Failure::Said(format!(
-            "{}: is no directory; several files need one to go to",
+        return Err(Failure::Other(format!(
+            "{}: is no directory; several files can only be copied into one",
             to.display()
         )));
     }
@@ -90,7 +88,7 @@ fn plan(tree: &mut Tree, from: &[Vec<u8>], to: &Path) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-/// What the host did not let be set, told once at the end.
+/// What the host did not allow to be set; reported once, at the end.
 #[derive(Default)]
 struct Refused {
     count: u64,
@@ -103,7 +101,7 @@ impl Refused {
         self.first.get_or_insert_with(|| (path.to_owned(), what));
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         if let Some((path, what)) = &self.first {
             let others = match self.count - 1 {
                 0 => String::new(),
@@ -146,18 +144,18 @@ fn copy(tree: &mut Tree, items: &[Item], bar: &ProgressBar) -> Result<Copied> {
                 }
             }
             Err(failure) => {
-                tree.step_over(failure)?;
+                tree.skip_damage(failure)?;
                 remove_old(&item.to)?;
             }
         }
     }
-    // Last, for what is put into a directory changes its times, and may need its write permission.
+    // Last, because creating files in a directory changes its times and may need its write permission.
     for item in items.iter().rev().filter(|item| item.inode.is_dir() && !item.keep) {
         if let Err(failure) = finish(tree, item, &mut refused) {
-            tree.step_over(failure)?;
+            tree.skip_damage(failure)?;
         }
     }
-    refused.tell();
+    refused.report();
     Ok(copied)
 }
 
@@ -165,19 +163,19 @@ fn make_directory(item: &Item) -> Result<()> {
     let path = item.to.as_path();
     match std::fs::create_dir(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            // Only the destination itself may be reached through a link.
+            // Only the destination itself may be a symbolic link.
             let is_dir = item.keep || path.symlink_metadata().is_ok_and(|found| found.is_dir());
             if is_dir {
                 return Ok(());
             }
             let path = path.display();
-            Err(Failure::Said(format!("{path}: exists and is no directory; move it away first")))
+            Err(Failure::Other(format!("{path}: exists and is no directory; move it away first")))
         }
         other => other.map_err(Failure::host(path, "cannot be created")),
     }
 }
 
-/// Makes room for a file; a directory is not removed.
+/// Removes what has the name of a file that is to be created. A directory is not removed.
 fn remove_old(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -187,7 +185,7 @@ fn remove_old(path: &Path) -> Result<()> {
     }
 }
 
-/// A link, pipe, socket or device.
+/// Creates a symbolic link, pipe, socket or device.
 fn special(tree: &mut Tree, item: &Item) -> Result<()> {
     let inode = &item.inode;
     let kind = match inode.file_type() {
@@ -209,7 +207,7 @@ fn special(tree: &mut Tree, item: &Item) -> Result<()> {
         .map_err(host_errno(&item.to, "cannot be created"))
 }
 
-/// Copies a file, holes as holes. Returns the bytes that were copied.
+/// Copies a file and keeps its holes. Returns the bytes that were copied.
 fn file(tree: &mut Tree, item: &Item, bar: &ProgressBar, refused: &mut Refused) -> Result<u64> {
     let path = item.to.as_path();
     let inode = &item.inode;
@@ -217,7 +215,7 @@ fn file(tree: &mut Tree, item: &Item, bar: &ProgressBar, refused: &mut Refused) 
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
         .map(File::from)
         .map_err(host_errno(path, "cannot be created"))?;
-    // First, for it is set on an empty file; and only a mounted VexFS takes it.
+    // First, because only an empty file takes it. Other filesystems refuse it.
     let layout =
         tree.volume.resolve(|volume| volume.vector(inode.ino)).map_err(tree.at(&item.from))?;
     if let Some(layout) = layout {
@@ -268,7 +266,7 @@ fn attributes(tree: &mut Tree, item: &Item, refused: &mut Refused) -> Result<()>
             Ok(()) => {}
             Err(_) if name == VECTOR_NAME.as_bytes() => {}
             Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::RANGE) => {
-                refused.add(&item.to, format!("attribute {}", crate::names::text(&name)));
+                refused.add(&item.to, format!("attribute {}", crate::tree::text(&name)));
             }
             Err(other) => return Err(host_errno(&item.to, "an attribute cannot be set")(other)),
         }
@@ -276,8 +274,8 @@ fn attributes(tree: &mut Tree, item: &Item, refused: &mut Refused) -> Result<()>
     Ok(())
 }
 
-/// Owner, attributes, mode, times: in this order, for a change of the owner takes capabilities and
-/// mode bits away, and a mode may forbid attributes.
+/// Sets owner, attributes, mode and times, in this order: a change of the owner drops capabilities and
+/// mode bits, and a mode may forbid to set attributes.
 fn finish(tree: &mut Tree, item: &Item, refused: &mut Refused) -> Result<()> {
     let (inode, path) = (&item.inode, item.to.as_path());
     let owner = (Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)));
@@ -286,7 +284,7 @@ fn finish(tree: &mut Tree, item: &Item, refused: &mut Refused) -> Result<()> {
     match rustix::fs::chownat(CWD, path, owner.0, owner.1, flags) {
         Ok(()) => {}
         Err(Errno::PERM) => {
-            // As cp does: what ran as its owner must not run as somebody else.
+            // As cp does: a set-user-ID program must not run as somebody else.
             mode &= 0o1777;
             if rustix::process::geteuid().is_root() {
                 refused.add(path, format!("owner {}:{}", inode.uid, inode.gid));

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs put`: copies files and trees of the host into an image.
 //!
-//! As `cp -a`: modes, owners, times, links, holes and attributes are kept. What the source tree
-//! holds is listed first; one commit at the end makes all of it appear, unless it is too much for one.
+//! Like `cp -a`, it keeps modes, owners, times, links, holes and attributes. It lists everything before
+//! it changes anything. One commit at the end makes all of it appear at once, unless it is too much
+//! for one commit.
 
 use crate::cli;
 use crate::failure::{Failure, Result, host_errno};
 use crate::image::now;
-use crate::names::{Tree, Xattr, join, parts};
 use crate::show::encode_device;
 use crate::size;
+use crate::tree::{PIECE_BYTES, Tree, Xattr, join, parts};
 use indicatif::ProgressBar;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -22,16 +23,15 @@ use vexfs::{
     Device, Error, FileType, Ino, Inode, NewInode, SetAttr, Time, VectorLayout, XattrMode,
 };
 
-const PIECE_BYTES: u64 = 1 << 20;
-/// The vector attribute, as a mounted VexFS shows it.
+/// Name of the vector attribute on a mounted VexFS.
 pub const VECTOR_NAME: &str = "vexfs.vector";
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Copied {
-    /// Files, directories and everything else.
+    /// Inodes of every type.
     pub inodes: u64,
-    /// Bytes of contents.
+    /// Bytes of file contents.
     pub bytes: u64,
 }
 
@@ -39,9 +39,9 @@ pub struct Copied {
 struct Source {
     path: PathBuf,
     metadata: Metadata,
-    /// Index of its directory among the sources, or the directory in the image.
+    /// Index of its directory among the sources, or else the directory in the image.
     parent: Result<usize, Ino>,
-    /// Its name in the image; empty if its contents go into the directory itself.
+    /// Its name in the image; empty if only the contents of the directory are copied.
     name: Vec<u8>,
     /// Its path in the image, for messages.
     to: Vec<u8>,
@@ -69,11 +69,11 @@ pub fn put(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Copied> {
         if tree.volume.generation() == before {
             return failure;
         }
-        Failure::Said(format!("{failure} (part of it was copied)"))
+        Failure::Other(format!("{failure} (part of it was copied)"))
     })
 }
 
-/// Lists all that is to be copied, parents first.
+/// Lists everything that is to be copied, parents first.
 fn plan(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Vec<Source>> {
     let target = tree.find_if_there(to)?;
     if let Some(target) = &target
@@ -92,7 +92,7 @@ fn plan(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Vec<Source>> {
         let (parent, name) = match &target {
             Some(dir) if dir.is_dir() && contents_only => (dir.ino, Vec::new()),
             Some(dir) if dir.is_dir() => (dir.ino, file_name(path)),
-            // A new name, or that of a file to be replaced.
+            // The name of a file that is created or replaced.
             _ if from.len() == 1 => new_name(tree, to, metadata.is_dir())?,
             _ => return Err(tree.at(to)(Error::NotFound)),
         };
@@ -103,7 +103,7 @@ fn plan(tree: &mut Tree, from: &[PathBuf], to: &[u8]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// Refuses contents that cannot fit, before anything is changed. What is replaced makes room.
+/// Refuses contents that cannot fit, before anything is changed. Files that are replaced make room.
 fn check_room(tree: &mut Tree, sources: &[Source]) -> Result<()> {
     let figures = tree.volume.statfs();
     let block_bytes = u64::from(figures.block_bytes);
@@ -124,7 +124,7 @@ fn check_room(tree: &mut Tree, sources: &[Source]) -> Result<()> {
         return Ok(());
     }
     let human = |blocks: u64| size::human(blocks.saturating_mul(block_bytes));
-    Err(Failure::Said(format!(
+    Err(Failure::Other(format!(
         "{}: no space left: {} are needed, {} are free; make a larger image",
         tree.image,
         human(need),
@@ -136,7 +136,7 @@ fn file_name(path: &Path) -> Vec<u8> {
     path.file_name().unwrap_or_default().as_bytes().to_vec()
 }
 
-/// The directory of a path that names nothing yet, and its last part.
+/// The directory and the name in a path that does not exist yet.
 fn new_name(tree: &mut Tree, to: &[u8], dir: bool) -> Result<(Ino, Vec<u8>)> {
     let names = parts(to).map_err(tree.at(to))?;
     let Some((last, above)) = names.split_last() else { return Err(tree.at(to)(Error::NotFound)) };
@@ -204,18 +204,18 @@ fn copy(tree: &mut Tree, sources: &[Source], bar: &ProgressBar) -> Result<Copied
             copied.bytes += contents(tree, source, ino, bar)?;
         }
         if !source.metadata.is_dir() {
-            times(tree, source, ino)?;
+            set_status(tree, source, ino)?;
         }
     }
-    // Last, for what is put into a directory changes its times.
+    // Last, because creating files in a directory changes its times.
     for (source, ino) in sources.iter().zip(&made).filter(|(source, _)| source.metadata.is_dir()) {
-        times(tree, source, *ino)?;
+        set_status(tree, source, *ino)?;
     }
     Ok(copied)
 }
 
-/// Gives `source` its place in the image: a new inode, a further name of `twin`, or the directory
-/// that is there. True if an inode was made.
+/// Gives `source` its place in the image: a new inode, another name of `twin`, or a directory that
+/// exists. True if an inode was created.
 fn place(tree: &mut Tree, source: &Source, parent: Ino, twin: Option<Ino>) -> Result<(Ino, bool)> {
     let name = source.name.as_slice();
     if name.is_empty() {
@@ -254,7 +254,7 @@ fn place(tree: &mut Tree, source: &Source, parent: Ino, twin: Option<Ino>) -> Re
     make(tree).map_err(failed)
 }
 
-/// Takes the old file away; a vector file's layout is that of the file that takes its place.
+/// Removes the old file. Returns its vector layout, which the file that replaces it keeps.
 fn replace(
     tree: &mut Tree,
     parent: Ino,
@@ -263,9 +263,9 @@ fn replace(
 ) -> Result<Option<VectorLayout>, Error> {
     let layout = tree.volume.resolve(|volume| volume.vector(old.ino))?;
     let now = now();
-    let gone = tree.volume.run(now, |volume| volume.unlink(parent, name, now))?;
-    if gone.nlink == 0 {
-        tree.volume.steps(now, |volume| volume.evict(gone.ino))?;
+    let removed = tree.volume.run(now, |volume| volume.unlink(parent, name, now))?;
+    if removed.nlink == 0 {
+        tree.volume.steps(now, |volume| volume.evict(removed.ino))?;
     }
     Ok(layout)
 }
@@ -297,11 +297,12 @@ fn create(tree: &mut Tree, source: &Source, parent: Ino, now: Time) -> Result<In
     tree.volume.run(now, |volume| volume.create(parent, &source.name, &new))
 }
 
-fn times(tree: &mut Tree, source: &Source, ino: Ino) -> Result<()> {
+/// Sets mode, owner and times.
+fn set_status(tree: &mut Tree, source: &Source, ino: Ino) -> Result<()> {
     let metadata = &source.metadata;
     let time = |seconds, nanos: i64| Some(Time { seconds, nanos: nanos as u32 });
     let attr = SetAttr {
-        // A link's mode means nothing, and stays what every link has.
+        // A symbolic link's mode means nothing and is the same for all.
         mode: (!metadata.is_symlink()).then(|| metadata.mode()),
         uid: Some(metadata.uid()),
         gid: Some(metadata.gid()),
@@ -313,13 +314,13 @@ fn times(tree: &mut Tree, source: &Source, ino: Ino) -> Result<()> {
     set.map(drop).map_err(tree.at(&source.to))
 }
 
-/// The extended attributes of a file of the host; none where its filesystem knows none.
+/// The extended attributes of a file of the host; none if its filesystem does not support them.
 ///
 /// # Errors
 /// The host's.
 pub fn host_xattrs(path: &Path) -> Result<Vec<Xattr>> {
     let unreadable = || host_errno(path, "its attributes cannot be read");
-    // The kernel's limits, so that one call is enough.
+    // As large as the kernel's limit, so that one call is enough.
     let mut buffer = vec![0; 65_536];
     let names = match rustix::fs::llistxattr(path, &mut buffer[..]) {
         Ok(len) => buffer.get(..len).unwrap_or_default().to_vec(),
@@ -360,7 +361,7 @@ fn attributes(tree: &mut Tree, source: &Source, ino: Ino) -> Result<()> {
     Ok(())
 }
 
-/// Copies the contents, holes as holes. Returns the bytes that were copied.
+/// Copies the contents and keeps holes. Returns the bytes that were copied.
 fn contents(tree: &mut Tree, source: &Source, ino: Ino, bar: &ProgressBar) -> Result<u64> {
     let path = source.path.as_path();
     let unreadable = || Failure::host(path, "cannot be read");
@@ -378,7 +379,7 @@ fn contents(tree: &mut Tree, source: &Source, ino: Ino, bar: &ProgressBar) -> Re
     while at < size {
         let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
             Ok(data) => data.min(size),
-            // Nothing but a hole is left.
+            // Only a hole is left.
             Err(Errno::NXIO) => size,
             Err(other) => return Err(host_errno(path, "cannot be read")(other)),
         };
@@ -391,7 +392,7 @@ fn contents(tree: &mut Tree, source: &Source, ino: Ino, bar: &ProgressBar) -> Re
             .map_err(host_errno(path, "cannot be read"))?
             .min(size);
         while at < end {
-            // Pieces end at their own multiples, so that blocks are written once.
+            // Pieces end at multiples of their size, so that each block is written once.
             let want = (PIECE_BYTES - at % PIECE_BYTES).min(end - at) as usize;
             let buffer = piece.get_mut(..want).unwrap_or_default();
             let read = file.read_at(buffer, at).map_err(unreadable())?;
@@ -413,5 +414,5 @@ fn contents(tree: &mut Tree, source: &Source, ino: Ino, bar: &ProgressBar) -> Re
 }
 
 fn changed(path: &Path) -> Failure {
-    Failure::Said(format!("{}: changed while it was copied; run it again", path.display()))
+    Failure::Other(format!("{}: changed while it was copied; run it again", path.display()))
 }

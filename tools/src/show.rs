@@ -1,34 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `vexfs ls`, `stat` and `cat`: what an image holds, in words.
-//!
-//! They only read. Names go out as they are to a file or pipe, and without control characters to a terminal.
+//! `vexfs ls`, `stat` and `cat`: prints what an image holds. They only read.
 
 use crate::cli::shown;
 use crate::failure::{Failure, Result};
-use crate::names::{Tree, join};
 use crate::size;
-use std::io::{self, Write};
+use crate::tree::{PIECE_BYTES, Tree, join};
+use std::io::Write;
 use vexfs::{FileBlock, FileType, Inode, MappingKind};
-
-/// Bytes of a file that are read at once.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// How `ls` lists.
 #[derive(Clone, Copy, Debug)]
 pub struct Listing {
     /// With mode, links, owner, size and time.
     pub long: bool,
-    /// With all that is below.
+    /// With everything below.
     pub recursive: bool,
 }
 
-/// For `map_err` on what standard output says.
-fn output(source: io::Error) -> Failure {
-    Failure::Host { subject: "standard output".to_owned(), doing: "cannot be written", source }
-}
-
-/// `drwxr-xr-x`.
-pub fn mode_text(inode: &Inode) -> String {
+/// Type and mode as `ls` prints them, such as `drwxr-xr-x`.
+fn mode_text(inode: &Inode) -> String {
     let kind = match inode.file_type() {
         FileType::Fifo => 'p',
         FileType::CharDevice => 'c',
@@ -39,7 +29,7 @@ pub fn mode_text(inode: &Inode) -> String {
         FileType::Socket => 's',
     };
     let bit = |bit: u32, letter: char| if inode.mode & bit != 0 { letter } else { '-' };
-    let run = |execute: u32, special: u32, both: char, alone: char| match (
+    let execute = |execute: u32, special: u32, both: char, alone: char| match (
         inode.mode & execute != 0,
         inode.mode & special != 0,
     ) {
@@ -52,19 +42,19 @@ pub fn mode_text(inode: &Inode) -> String {
         kind,
         bit(0o400, 'r'),
         bit(0o200, 'w'),
-        run(0o100, 0o4000, 's', 'S'),
+        execute(0o100, 0o4000, 's', 'S'),
         bit(0o040, 'r'),
         bit(0o020, 'w'),
-        run(0o010, 0o2000, 's', 'S'),
+        execute(0o010, 0o2000, 's', 'S'),
         bit(0o004, 'r'),
         bit(0o002, 'w'),
-        run(0o001, 0o1000, 't', 'T'),
+        execute(0o001, 0o1000, 't', 'T'),
     ]
     .iter()
     .collect()
 }
 
-/// Major and minor number of a special file, whose inode has them as the kernel's `new_encode_dev`.
+/// Major and minor number of a special file. Its inode holds them as the kernel's `new_encode_dev` does.
 pub const fn device_numbers(rdev: u32) -> (u32, u32) {
     ((rdev & 0x000f_ff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0x000f_ff00))
 }
@@ -130,7 +120,7 @@ fn list(
 ) -> Result<()> {
     let gap: &[u8] = if *first { b"" } else { b"\n" };
     *first = false;
-    out.write_all(&[gap, &shown(path), b":\n"].concat()).map_err(output)?;
+    out.write_all(&[gap, &shown(path), b":\n"].concat()).map_err(Failure::output)?;
     contents(tree, path, dir, how, out)
 }
 
@@ -150,7 +140,7 @@ fn contents(
     lines(tree, &rows, how, out)
 }
 
-/// One line for each (name to show, path, inode).
+/// Prints one line for each row: the name to show, the path, the inode.
 fn lines(
     tree: &mut Tree,
     rows: &[(Vec<u8>, Vec<u8>, Inode)],
@@ -194,23 +184,23 @@ fn lines(
             line.extend(shown(&target.map_err(tree.at(path))?));
         }
         line.push(b'\n');
-        out.write_all(&line).map_err(output)?;
+        out.write_all(&line).map_err(Failure::output)?;
     }
     Ok(())
 }
 
-/// Prints all that is known of each inode.
+/// Prints everything that is known of each inode.
 ///
 /// # Errors
 /// The engine's, and those of standard output.
 pub fn stat(tree: &mut Tree, paths: &[Vec<u8>], out: &mut dyn Write) -> Result<()> {
     for (index, path) in paths.iter().enumerate() {
         if index > 0 {
-            out.write_all(b"\n").map_err(output)?;
+            out.write_all(b"\n").map_err(Failure::output)?;
         }
         let inode = tree.find(path)?;
         let text = describe(tree, path, &inode)?;
-        out.write_all(&text).map_err(output)?;
+        out.write_all(&text).map_err(Failure::output)?;
     }
     Ok(())
 }
@@ -241,7 +231,7 @@ fn describe(tree: &mut Tree, path: &[u8], inode: &Inode) -> Result<Vec<u8>> {
         line("size", format!("{} bytes", inode.size));
     }
     if inode.is_file() {
-        let pieces = extents(tree, inode).map_err(tree.at(path))?;
+        let pieces = count_pieces(tree, inode).map_err(tree.at(path))?;
         line("blocks", format!("{} of {block_bytes} bytes in {pieces} pieces", inode.blocks));
     }
     line("accessed", size::time(inode.atime));
@@ -259,7 +249,7 @@ fn describe(tree: &mut Tree, path: &[u8], inode: &Inode) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Text that can be read: a value in quotes, or in hexadecimal if it is no text.
+/// An attribute's name, or its value: in quotes, or in hexadecimal if it is not text.
 fn quoted(bytes: &[u8], value: bool) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(|c: char| c.is_control()) => {
@@ -270,12 +260,12 @@ fn quoted(bytes: &[u8], value: bool) -> String {
             }
         }
         _ if value => bytes.iter().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}")),
-        _ => crate::names::text(bytes),
+        _ => crate::tree::text(bytes),
     }
 }
 
-/// Pieces in which a file's blocks lie on the device, for `stat`.
-fn extents(tree: &mut Tree, inode: &Inode) -> Result<u64, vexfs::Error> {
+/// The number of pieces in which a file's blocks lie on the device.
+fn count_pieces(tree: &mut Tree, inode: &Inode) -> Result<u64, vexfs::Error> {
     let end = inode.size.div_ceil(tree.volume.geometry().block_bytes() as u64);
     let (mut at, mut pieces) = (0, 0);
     while at < end {
@@ -291,13 +281,13 @@ fn extents(tree: &mut Tree, inode: &Inode) -> Result<u64, vexfs::Error> {
 /// # Errors
 /// The engine's, and those of standard output.
 pub fn cat(tree: &mut Tree, paths: &[Vec<u8>], out: &mut dyn Write) -> Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
+    let mut piece = vec![0; PIECE_BYTES as usize];
     for path in paths {
         let inode = tree.find(path)?;
         let refusal = match inode.file_type() {
             FileType::Regular => None,
             FileType::Directory => Some(vexfs::Error::IsDirectory),
-            _ => Some(vexfs::Error::Invalid("not a regular file; vexfs stat tells what it is")),
+            _ => Some(vexfs::Error::Invalid("not a regular file; vexfs stat shows what it is")),
         };
         if let Some(error) = refusal {
             return Err(tree.at(path)(error));
@@ -305,7 +295,7 @@ pub fn cat(tree: &mut Tree, paths: &[Vec<u8>], out: &mut dyn Write) -> Result<()
         let mut at = 0;
         while at < inode.size {
             let read = tree.volume.read_at(inode.ino, at, &mut piece).map_err(tree.at(path))?;
-            out.write_all(piece.get(..read).unwrap_or_default()).map_err(output)?;
+            out.write_all(piece.get(..read).unwrap_or_default()).map_err(Failure::output)?;
             at += read.max(1) as u64;
         }
     }

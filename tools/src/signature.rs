@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What else may live on a device: the signatures of other filesystems, tables and containers.
+//! What else may be on a device: the signatures of filesystems, partition tables and containers.
 //!
-//! Looked for at both ends only, as `wipefs` does. A signature is a reason to ask, not a proof.
+//! Only both ends are searched, as `wipefs` does. A signature is a reason to refuse until the user
+//! insists, not a proof. Whether it is VexFS is the engine's to say.
 
-use crate::device::FileDevice;
 use uuid::Uuid;
 use vexfs::{Device, DeviceError, Error, read_superblock};
-use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET};
+use vexfs_image::FileDevice;
 
-/// Bytes at either end that are looked at.
+/// Bytes that are searched at either end.
 pub const END_BYTES: u64 = 1 << 20;
 
 /// Byte offset from the start, magic, name.
@@ -46,7 +46,7 @@ const MAGICS_AT_END: &[(usize, &[u8], &str)] =
     &[(512, b"EFI PART", "a GPT partition table"), (4096, b"EFI PART", "a GPT partition table")];
 
 const ZFS_MAGIC: u64 = 0x00ba_b10c;
-/// Where the uberblocks of a ZFS label lie, and how often.
+/// Where the uberblocks lie in a ZFS label.
 const ZFS_UBERBLOCKS: std::ops::Range<usize> = 131_072..262_144;
 const ZFS_LABEL_BYTES: usize = 262_144;
 
@@ -61,7 +61,7 @@ pub fn find(device: &FileDevice) -> Result<Vec<String>, DeviceError> {
     device.read(0, &mut start)?;
     let mut end = vec![0; END_BYTES.min(bytes) as usize];
     device.read(bytes - end.len() as u64, &mut end)?;
-    found.extend(vexfs(device, &start));
+    found.extend(vexfs(device)?);
     found.extend(with_names(&start));
     let has = |at: usize, magic: &[u8]| start.get(at..at + magic.len()) == Some(magic);
     for (at, magic, name) in MAGICS {
@@ -87,23 +87,21 @@ pub fn find(device: &FileDevice) -> Result<Vec<String>, DeviceError> {
     Ok(found)
 }
 
-fn vexfs(device: &FileDevice, start: &[u8]) -> Option<String> {
-    match read_superblock(device) {
+fn vexfs(device: &FileDevice) -> Result<Option<String>, DeviceError> {
+    Ok(Some(match read_superblock(device) {
         Ok(superblock) => {
             let name = named(&superblock.label);
             let uuid = Uuid::from_bytes(superblock.uuid);
-            Some(format!("a VexFS filesystem{name} with UUID {uuid}"))
+            format!("a VexFS filesystem{name} with UUID {uuid}")
         }
-        Err(Error::Truncated { .. }) => Some("a VexFS filesystem that was cut off".to_owned()),
+        Err(Error::NotVexfs) => return Ok(None),
+        Err(Error::Device(error)) => return Err(error),
+        Err(Error::Truncated { .. }) => "a VexFS filesystem that was cut off".to_owned(),
         Err(Error::UnknownIncompat(_) | Error::UnknownVersion(_)) => {
-            Some("a VexFS filesystem of a later version".to_owned())
+            "a VexFS filesystem of a later version".to_owned()
         }
-        Err(_) => {
-            let at = SUPER_OFFSET as usize;
-            (start.get(at..at + SUPER_MAGIC.len()) == Some(&SUPER_MAGIC))
-                .then(|| "a damaged VexFS filesystem".to_owned())
-        }
-    }
+        Err(_) => "a damaged VexFS filesystem".to_owned(),
+    }))
 }
 
 /// ` 'label'`, or nothing for an empty one.
@@ -115,7 +113,7 @@ fn named(label: &[u8]) -> String {
     }
 }
 
-/// Those whose label is told.
+/// The filesystems whose label is shown.
 fn with_names(start: &[u8]) -> Vec<String> {
     let label = |at: usize, len: usize| named(start.get(at..at + len).unwrap_or_default());
     let has = |at: usize, magic: &[u8]| start.get(at..at + magic.len()) == Some(magic);
@@ -138,7 +136,7 @@ fn zfs(label: &[u8]) -> bool {
     })
 }
 
-/// A boot sector whose partition entries are possible, at least one of them used.
+/// Whether it begins with a boot sector whose partition entries are all possible and not all unused.
 fn mbr(start: &[u8]) -> bool {
     if start.get(510..512) != Some(b"\x55\xaa") {
         return false;

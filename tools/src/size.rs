@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Sizes and times, as people write and read them.
+//! Sizes and times as people write and read them.
 
 use vexfs::Time;
 
 const UNITS: [(&str, u32); 6] = [("K", 10), ("M", 20), ("G", 30), ("T", 40), ("P", 50), ("E", 60)];
 
-/// Parses `4096`, `64M`, `1G`, `2TiB`: bytes, or powers of 1024.
+/// Parses `4096`, `64M`, `1G`, `2TiB`: bytes, or a number with a unit that is a power of 1024.
 ///
 /// # Errors
-/// Says what a size looks like.
+/// A message that says what a size looks like.
 pub fn parse(text: &str) -> Result<u64, String> {
     let wrong =
-        || format!("'{text}' is no size: write bytes, or a number with K, M, G, T as in 64M");
+        || format!("'{text}' is not a size: write bytes, or a number with K, M, G or T, as in 64M");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -48,8 +48,8 @@ pub fn time(time: Time) -> String {
     )
 }
 
-/// The proleptic Gregorian date that is `days` after 1970-01-01. Years begin in March here, so that
-/// the leap day is the last of its year.
+/// The proleptic Gregorian date `days` after 1970-01-01. The calculation lets years begin in March, so
+/// that the leap day is the last day of its year.
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days.saturating_add(719_468);
     let era = days.div_euclid(146_097);

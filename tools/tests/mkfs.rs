@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `mkfs.vexfs`: what it makes, and all it refuses.
+//! `mkfs.vexfs`: what it makes, and what it refuses.
 
 mod common;
 
@@ -103,7 +103,7 @@ fn an_image_in_use_is_refused_by_name() {
         let held = hold(&lab.path("a.img"), alone);
         lab.mkfs("--force b.img 4M").ok();
         let own = format!("process {}", std::process::id());
-        // Force is for what lies there, not for who uses it: a mounted filesystem would be destroyed.
+        // --force overwrites contents, but not an image in use: a mounted filesystem would be destroyed.
         for force in ["", "--force "] {
             let made = lab.mkfs(&format!("{force}a.img"));
             made.refused(1, &["a.img: in use", &own, "stop what serves it"]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `vexfs`: what goes into an image comes out again, byte for byte, with all that belongs to it.
+//! `vexfs`: files that go into an image come out again with the same bytes and attributes.
 
 mod common;
 
@@ -10,11 +10,12 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use vexfs::{Ino, OpenOptions, VectorLayout, Volume};
+use vexfs_image::Access;
+use vexfs_tools::image;
 use vexfs_tools::put::host_xattrs;
-use vexfs_tools::{Access, image};
 
-/// All that can be told of what lies at and below `top`: path to description. Hard links are told
-/// by the first of their names.
+/// Describes everything at and below `top`, by path. Hard links are described by the first of their
+/// names.
 fn portrait(top: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut names: BTreeMap<u64, String> = BTreeMap::new();
@@ -122,10 +123,10 @@ fn a_tree_goes_in_and_comes_out_the_same() {
         assert_eq!(after.get(name), Some(text), "{name}");
     }
     assert_eq!(before.len(), after.len());
-    // The hole stays one, in the image and behind it.
+    // The hole stays a hole, in the image and in the copy.
     assert!(allocated(&lab.path("a.img")) < 32 << 20);
     assert!(allocated(&lab.path("out/sparse")) < 1 << 20);
-    // Once more over itself, on both sides, changes nothing.
+    // Copying it again over itself, in both directions, changes nothing.
     lab.vexfs("put a.img tree").ok();
     lab.fsck("a.img").ok();
     lab.vexfs("get a.img tree/. out").ok();
@@ -174,7 +175,7 @@ trait OrExists {
 }
 
 impl OrExists for common::Run {
-    /// The directory `e` has the name of a file that is there, which is not overwritten.
+    /// There is a file with the name of the directory `e`; it is not overwritten.
     fn ok_or_exists(self, lab: &Lab) {
         self.refused(1, &["e: exists and is no directory"]);
         assert!(lab.path("e").is_file());
@@ -250,7 +251,7 @@ fn a_vector_layout_is_shown_inherited_and_kept() {
     let line = format!("vector:    {text}\n");
     assert!(lab.vexfs("stat a.img /corpus").ok().out.contains(&line));
     assert!(lab.vexfs("stat a.img /corpus/v").ok().out.contains(&line));
-    // Replaced where nothing is inherited, the file keeps its own.
+    // A file that is replaced keeps its own layout, where none is inherited.
     lab.vexfs("put a.img v /v").ok();
     assert!(!lab.vexfs("stat a.img /v").ok().out.contains("vector:"));
     {
@@ -284,7 +285,7 @@ fn a_full_image_says_so_and_stays_whole() {
     assert_eq!(lab.vexfs("cat a.img keep").ok().out, "kept");
     lab.write("small", &vec![7; 1 << 20]);
     lab.vexfs("put a.img small").ok();
-    // Contents that would fit, in more files than there is room for.
+    // The contents would fit, but not so many files.
     std::fs::create_dir(lab.path("many")).unwrap();
     for n in 0..6000 {
         lab.write(&format!("many/{n:0>200}"), b"");
@@ -310,7 +311,7 @@ fn what_a_crash_left_behind_is_cleared_by_the_next_writer() {
     }
     lab.write("g", b"g");
     lab.vexfs("put a.img g").ok();
-    let device = image::open(&lab.path("a.img"), Access::Read).unwrap().unused().unwrap();
+    let device = image::device(&lab.path("a.img"), Access::Read).unwrap();
     let volume = Volume::open(device, &OpenOptions::default()).unwrap();
     assert_eq!(volume.statfs().inodes, 2);
 }

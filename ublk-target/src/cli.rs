@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The command line, as people and scripts see it. Others script against it: keep it stable.
+//! The command line. Scripts rely on it: keep it stable.
 //!
-//! Only words and their checks; what a command does is in [`crate::commands`].
+//! It defines the options and checks them; what a command does is in [`crate::commands`].
 
-use crate::device::params::Recovery;
-use clap::builder::RangedU64ValueParser;
+use crate::options::Options;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -30,14 +29,14 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Makes a block device of an image and serves it in the background
+    /// Creates a block device from an image and serves it in the background
     Add(AddArgs),
     /// Stops and removes a device
     Del(DelArgs),
-    /// Brings a device back whose daemon died
+    /// Starts a new daemon for a device whose daemon died
     #[command(
-        after_help = "Requests that waited are served, nothing has to be unmounted. Also turns the power of a device of the
-crash lab on again.
+        after_help = "Waiting requests are served; nothing has to be unmounted. For a device of the crash lab whose power
+was cut, it turns the power on again.
 
 Example:
   vexfs-ublk recover --id 0                 prints /dev/ublkb0"
@@ -54,13 +53,13 @@ Example:
     Search(SearchArgs),
     /// Cuts the power of a device of the crash lab
     Crash(CrashArgs),
-    /// Sets, shows and clears faults of a device of the crash lab
+    /// Sets, shows or clears faults of a device of the crash lab
     Fault(FaultArgs),
-    /// Puts a remark into a device's recording
+    /// Puts a mark into a device's recording
     Mark(MarkArgs),
     /// Rebuilds an image from a recording
     Replay(ReplayArgs),
-    /// Explores every state that a cut could leave of a recorded VexFS
+    /// Checks every state in which a power cut could leave a recorded VexFS
     Explore(ExploreArgs),
     /// Shows what this kernel's ublk driver can do
     #[command(after_help = "Examples:
@@ -81,72 +80,42 @@ Example:
     },
 }
 
-fn count(max: u64) -> RangedU64ValueParser<u16> {
-    RangedU64ValueParser::new().range(1..=max)
-}
-
 /// `add`
-// Each is a flag of the command line.
-#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Args)]
-#[command(after_help = "Prints the device's path, alone, once it can be opened.
+#[command(after_help = "Prints only the device's path, once it can be opened.
 
 Examples:
   vexfs-ublk add --image vexfs.img
   vexfs-ublk add --image disk.img --raw --id 7 --queues 2 --depth 128
   vexfs-ublk add --image vexfs.img --read-only --foreground")]
 pub struct AddArgs {
-    /// The image: a file or a block device
-    #[arg(long, value_name = "PATH")]
-    pub image: PathBuf,
-    /// Serve the image without looking into it, whatever it holds
-    #[arg(long)]
-    pub raw: bool,
+    /// How the device is served.
+    #[command(flatten)]
+    pub options: Options,
     /// Number of the device [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..1 << 20))]
     pub id: Option<u32>,
-    /// Hardware queues, one thread each
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count(64))]
-    pub queues: u16,
-    /// Requests a queue holds at once
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(4096))]
-    pub depth: u16,
-    /// Refuse writes
-    #[arg(long)]
-    pub read_only: bool,
-    /// Go through the page cache, even where direct I/O is possible
-    #[arg(long)]
-    pub buffered: bool,
     /// Stay in the foreground; Ctrl-C stops and removes the device
     #[arg(long)]
     pub foreground: bool,
-    /// What happens to requests when the daemon dies
-    #[arg(long, value_enum, default_value_t = Recovery::Reissue, value_name = "HOW")]
-    pub recovery: Recovery,
-    /// Put the crash lab under the device: a volatile cache, `crash` and `fault`
-    #[arg(long)]
-    pub crash_model: bool,
-    /// Record every write, flush and mark in this file (with --crash-model)
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
 }
 
-/// What a cut keeps of what was not durable.
+/// What a power cut keeps of what was not durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Keep {
     /// Nothing
     None,
-    /// The newest of everything
+    /// The newest version of every sector
     All,
-    /// Of each sector any version it had since the last flush
+    /// A random version of each sector, of those since the last flush
     Random,
 }
 
 /// `crash`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Requests fail until `vexfs-ublk recover` turns the power on again. Unmount in between: a
-machine that loses power forgets what it had in memory, too.
+    after_help = "Requests fail until `vexfs-ublk recover` turns the power on again. Unmount before that, since a
+machine that loses power loses its memory, too.
 
 Examples:
   vexfs-ublk crash --id 0
@@ -156,10 +125,10 @@ pub struct CrashArgs {
     /// Number of the device
     #[arg(long, value_name = "N")]
     pub id: u32,
-    /// What is kept of what was not flushed
+    /// What is kept of the data that was not flushed
     #[arg(long, value_enum, default_value_t = Keep::None)]
     pub keep: Keep,
-    /// Decides what --keep random keeps
+    /// Seed of --keep random
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Print JSON
@@ -174,9 +143,9 @@ pub enum FaultName {
     Eio,
     /// A write is lost
     Lost,
-    /// A write goes elsewhere (--to)
+    /// A write goes to another place (--to)
     Misdirect,
-    /// A read returns what was there before the newest write
+    /// A read returns the data before the newest write
     Stale,
     /// One bit is inverted
     Flip,
@@ -191,9 +160,9 @@ pub enum FaultName {
 /// Which faults to clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Every one.
+    /// Every fault.
     All,
-    /// The one of this number.
+    /// The fault with this number.
     One(u32),
 }
 
@@ -213,13 +182,13 @@ fn range(text: &str) -> Result<(u64, u64), String> {
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    let wrong = || "it is a part, from 0 to 1".to_owned();
+    let wrong = || "give a fraction from 0 to 1".to_owned();
     text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate)).ok_or_else(wrong)
 }
 
 /// `fault`
 #[derive(Debug, Args)]
-#[command(after_help = "Without --set and --clear the faults are shown.
+#[command(after_help = "Without --set or --clear, the faults are shown.
 
 Examples:
   vexfs-ublk fault --id 0 --set eio --on read --range 1048576-2097152
@@ -236,23 +205,23 @@ pub struct FaultArgs {
     /// Clear this fault, or 'all'
     #[arg(long, value_name = "NUMBER", value_parser = which)]
     pub clear: Option<Which>,
-    /// For which requests [default: those the kind is for]
+    /// Which requests it affects [default: depends on the kind]
     #[arg(long, value_enum, requires = "set")]
     pub on: Option<crate::lab::On>,
     /// Only for requests that touch these bytes
     #[arg(long, value_name = "FROM-TO", requires = "set", value_parser = range)]
     pub range: Option<(u64, u64)>,
-    /// Only the N-th such request from now on, counted from 1
+    /// Only the N-th such request from now on, counting from 1
     #[arg(long, value_name = "N", requires = "set", conflicts_with = "rate",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub nth: Option<u64>,
-    /// Only this part of them, from 0 to 1
+    /// Only this fraction of them, from 0 to 1
     #[arg(long, value_name = "P", requires = "set", value_parser = rate)]
     pub rate: Option<f64>,
-    /// At most so many [default: 1 with --nth, else all]
+    /// At most N of them [default: 1 with --nth, otherwise all]
     #[arg(long, value_name = "N", requires = "set")]
     pub times: Option<u64>,
-    /// The errno of eio
+    /// The error number of eio
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=133))]
     pub errno: i32,
     /// The milliseconds of latency
@@ -261,7 +230,7 @@ pub struct FaultArgs {
     /// The byte that a misdirected write goes to
     #[arg(long, value_name = "BYTE", default_value_t = 0)]
     pub to: u64,
-    /// Decides what is left to chance
+    /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Print JSON
@@ -278,7 +247,7 @@ pub struct MarkArgs {
     /// Number of the device
     #[arg(long, value_name = "N")]
     pub id: u32,
-    /// The remark
+    /// Text of the mark
     pub text: String,
 }
 
@@ -286,7 +255,7 @@ pub struct MarkArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("what").required(true),
-    after_help = "A point is a number of events, 'mark:TEXT' or 'end'.
+    after_help = "A point of the recording is a number of events, 'mark:TEXT' or 'end'.
 
 Examples:
   vexfs-ublk replay run.rec --list
@@ -299,16 +268,16 @@ pub struct ReplayArgs {
     /// Show the events
     #[arg(long, group = "what")]
     pub list: bool,
-    /// Up to which point
+    /// Rebuild the image as of this point
     #[arg(long, value_name = "POINT", group = "what", requires = "image")]
     pub to: Option<String>,
     /// The image to write
     #[arg(long, value_name = "OUT")]
     pub image: Option<PathBuf>,
-    /// What is kept of what was not flushed there
+    /// What is kept of the data that was not flushed at that point
     #[arg(long, value_enum, default_value_t = Keep::All)]
     pub keep: Keep,
-    /// Decides what --keep random keeps
+    /// Seed of --keep random
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Print JSON
@@ -319,9 +288,9 @@ pub struct ReplayArgs {
 /// `explore`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every subset of what was not flushed (sampled beyond 12 writes), torn sectors included, is
-opened, checked and held against what its generation was when its root record was written. The exit
-code is 1 if a state is wrong.
+    after_help = "A state keeps some of the writes that were not flushed: every subset of them (a sample, if there are
+more than 12), torn writes included. Each state is opened, checked, and compared with what its
+generation held when its root record was written. The exit code is 1 if a state is wrong.
 
 Examples:
   vexfs-ublk explore run.rec
@@ -331,19 +300,19 @@ Examples:
 pub struct ExploreArgs {
     /// The recording
     pub file: PathBuf,
-    /// Judge one state only: events before the cut
+    /// Check only one state: the number of events before the cut
     #[arg(long, requires = "keep")]
     pub event: Option<usize>,
-    /// Judge one state only: which writes were kept
+    /// Check only one state: which writes are kept
     #[arg(long, requires = "event")]
     pub keep: Option<vexfs_crash::explore::Chosen>,
-    /// Subsets sampled where there are more than 12 writes
+    /// Size of a sample
     #[arg(long, default_value_t = 256)]
     pub samples: u64,
-    /// Decides the samples
+    /// Seed of the samples
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Draw the states explored
+    /// Draw the states that were checked
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// Print JSON
@@ -355,8 +324,8 @@ pub struct ExploreArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("which").required(true),
-    after_help = "A device that is mounted is refused, unless its daemon is dead: then waiting requests
-fail and it can be unmounted.
+    after_help = "A mounted device is refused, unless its daemon is dead; then waiting requests fail, and it can be
+unmounted.
 
 Examples:
   vexfs-ublk del --id 0
@@ -382,7 +351,8 @@ pub struct IdArgs {
 /// `stats`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Latencies are of one request in eight, from its arrival in the daemon to its completion.
+    after_help = "A latency is the time from a request's arrival in the daemon to its completion; one request in eight
+is measured.
 
 Examples:
   vexfs-ublk stats --id 0
@@ -401,8 +371,8 @@ pub struct StatsArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("what").required(true),
-    after_help = "What was committed (sync, fsync) before the search is found. A .tsv file beside a vector
-file, of the same name, gives its rows names: one line each.
+    after_help = "Finds everything that was committed (sync, fsync) before the search. The lines of a .tsv file that
+has the name of the vector file and lies beside it are shown as the names of its rows.
 
 Examples:
   vexfs-ublk search /mnt/corpus --query query.npy
@@ -412,22 +382,22 @@ Examples:
 pub struct SearchArgs {
     /// A vector file, or a directory whose vector files are searched together
     pub path: PathBuf,
-    /// The vector to look for: a row of this .npy file
+    /// Search for the vectors nearest to a row of this .npy file
     #[arg(long, value_name = "FILE.npy", group = "what")]
     pub query: Option<PathBuf>,
     /// The row of the query file
     #[arg(long, value_name = "I", default_value_t = 0, conflicts_with = "like")]
     pub row: usize,
-    /// Look for what is like this slot of the vector file
+    /// Search for the vectors nearest to the one in this slot of the vector file
     #[arg(long, value_name = "SLOT", group = "what")]
     pub like: Option<u64>,
     /// How many to find
     #[arg(short, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub k: u32,
-    /// Width of the search: larger finds more of the true neighbours and takes longer
+    /// Width of the search: a larger one finds more of the true neighbours and takes longer
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub ef: Option<u32>,
-    /// Compare with every vector
+    /// Compare the query with every vector, without the graphs
     #[arg(long)]
     pub exact: bool,
     /// Print JSON
@@ -446,6 +416,7 @@ pub struct JsonArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::params::Recovery;
     use clap::CommandFactory;
 
     #[test]
@@ -477,6 +448,6 @@ mod tests {
             assert_eq!(parsed.unwrap_err().exit_code(), 2, "{args}");
         }
         let add = Cli::try_parse_from(["vexfs-ublk", "add", "--image", "x"]).unwrap();
-        assert!(matches!(add.command, Command::Add(a) if a.recovery == Recovery::Reissue));
+        assert!(matches!(add.command, Command::Add(a) if a.options.recovery == Recovery::Reissue));
     }
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Becoming a daemon, and telling the command that asked for it how that went.
+//! Becoming a daemon, and reporting to the command that started it.
 //!
-//! Forks while the process has one thread, so nothing of a second one is lost. The child reports
-//! over a pipe: one line `id N`, then `ready` or `failed MESSAGE`. A child that dies without a
-//! word is a failure as well.
+//! It forks while the process has one thread. The daemon writes to a pipe: a line `id N`, then `ready`
+//! or `failed MESSAGE`. A daemon that dies without either has failed, too.
 
 use crate::error::{Error, Result};
 use crate::log_line;
@@ -12,43 +11,43 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// The child's end of the pipe.
+/// The daemon's end of the pipe.
 pub struct Reporter {
     pipe: Option<File>,
     detached: bool,
 }
 
 impl Reporter {
-    /// A reporter nobody listens to, for a process that stays in the foreground.
+    /// A reporter without a listener, for a process that stays in the foreground.
     #[must_use]
     pub fn silent() -> Self {
         Self { pipe: None, detached: false }
     }
 
-    /// Tells the device's number, once it exists and the log is open.
+    /// Reports the device's number, once the device exists and the log is open.
     pub fn id(&mut self, id: u32) {
         self.detached = true;
-        self.say(&format!("id {id}"));
+        self.send(&format!("id {id}"));
     }
 
-    /// Tells that the device can be opened; nothing is reported after it.
+    /// Reports that the device can be opened. Nothing is reported after that.
     pub fn ready(&mut self) {
-        self.say("ready");
+        self.send("ready");
         self.pipe = None;
     }
 
-    /// Tells why there is no device, or why it ended.
+    /// Reports why there is no device.
     pub fn failed(&mut self, error: &Error) {
         if self.detached {
             log_line!("{error}");
         }
-        self.say(&format!("failed {}", error.to_string().replace('\n', " ")));
+        self.send(&format!("failed {}", error.to_string().replace('\n', " ")));
         self.pipe = None;
     }
 
-    fn say(&mut self, line: &str) {
+    fn send(&mut self, line: &str) {
         if let Some(pipe) = &mut self.pipe {
-            // The parent may have been interrupted; the device does not depend on it.
+            // It fails if the parent was interrupted; the device does not depend on the parent.
             let _ = pipe.write_all(format!("{line}\n").as_bytes());
         }
     }
@@ -56,9 +55,9 @@ impl Reporter {
 
 /// Which process this is after [`fork`].
 pub enum Role {
-    /// The one that was started; it waits for the other.
+    /// The process that the user started; it waits for the daemon.
     Parent(Listener),
-    /// The daemon: its own session, no terminal.
+    /// The daemon, in a session of its own without a terminal.
     Daemon(Reporter),
 }
 
@@ -66,7 +65,8 @@ pub enum Role {
 pub struct Listener(BufReader<File>);
 
 impl Listener {
-    /// Waits until the daemon serves or failed; its device's number. `log` is named when it died.
+    /// Waits until the daemon serves or has failed. Returns the device's number; if the daemon died, the
+    /// error names its log.
     pub fn wait(self, log: impl Fn(Option<u32>) -> std::path::PathBuf) -> Result<u32> {
         let mut id = None;
         for line in self.0.lines() {
@@ -86,14 +86,15 @@ fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
     move |e| Error::System { what, source: e.into() }
 }
 
-/// Forks twice: the grandchild belongs to no session with a terminal.
+/// Forks twice, so that the daemon can never get a terminal.
 ///
 /// # Safety
 /// The process must have one thread only.
 pub unsafe fn fork() -> Result<Role> {
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("pipe"))?;
-    // SAFETY: the caller promises a single thread, so the child's memory is consistent.
+    // SAFETY: the caller guarantees a single thread, so no other thread leaves the child's memory half
+    // changed.
     match unsafe { libc::fork() } {
         -1 => Err(Error::System { what: "fork", source: std::io::Error::last_os_error() }),
         0 => {
@@ -105,7 +106,7 @@ pub unsafe fn fork() -> Result<Role> {
             match unsafe { libc::fork() } {
                 0 => Ok(Role::Daemon(Reporter { pipe: Some(File::from(write)), detached: false })),
                 -1 => std::process::exit(1),
-                // No destructors: the grandchild shares what they would close or remove.
+                // Destructors must not run: they would close or remove what the daemon uses.
                 // SAFETY: `_exit` only ends this process.
                 _ => unsafe { libc::_exit(0) },
             }
@@ -120,12 +121,12 @@ pub unsafe fn fork() -> Result<Role> {
     }
 }
 
-/// Leaves the caller's directory and files: standard error goes to the log, the rest nowhere.
-/// `fresh`: the log begins anew.
-pub fn detach(log: &Path, fresh: bool) -> Result<()> {
+/// Leaves the caller's directory and standard files: errors go to the log, everything else to `/dev/null`.
+/// `truncate` empties the log first.
+pub fn detach(log: &Path, truncate: bool) -> Result<()> {
     let failed = |source| Error::Runtime { path: log.to_owned(), source };
     let log_file = File::options().create(true).append(true).open(log).map_err(failed)?;
-    if fresh {
+    if truncate {
         log_file.set_len(0).map_err(failed)?;
     }
     let null: OwnedFd = File::options()
@@ -144,17 +145,17 @@ pub fn detach(log: &Path, fresh: bool) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn hear(text: &str) -> Result<u32> {
+    fn receive(text: &str) -> Result<u32> {
         let (read, write) = rustix::pipe::pipe().unwrap();
         File::from(write).write_all(text.as_bytes()).unwrap();
         Listener(BufReader::new(File::from(read))).wait(|id| format!("log{id:?}").into())
     }
 
     #[test]
-    fn the_parent_hears_the_number_a_message_or_a_death() {
-        assert_eq!(hear("id 7\nready\n").unwrap(), 7);
-        assert_eq!(hear("id 7\nfailed no luck\n").unwrap_err().to_string(), "no luck");
-        assert!(hear("id 7\n").unwrap_err().to_string().contains("logSome(7)"));
-        assert!(hear("").unwrap_err().to_string().contains("logNone"));
+    fn the_parent_gets_the_number_a_message_or_a_death() {
+        assert_eq!(receive("id 7\nready\n").unwrap(), 7);
+        assert_eq!(receive("id 7\nfailed no luck\n").unwrap_err().to_string(), "no luck");
+        assert!(receive("id 7\n").unwrap_err().to_string().contains("logSome(7)"));
+        assert!(receive("").unwrap_err().to_string().contains("logNone"));
     }
 }

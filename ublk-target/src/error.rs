@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Everything that can go wrong outside the data path, one variant per cause.
 //!
-//! Messages say what happened, to what, and what the user can do. Requests on the data path
-//! do not use this enum: they fail with a bare errno, because that is what the driver takes.
+//! A message says what happened, to what, and what the user can do. It never advises to format an
+//! image, which may hold data even if it is not recognised. Requests on the data path do not use this
+//! enum: they fail with an errno, which is what the driver takes.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A failure of a `vexfs-ublk` command or of the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum Error {
         /// The errno of the driver.
         source: io::Error,
     },
-    /// A control command did not come back.
+    /// A control command did not complete in time.
     #[error(
         "{command} of device {id} did not finish within {seconds} s: the driver hangs; see the kernel log"
     )]
@@ -35,13 +36,13 @@ pub enum Error {
         command: &'static str,
         /// The device.
         id: i64,
-        /// The time it was given.
+        /// The time limit.
         seconds: u64,
     },
     /// The device number is taken.
     #[error("device {0} exists already: leave --id out, or see `vexfs-ublk list`")]
     DeviceExists(u32),
-    /// The driver lacks something that was asked for.
+    /// The driver lacks a feature that was asked for.
     #[error(
         "this kernel's ublk driver has no {0}: choose another --recovery, or update the kernel"
     )]
@@ -63,7 +64,7 @@ pub enum Error {
     /// The device is mounted or open exclusively.
     #[error("/dev/ublkb{0} is in use: unmount it first")]
     Busy(u32),
-    /// The device was stopped, but its daemon does not end.
+    /// The device is stopped, but its daemon does not end.
     #[error("device {id} is stopped, but process {pid} does not end: see {log}")]
     DaemonStays {
         /// The device.
@@ -74,11 +75,11 @@ pub enum Error {
         log: PathBuf,
     },
     /// The image could not be opened or read.
-    #[error("{path}: {source}{}", advice(source))]
+    #[error("{path}: {source}{}", host_advice(source))]
     Image {
         /// The image.
         path: PathBuf,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
     /// The image is neither a regular file nor a block device.
@@ -116,14 +117,15 @@ pub enum Error {
         by: String,
     },
     /// The image does not hold VexFS.
-    #[error(
-        "{path}: not a VexFS image ({why}): format it with mkfs.vexfs, or serve it as it is with --raw"
-    )]
-    NotVexfs {
+    #[error("{0}: not a VexFS image: check the name, or serve whatever it holds with --raw")]
+    NotVexfs(PathBuf),
+    /// The engine does not open the filesystem on the image.
+    #[error("{path}: {error}{}", engine_advice(error))]
+    Filesystem {
         /// The image.
         path: PathBuf,
-        /// What was found instead.
-        why: String,
+        /// The engine's reason.
+        error: vexfs::Error,
     },
     /// The image changed while its device was down.
     #[error(
@@ -134,7 +136,7 @@ pub enum Error {
         path: PathBuf,
         /// Its length.
         bytes: u64,
-        /// The length of the device that must be recovered.
+        /// The length of the device that is to be recovered.
         device: u64,
     },
     /// Something under the runtime directory failed.
@@ -142,54 +144,84 @@ pub enum Error {
     Runtime {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
-    /// libublk failed where no errno is known.
+    /// libublk failed without an errno.
     #[error("the ublk queue of device {id} could not be set up: {what}")]
     Queue {
         /// The device.
         id: u32,
-        /// What libublk said.
+        /// libublk's reason.
         what: String,
     },
     /// The daemon ended before the device was there.
     #[error("the daemon ended before the device was ready: see {0}")]
     DaemonDied(PathBuf),
-    /// The daemon's own message, passed on by its parent.
+    /// The daemon's own error message, passed on by its parent.
     #[error("{0}")]
     Daemon(String),
     /// No daemon answers on the control socket.
     #[error(
-        "{path}: no daemon answers: {source}; if it was killed, `vexfs-ublk recover` brings it back"
+        "{path}: no daemon answers: {source}; if it was killed, `vexfs-ublk recover` starts another"
     )]
     NoDaemon {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
-    /// The control socket is somebody else's.
+    /// The control socket belongs to another user.
     #[error("{0}: permission denied: only root and the image's owner may ask its daemon")]
     NotOwner(PathBuf),
-    /// The other side of the control socket sent something else than the protocol.
+    /// The other side of the control socket broke the protocol.
     #[error("control socket: {0}")]
     Protocol(String),
-    /// The query or the path of a search is not usable.
+    /// A command cannot do what its arguments ask for; the whole message.
     #[error("{0}")]
-    Search(String),
-    /// Anything of the system that has no better place.
+    Refused(String),
+    /// Another failure of the system.
     #[error("{what}: {source}")]
     System {
         /// What was tried.
         what: &'static str,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
 }
 
+impl Error {
+    /// The engine does not open the image at `path`.
+    #[must_use]
+    pub fn refused(path: &Path, error: vexfs::Error) -> Self {
+        let path = path.to_owned();
+        match error {
+            vexfs::Error::NotVexfs => Self::NotVexfs(path),
+            error => Self::Filesystem { path, error },
+        }
+    }
+}
+
+impl From<vexfs_image::Error> for Error {
+    fn from(error: vexfs_image::Error) -> Self {
+        match error {
+            vexfs_image::Error::Kind { path, .. } => Self::ImageKind(path),
+            vexfs_image::Error::Host { path, source, .. } => Self::Image { path, source },
+        }
+    }
+}
+
+/// What can be done about a filesystem that the engine does not open.
+fn engine_advice(error: &vexfs::Error) -> String {
+    match (error, vexfs_image::advice(error)) {
+        (vexfs::Error::UnknownRoCompat(_), _) => "; serve it with --read-only".to_owned(),
+        (_, "") => String::new(),
+        (_, advice) => format!("; {advice}"),
+    }
+}
+
 /// What can be done about a file that cannot be used.
-fn advice(error: &io::Error) -> &'static str {
+fn host_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => ": run it as the owner or as root",
         Some(libc::ENOENT) => ": check the name",

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The image: opened, locked, measured and recognised before a device is made of it.
+//! The image as the daemon serves it: opened, locked and measured before a device is made of it.
 //!
-//! An image that was opened for writing carries an open-file-description lock until the last
-//! descriptor is closed, so no two servers ever write one image. Nothing here changes a byte
-//! of the image. What the bytes mean beyond the superblock is the engine's business.
+//! Opening it changes no byte of it. Whether it holds VexFS, and how long the filesystem is, is for the
+//! engine to say. Nobody else uses the image as long as it is open: see [`vexfs_image`].
 
+use crate::backend::Durability;
 use crate::error::{Error, Result};
-use crate::layer::Durability;
-use rustix::fs::{FileType, Mode, OFlags};
+use crate::options::ImageOptions;
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vexfs_format::superblock::{SUPER_MAGIC, SUPER_OFFSET, Superblock};
-use vexfs_tools::usage;
-use zerocopy::FromBytes;
+use vexfs::{Device, Geometry, OpenOptions, Superblock, Volume};
+use vexfs_image::{Access, FileDevice, Identity, User};
 
 const LOGICAL_SHIFT_MIN: u8 = 9;
 const LOGICAL_SHIFT_MAX: u8 = 12;
@@ -25,118 +25,76 @@ const LOGICAL_SHIFT_MAX: u8 = 12;
 #[repr(C, align(4096))]
 pub struct Page(pub [u8; 4096]);
 
-/// How an image is to be opened.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ImageOptions {
-    /// Serve it without looking into it.
-    pub raw: bool,
-    /// Never write it.
-    pub read_only: bool,
-    /// Never use direct I/O.
-    pub buffered: bool,
-}
-
-/// What the superblock says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recognised {
-    /// Identity of the filesystem.
-    pub uuid: [u8; 16],
-    /// Its length in bytes.
-    pub bytes: u64,
-}
-
 /// An open, locked image.
-// Each is a fact of its own.
-#[allow(clippy::struct_excessive_bools)]
 pub struct Image {
-    file: File,
-    path: PathBuf,
-    bytes: u64,
+    device: FileDevice,
+    options: ImageOptions,
     exposed_bytes: u64,
     logical_shift: u8,
     direct: bool,
-    block_device: bool,
-    read_only: bool,
-    raw: bool,
     punch_hole: bool,
-    identity: (u64, u64),
+    identity: Identity,
     lost: AtomicBool,
     durability: Arc<Durability>,
 }
 
 impl Image {
     /// Opens, locks and measures the image.
-    pub fn open(path: &Path, options: ImageOptions) -> Result<Self> {
-        let failed = |source| Error::Image { path: path.to_owned(), source };
-        let path = std::fs::canonicalize(path).map_err(failed)?;
-        let path = path.as_path();
-        let failed = |source: std::io::Error| Error::Image { path: path.to_owned(), source };
-        let probe = std::fs::metadata(path).map_err(failed)?;
-        let block_device = match FileType::from_raw_mode(probe.mode()) {
-            FileType::RegularFile => false,
-            FileType::BlockDevice => true,
-            _ => return Err(Error::ImageKind(path.to_owned())),
-        };
-        if let Some(by) = usage::user_of(&probe, !options.read_only) {
-            return Err(Error::ImageInUse { path: path.to_owned(), by });
-        }
-        let opened = open(path, options.read_only, block_device, OFlags::empty());
-        let plain = opened.map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY) if block_device => locked(path),
-            _ => failed(source),
-        })?;
-        let bytes = length(&plain).map_err(failed)?;
+    pub fn open(options: &ImageOptions) -> Result<Self> {
+        let failed = |source| Error::Image { path: options.path.clone(), source };
+        let path = std::fs::canonicalize(&options.path).map_err(failed)?;
+        let failed = |source| Error::Image { path: path.clone(), source };
+        let access = if options.read_only { Access::Read } else { Access::Write };
+        let opened = vexfs_image::open(&path, access)?;
+        let identity = opened.identity;
+        let device = opened.unused().map_err(|user| in_use(&path, user))?;
+        let bytes = device.len_bytes();
         if bytes == 0 {
-            return Err(Error::ImageEmpty(path.to_owned()));
+            return Err(Error::ImageEmpty(path));
         }
-        lock(&plain, path, options.read_only)?;
-
-        // What lies past a filesystem is not exposed and may have any length.
+        // Checkpoints may lie behind a filesystem; they are not part of the device.
         let exposed_bytes = if options.raw {
             bytes
         } else {
-            recognise(&plain, bytes)
-                .map_err(|why| Error::NotVexfs { path: path.to_owned(), why })?
-                .bytes
+            let found = recognise(&device, options.read_only);
+            Geometry::of(&found.map_err(|error| Error::refused(&path, error))?).len_bytes()
         };
-        let device_shift =
-            if block_device { block_device_shift(&plain) } else { LOGICAL_SHIFT_MIN };
-        let direct_shift = if options.buffered { None } else { direct_shift(path, exposed_bytes) };
-        let (logical_shift, direct) = match direct_shift {
-            Some(shift) => (shift.max(device_shift), true),
-            None => (device_shift, false),
+        let device_shift = if device.is_block_device() {
+            block_device_shift(device.file())
+        } else {
+            LOGICAL_SHIFT_MIN
         };
-        if exposed_bytes % (1 << logical_shift) != 0 {
-            let block = 1 << logical_shift;
-            return Err(Error::ImageLength { path: path.to_owned(), bytes, block });
+        let direct_shift = if options.buffered { None } else { direct_shift(&path, exposed_bytes) };
+        let logical_shift = device_shift.max(direct_shift.unwrap_or(0));
+        let block = 1 << logical_shift;
+        if !exposed_bytes.is_multiple_of(u64::from(block)) {
+            return Err(Error::ImageLength { path, bytes, block });
         }
-        let file = if direct { set_direct(plain).map_err(failed)? } else { plain };
-        let punch_hole = !options.read_only && can_punch(&file, bytes, block_device);
+        if direct_shift.is_some() {
+            set_direct(device.file()).map_err(failed)?;
+        }
+        let punch_hole = !options.read_only && can_punch(&device);
         Ok(Self {
-            identity: (probe.dev(), probe.ino()),
-            path: path.to_owned(),
-            file,
-            bytes,
+            device,
+            options: ImageOptions { path, ..options.clone() },
             exposed_bytes,
             logical_shift,
-            direct,
-            block_device,
-            read_only: options.read_only,
-            raw: options.raw,
+            direct: direct_shift.is_some(),
             punch_hole,
+            identity,
             lost: AtomicBool::new(false),
             durability: Arc::default(),
         })
     }
 
-    /// The descriptor requests go to.
+    /// The descriptor that requests go to.
     pub fn file(&self) -> &File {
-        &self.file
+        self.device.file()
     }
 
     /// The canonical path.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.options.path
     }
 
     /// Length of the device made of it.
@@ -144,7 +102,7 @@ impl Image {
         self.exposed_bytes
     }
 
-    /// `log2` of the device's logical block.
+    /// `log2` of the device's logical block size.
     pub fn logical_shift(&self) -> u8 {
         self.logical_shift
     }
@@ -156,12 +114,12 @@ impl Image {
 
     /// Whether writes are refused.
     pub fn read_only(&self) -> bool {
-        self.read_only
+        self.options.read_only
     }
 
-    /// Whether it is served without looking into it, so that the device is the whole image.
+    /// Whether it is served whatever it holds, so that the device is the whole image.
     pub fn raw(&self) -> bool {
-        self.raw
+        self.options.raw
     }
 
     /// Whether blocks can be given back.
@@ -169,84 +127,79 @@ impl Image {
         self.punch_hole
     }
 
+    /// Whether the image is a block device.
+    pub fn block_device(&self) -> bool {
+        self.device.is_block_device()
+    }
+
     /// Whether the image was found shrunk or replaced; every request fails from then on.
     pub fn lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// What its queues share of how flushes went.
+    /// What all queues must know of failed flushes.
     pub fn durability(&self) -> &Arc<Durability> {
         &self.durability
     }
 
-    /// Looks whether the image is still what was opened; says once what is wrong.
+    /// Checks that the image is still the file that was opened. Says what is wrong, and only once.
     pub fn check_identity(&self) -> Option<String> {
-        if self.lost() || self.block_device {
+        if self.lost() || self.block_device() {
             return None;
         }
-        // What lies past the device is checkpoints, which come and go.
-        let now = length(&self.file).unwrap_or(self.bytes);
-        let wrong = if now < self.exposed_bytes {
-            format!("shrunk from {} to {now} bytes", self.bytes)
+        // Only the device's part must stay: behind it are checkpoints, whose length changes.
+        let opened_bytes = self.device.len_bytes();
+        let bytes = self.file().metadata().map_or(opened_bytes, |metadata| metadata.len());
+        let wrong = if bytes < self.exposed_bytes {
+            format!("shrunk from {opened_bytes} to {bytes} bytes")
         } else {
-            match std::fs::metadata(&self.path) {
-                Ok(at) if (at.dev(), at.ino()) != self.identity => {
-                    "replaced by another file".to_owned()
-                }
+            match Identity::at(self.path()) {
+                Ok(identity) if identity != self.identity => "replaced by another file".to_owned(),
                 _ => return None,
             }
         };
         self.lost.store(true, Ordering::Relaxed);
-        Some(format!("{}: {wrong}: every request fails with EIO", self.path.display()))
+        Some(format!("{}: {wrong}: every request fails with EIO", self.path().display()))
     }
 
-    /// Length of the image, with what lies past the device.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// The part that the device exposes, to be read by the engine.
+    ///
+    /// It reads through the page cache, which the queues' direct writes invalidate before they
+    /// complete, so it sees every completed write.
+    pub fn reader(&self) -> io::Result<FileDevice> {
+        FileDevice::first_bytes(self.reopen(Access::Read)?, self.exposed_bytes)
     }
 
-    /// Whether the image is a block device.
-    pub fn block_device(&self) -> bool {
-        self.block_device
-    }
-
-    /// Opens the same image once more, buffered and for reading, for those who look at its
-    /// contents. Never by its name, which may stand for another file by now.
-    pub fn open_reader(&self) -> std::io::Result<File> {
-        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-    }
-
-    /// Opens the same image once more, buffered and for writing, for what lies past the device.
-    pub fn open_writer(&self) -> std::io::Result<File> {
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        File::options().read(true).write(true).open(path)
-    }
-
-    /// What the superblock says at this moment.
-    pub fn recognise(&self) -> std::result::Result<Recognised, String> {
-        let reader = self.open_reader().map_err(|e| e.to_string())?;
-        recognise(&reader, self.bytes)
+    /// Opens the same file once more, buffered. Not by its name, which may belong to another file by now.
+    pub fn reopen(&self, access: Access) -> io::Result<File> {
+        let path = format!("/proc/self/fd/{}", self.file().as_raw_fd());
+        File::options().read(true).write(access == Access::Write).open(path)
     }
 }
 
-fn open(path: &Path, read_only: bool, block: bool, extra: OFlags) -> std::io::Result<File> {
-    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    // O_EXCL without O_CREAT refuses a block device that is mounted or held.
-    let exclusive = if block && !read_only { OFlags::EXCL } else { OFlags::empty() };
-    let flags = access | exclusive | extra | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let fd: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
-    Ok(File::from(fd))
+/// What the engine says of the filesystem on the image.
+fn recognise(device: &FileDevice, read_only: bool) -> vexfs::Result<Superblock> {
+    let superblock = vexfs::read_superblock(device)?;
+    match Volume::open(device, &OpenOptions { read_only, cache_bytes: 0 }) {
+        Err(error @ vexfs::Error::UnknownRoCompat(_)) => Err(error),
+        // A missing root is no reason to refuse: a mkfs.vexfs on the device may be under way, and its
+        // daemon must be able to come back.
+        _ => Ok(superblock),
+    }
 }
 
-/// Sets `O_DIRECT` on the open description, so that the lock taken on it stays.
-fn set_direct(file: File) -> std::io::Result<File> {
-    let flags = rustix::fs::fcntl_getfl(&file)?;
-    rustix::fs::fcntl_setfl(&file, flags | OFlags::DIRECT)?;
-    Ok(file)
+fn in_use(path: &Path, user: User) -> Error {
+    let path = path.to_owned();
+    match user {
+        User::Kernel(by) => Error::ImageInUse { path, by },
+        User::Process(holder) => Error::ImageLocked { path, holder },
+    }
 }
 
-fn length(file: &File) -> std::io::Result<u64> {
-    Ok(rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))?)
+/// Sets `O_DIRECT` on the open file description, so that the lock taken on it stays.
+fn set_direct(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT)?)
 }
 
 fn block_device_shift(file: &File) -> u8 {
@@ -256,7 +209,8 @@ fn block_device_shift(file: &File) -> u8 {
 
 /// The smallest alignment with which a direct read works, found by reading.
 fn direct_shift(path: &Path, bytes: u64) -> Option<u8> {
-    let file = open(path, true, false, OFlags::DIRECT).ok()?;
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     let mut page = Box::new(Page([0; 4096]));
     [LOGICAL_SHIFT_MIN, LOGICAL_SHIFT_MAX].into_iter().find(|shift| {
         let size = 1usize << shift;
@@ -266,174 +220,16 @@ fn direct_shift(path: &Path, bytes: u64) -> Option<u8> {
     })
 }
 
-/// Whether the filesystem takes a hole punched past the end, which changes nothing.
-fn can_punch(file: &File, bytes: u64, block_device: bool) -> bool {
+/// Whether blocks can be given back; tried by punching a hole past the end, which changes nothing.
+fn can_punch(device: &FileDevice) -> bool {
     use rustix::fs::FallocateFlags;
-    if block_device {
+    if device.is_block_device() {
         return true;
     }
-    let past = bytes.next_multiple_of(4096);
+    let past = device.len_bytes().next_multiple_of(4096);
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(file, flags, past, 4096).is_ok()
-}
-
-fn recognise(file: &File, bytes: u64) -> std::result::Result<Recognised, String> {
-    let mut sector = [0u8; 512];
-    file.read_exact_at(&mut sector, SUPER_OFFSET).map_err(|e| format!("superblock: {e}"))?;
-    let block = Superblock::read_from_bytes(&sector).map_err(|_| "superblock".to_owned())?;
-    if block.magic != SUPER_MAGIC {
-        return Err("no superblock at byte 1024".to_owned());
-    }
-    if block.crc.get() != block.checksum() {
-        return Err(
-            "its superblock at byte 1024 has a wrong checksum; fsck.vexfs can tell more".into()
-        );
-    }
-    let shift = block.block_shift.get();
-    let length = block.blocks.get().checked_mul(1u64.checked_shl(shift).unwrap_or(0)).unwrap_or(0);
-    if length == 0 || length > bytes {
-        return Err(format!("truncated: {bytes} bytes of a filesystem of {length}"));
-    }
-    Ok(Recognised { uuid: block.uuid, bytes: length })
-}
-
-/// Locks the whole image, shared for a reader.
-fn lock(file: &File, path: &Path, read_only: bool) -> Result<()> {
-    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    // SAFETY: `flock` is a plain C struct for which all-zero bytes are a valid value.
-    let mut request: libc::flock = unsafe { std::mem::zeroed() };
-    request.l_type = kind as libc::c_short;
-    request.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: F_OFD_SETLK reads a `flock` from the pointer, which outlives the call, and
-    // `file` keeps the descriptor open.
-    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
-    if done == 0 {
-        return Ok(());
-    }
-    let source = std::io::Error::last_os_error();
-    match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Err(locked(path)),
-        _ => Err(Error::Image { path: path.to_owned(), source }),
-    }
-}
-
-/// Somebody else has it, and who.
-fn locked(path: &Path) -> Error {
-    Error::ImageLocked { path: path.to_owned(), holder: usage::lock_holder(path) }
+    rustix::fs::fallocate(device.file(), flags, past, 4096).is_ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use zerocopy::IntoBytes;
-    use zerocopy::little_endian::{U32, U64};
-
-    const RAW: ImageOptions = ImageOptions { raw: true, read_only: false, buffered: false };
-
-    fn image(bytes: u64) -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(bytes).unwrap();
-        file
-    }
-
-    fn superblock(blocks: u64) -> Superblock {
-        let mut block = Superblock::read_from_bytes(&[0u8; 512]).unwrap();
-        block.magic = SUPER_MAGIC;
-        block.block_shift = U32::new(12);
-        block.blocks = U64::new(blocks);
-        block.uuid = [7; 16];
-        block.sealed()
-    }
-
-    #[test]
-    fn a_second_writer_is_refused_and_told_who_has_it() {
-        let file = image(1 << 20);
-        let first = Image::open(file.path(), RAW).unwrap();
-        let error = Image::open(file.path(), RAW).err().unwrap();
-        assert!(matches!(error, Error::ImageLocked { .. }), "{error}");
-        drop(first);
-        Image::open(file.path(), RAW).unwrap();
-    }
-
-    #[test]
-    fn two_readers_share_an_image() {
-        let file = image(1 << 20);
-        let options = ImageOptions { read_only: true, ..RAW };
-        let _first = Image::open(file.path(), options).unwrap();
-        Image::open(file.path(), options).unwrap();
-        assert!(matches!(Image::open(file.path(), RAW), Err(Error::ImageLocked { .. })));
-    }
-
-    #[test]
-    fn lengths_and_kinds_that_cannot_be_served_are_refused_by_name() {
-        let odd = image((1 << 20) + 100);
-        let error = Image::open(odd.path(), RAW).err().unwrap().to_string();
-        assert!(error.contains("1048676 bytes") && error.contains("512"), "{error}");
-        let empty = image(0);
-        assert!(matches!(Image::open(empty.path(), RAW), Err(Error::ImageEmpty(_))));
-        let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(Image::open(directory.path(), RAW), Err(Error::ImageKind(_))));
-        let missing = directory.path().join("none");
-        assert!(matches!(Image::open(&missing, RAW), Err(Error::Image { .. })));
-    }
-
-    #[test]
-    fn an_image_that_is_not_vexfs_needs_raw_until_it_is_formatted() {
-        let file = image(1 << 20);
-        let strict = ImageOptions { raw: false, ..RAW };
-        let error = Image::open(file.path(), strict).err().unwrap().to_string();
-        assert!(error.contains("not a VexFS image") && error.contains("--raw"), "{error}");
-        let raw = Image::open(file.path(), RAW).unwrap();
-        assert!(raw.recognise().is_err());
-        file.as_file().write_all_at(superblock(200).as_bytes(), SUPER_OFFSET).unwrap();
-        assert_eq!(raw.recognise().unwrap().uuid, [7; 16]);
-        drop(raw);
-        assert_eq!(Image::open(file.path(), strict).unwrap().exposed_bytes(), 200 * 4096);
-    }
-
-    #[test]
-    fn damaged_and_truncated_filesystems_are_named() {
-        let file = image(1 << 20);
-        let strict = ImageOptions { raw: false, ..RAW };
-        let mut bytes = superblock(256).as_bytes().to_vec();
-        bytes[100] ^= 1;
-        file.as_file().write_all_at(&bytes, SUPER_OFFSET).unwrap();
-        let error = Image::open(file.path(), strict).err().unwrap().to_string();
-        assert!(error.contains("wrong checksum"), "{error}");
-        file.as_file().write_all_at(superblock(257).as_bytes(), SUPER_OFFSET).unwrap();
-        let error = Image::open(file.path(), strict).err().unwrap().to_string();
-        assert!(error.contains("truncated"), "{error}");
-    }
-
-    #[test]
-    fn a_shrunk_or_replaced_image_is_noticed_once() {
-        let file = image(1 << 20);
-        let open = Image::open(file.path(), RAW).unwrap();
-        assert_eq!(open.check_identity(), None);
-        file.as_file().set_len(4096).unwrap();
-        assert!(open.check_identity().unwrap().contains("shrunk"));
-        assert!(open.lost() && open.check_identity().is_none());
-
-        let directory = tempfile::tempdir().unwrap();
-        let (path, other) = (directory.path().join("a"), directory.path().join("b"));
-        for path in [&path, &other] {
-            File::create(path).unwrap().set_len(1 << 20).unwrap();
-        }
-        let open = Image::open(&path, RAW).unwrap();
-        std::fs::rename(&other, &path).unwrap();
-        assert!(open.check_identity().unwrap().contains("replaced"));
-    }
-
-    // A smaller checkpoint shortens the image's tail, of which the device knows nothing; the image
-    // was taken for a shrunk one, and every request failed.
-    #[test]
-    fn an_image_whose_tail_of_checkpoints_becomes_shorter_is_not_lost() {
-        let file = image(1 << 20);
-        file.as_file().write_all_at(superblock(200).as_bytes(), SUPER_OFFSET).unwrap();
-        let open = Image::open(file.path(), ImageOptions { raw: false, ..RAW }).unwrap();
-        file.as_file().set_len(200 * 4096 + 8192).unwrap();
-        assert_eq!(open.check_identity(), None);
-        file.as_file().set_len(200 * 4096 - 1).unwrap();
-        assert!(open.check_identity().unwrap().contains("shrunk"));
-    }
-}
+mod tests;

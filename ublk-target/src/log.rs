@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The daemon's log: one line per event on standard error, which is the log file once the
-//! process is a daemon. It never goes through a device that the process serves, and a line that
-//! cannot be written is dropped.
+//! The daemon's log: one line per event on standard error, which is the log file once the process is a
+//! daemon. A line that cannot be written is dropped.
 
 use std::fmt::Arguments;
 use std::io::Write;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `vexfs-ublk`: parses the command line, runs one command, and turns its outcome into an exit
-//! code: 0, 1 for a failure, 2 for wrong usage.
+//! `vexfs-ublk`: parses the command line and runs one command. Exit code: 0, 1 for a failure, 2 for
+//! wrong usage.
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the driver asks for, decoded from an I/O descriptor.
+//! The driver's requests, decoded from I/O descriptors.
 //!
-//! Every request that leaves [`decode`] lies inside the device and has a length its operation
-//! can have; nothing behind it checks again. The flag bits are compared where the driver puts
-//! them, in `op_flags` itself and unshifted.
+//! Every request that [`decode`] returns lies inside the device, and its length is possible for its
+//! operation; nobody checks that again. Flags are bits of `op_flags` itself, not of the part above the
+//! operation.
 
-/// Bytes of the unit in which the driver counts.
+/// Bytes of a sector, the driver's unit.
 pub const SECTOR_BYTES: u64 = 512;
 
 const OP_READ: u32 = 0;
@@ -49,7 +49,7 @@ impl Op {
         !matches!(self, Self::Read | Self::Flush)
     }
 
-    /// The kind under which statistics count it.
+    /// The kind as which statistics count it.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self {
@@ -62,13 +62,13 @@ impl Op {
     }
 }
 
-/// Kinds of requests, as statistics know them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Kinds of requests in statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 #[repr(usize)]
 pub enum Kind {
     /// Reads.
     Read,
-    /// Writes, with FUA or without.
+    /// Writes, with or without FUA.
     Write,
     /// Flushes.
     Flush,
@@ -82,7 +82,7 @@ impl Kind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Flush, Self::Discard, Self::Zeroes];
 
-    /// The kind of an I/O descriptor, whether it can be decoded or not.
+    /// The kind of an I/O descriptor, even if it cannot be decoded.
     #[must_use]
     pub fn of(op_flags: u32) -> Option<Self> {
         Some(match op_flags & OP_MASK {
@@ -124,13 +124,16 @@ pub struct Request {
 pub struct Limits {
     /// Length of the device in bytes.
     pub device_bytes: u64,
-    /// Bytes that fit one request's buffer.
+    /// Bytes of one request's buffer.
     pub buffer_bytes: u32,
     /// Refuse everything that changes the image.
     pub read_only: bool,
 }
 
-/// Decodes an I/O descriptor, or says with which (positive) errno to refuse it.
+/// Decodes an I/O descriptor.
+///
+/// # Errors
+/// The (positive) errno with which to refuse it.
 pub fn decode(
     op_flags: u32,
     sectors: u32,

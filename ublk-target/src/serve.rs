@@ -1,51 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The daemon's life: from a device that was made to one that is gone.
+//! The daemon's life: from a device that was created to one that is gone.
 //!
-//! The main thread only waits: for a signal, for the queues' end, and once a second to see
-//! whether the image is still there. It never touches the device it serves while it serves it.
+//! The main thread only waits: for a signal, for the end of the queues, and once a second to check that
+//! the image is still there. It never opens the device it serves, because it would wait for itself.
 
-use crate::control::service::{ControlThread, Subject};
+use crate::control::answer::Sources;
+use crate::control::service::ControlThread;
 use crate::daemon::{self, Reporter};
-use crate::device::command::{Control, Info};
-use crate::device::{self, Served, Shape};
+use crate::device::command::{Control, DeviceInfo};
+use crate::device::{self, Served};
+use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
-use crate::follow::FollowThread;
-use crate::image::{Image, ImageOptions};
+use crate::image::Image;
+use crate::indexer::IndexerThread;
 use crate::lab::Lab;
 use crate::log_line;
-use crate::observe::DirtyLog;
-use crate::state::{DeviceState, Options, RunDir, process_start};
+use crate::options::Options;
+use crate::state::{DeviceState, RunDir, process_start};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vexfs_image::Access;
 
-/// Time that a daemon gets to end once its device is stopped; it saves its index.
+/// Time for a daemon to end once its device is stopped; it writes a checkpoint of its index.
 const END_DEADLINE: Duration = Duration::from_secs(120);
-
-/// Opens the image that the options name.
-pub fn open_image(options: &Options) -> Result<Image> {
-    let how =
-        ImageOptions { raw: options.raw, read_only: options.read_only, buffered: options.buffered };
-    Image::open(&options.image, how)
-}
 
 /// Serves in this process until the device goes away.
 pub fn run(job: &Job<'_>, image: Image, reporter: &mut Reporter) -> Result<()> {
     let mut control = Control::open()?;
     let info = match job.task {
-        Task::Add(id) => {
-            let options = job.options;
-            let shape = Shape {
-                id,
-                queues: options.queues,
-                depth: options.depth,
-                recovery: options.recovery,
-            };
-            device::add(&mut control, &shape)?
-        }
+        Task::Add(id) => device::add(&mut control, id, job.options)?,
         Task::Recover { id, .. } => control.info(id)?,
     };
     let running = match prepare(job, image, control, &info, reporter) {
@@ -64,36 +51,36 @@ pub fn run(job: &Job<'_>, image: Image, reporter: &mut Reporter) -> Result<()> {
     running.wait(job.run_dir)
 }
 
-/// A device to be served.
+/// What a daemon is started for.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    /// How.
+    /// How the device is served.
     pub options: &'a Options,
     /// Where its files are.
     pub run_dir: &'a RunDir,
-    /// Which.
+    /// What is to be done first.
     pub task: Task,
     /// Whether this process keeps its terminal.
     pub foreground: bool,
 }
 
-/// What a daemon is to do.
+/// What a daemon does first.
 #[derive(Clone, Copy, Debug)]
 pub enum Task {
-    /// Make a device, of that number if there is one.
+    /// Create a device; with this number, if one is given.
     Add(Option<u32>),
-    /// Take a device over whose server died.
+    /// Take over a device whose daemon died.
     Recover {
         /// Its number.
         id: u32,
-        /// The server died while its queues came up, see [`DeviceState::fetching`].
+        /// The daemon died while its queues were starting: see [`DeviceState::fetching`].
         begun: bool,
     },
 }
 
 struct Running {
     served: Served,
-    follower: FollowThread,
+    indexer: IndexerThread,
     control: ControlThread,
     lab: Option<Arc<Lab>>,
     image: Arc<Image>,
@@ -106,7 +93,7 @@ fn prepare(
     job: &Job<'_>,
     image: Image,
     control: Control,
-    info: &Info,
+    info: &DeviceInfo,
     reporter: &mut Reporter,
 ) -> Result<Running> {
     let Job { options, run_dir, task, foreground } = *job;
@@ -131,7 +118,7 @@ fn prepare(
     become_flusher();
     let signals = block_signals()?;
     let image = Arc::new(image);
-    let observer = Arc::new(
+    let dirty_log = Arc::new(
         DirtyLog::new(image.exposed_bytes())
             .map_err(|source| Error::System { what: "eventfd", source })?,
     );
@@ -142,23 +129,23 @@ fn prepare(
     let on_end = move || {
         let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
     };
-    let lab = lab(options, &image, &observer)?;
-    let host = device::Host { image: &image, observer: &observer, lab: lab.as_ref() };
+    let lab = lab(options, &image, &dirty_log)?;
+    let host = device::Host { image: &image, dirty_log: &dirty_log, lab: lab.as_ref() };
     let begun = matches!(task, Task::Recover { begun: true, .. });
-    let mut fetching = |now| {
-        state.fetching = now && info.queues > 1;
+    let mut fetching = |fetching| {
+        state.fetching = fetching && info.queues > 1;
         run_dir.save(&state)
     };
-    let served = device::start(control, info, &host, begun, &mut fetching, on_end)?;
-    let follower = FollowThread::start(image.clone(), observer.clone())?;
-    let subject = Subject {
-        view: follower.view().clone(),
-        observer,
+    let served = device::start(control, info, host, begun, &mut fetching, on_end)?;
+    let indexer = IndexerThread::start(image.clone(), dirty_log.clone())?;
+    let sources = Sources {
+        view: indexer.view().clone(),
+        dirty_log,
         queues: served.stats().to_vec(),
         started: Instant::now(),
         lab: lab.clone(),
     };
-    let control = ControlThread::start(&state.socket, image.path(), subject)?;
+    let control = ControlThread::start(&state.socket, image.path(), sources)?;
     log_line!(
         "device {id}: serving {} ({} bytes, {} queues of {}, {})",
         image.path().display(),
@@ -167,19 +154,19 @@ fn prepare(
         info.depth,
         if image.direct() { "direct" } else { "buffered" }
     );
-    Ok(Running { served, follower, control, lab, image, signals, queue_end, foreground })
+    Ok(Running { served, indexer, control, lab, image, signals, queue_end, foreground })
 }
 
-/// The crash lab, where the options ask for it.
-fn lab(options: &Options, image: &Image, observer: &Arc<DirtyLog>) -> Result<Option<Arc<Lab>>> {
+/// The crash lab, if the options ask for it.
+fn lab(options: &Options, image: &Image, dirty_log: &Arc<DirtyLog>) -> Result<Option<Arc<Lab>>> {
     if !options.crash_model {
         return Ok(None);
     }
-    let failed = |source| Error::Image { path: options.image.clone(), source };
-    let file = if image.read_only() { image.open_reader() } else { image.open_writer() };
-    let file = file.map_err(failed)?;
+    let failed = |source| Error::Image { path: image.path().to_owned(), source };
+    let access = if image.read_only() { Access::Read } else { Access::Write };
+    let file = image.reopen(access).map_err(failed)?;
     let record = options.record.as_deref();
-    let lab = Lab::new(file, image.exposed_bytes(), record, observer.clone());
+    let lab = Lab::new(file, image.exposed_bytes(), record, dirty_log.clone());
     let path = || options.record.clone().unwrap_or_default();
     lab.map(|lab| Some(Arc::new(lab))).map_err(|source| Error::Image { path: path(), source })
 }
@@ -187,7 +174,7 @@ fn lab(options: &Options, image: &Image, observer: &Arc<DirtyLog>) -> Result<Opt
 impl Running {
     fn wait(mut self, run_dir: &RunDir) -> Result<()> {
         let id = self.served.id();
-        let mut own_stop = false;
+        let mut stopped_by_signal = false;
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
         while !self.served.ended() {
             let mut fds = [
@@ -200,18 +187,18 @@ impl Running {
             if let Some(why) = self.image.check_identity() {
                 log_line!("{why}");
             }
-            if signalled && !own_stop {
+            if signalled && !stopped_by_signal {
                 let _ = rustix::io::read(&self.signals, &mut [0u8; 128]);
-                own_stop = self.stop_on_signal(id);
+                stopped_by_signal = self.stop_on_signal(id);
             }
         }
         let mut control = self.served.close();
-        self.follower.finish();
+        self.indexer.finish();
         self.control.finish();
         if let Some(lab) = &self.lab {
             lab.finish();
         }
-        if own_stop {
+        if stopped_by_signal {
             control.delete(id)?;
             run_dir.remove(id);
         }
@@ -246,21 +233,21 @@ pub fn in_use(id: u32) -> bool {
     opened.is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
 }
 
-/// Takes down a device whose start failed.
+/// Removes a device whose start failed.
 fn abandon(id: u32, run_dir: &RunDir) {
     let cleaned = (|| {
         let mut control = Control::open()?;
-        // Also ends the queues of a device that never started.
+        // This also ends the queues of a device that never started.
         control.stop(id)?;
         control.delete(id)
     })();
     if let Err(e) = cleaned {
-        log_line!("device {id} could not be taken down: {e}");
+        log_line!("device {id} could not be removed: {e}");
     }
     run_dir.remove(id);
 }
 
-/// Waits until a stopped device's daemon is gone.
+/// Waits until a stopped device's daemon has ended; false if it does not in time.
 pub fn wait_for_end(state: &DeviceState) -> bool {
     let deadline = Instant::now() + END_DEADLINE;
     while state.daemon_runs() {
@@ -272,10 +259,11 @@ pub fn wait_for_end(state: &DeviceState) -> bool {
     true
 }
 
-/// From the kernel's `sys/prctl.h`; the libc crate lacks it here.
+/// From the kernel's `linux/prctl.h`; the libc crate lacks it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
-/// This process is in the path of writeback: its allocations must not wait for writeback.
+/// Tells the kernel that writeback goes through this process, so that its allocations must not wait for
+/// writeback.
 fn become_flusher() {
     // SAFETY: the call takes numbers and changes only this process's flags.
     let done = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
@@ -285,11 +273,12 @@ fn become_flusher() {
     }
 }
 
-/// Turns the signals that end a process into something to poll, for all threads to come.
+/// Blocks the signals that end a process, in this thread and all that it starts, and returns a
+/// descriptor to poll for them.
 fn block_signals() -> Result<OwnedFd> {
     let failed = || Error::System { what: "signals", source: std::io::Error::last_os_error() };
-    // SAFETY: `set` is initialised by sigemptyset before use and outlives the calls; a signalfd
-    // that is returned belongs to nobody else.
+    // SAFETY: `set` is initialised by sigemptyset before it is used, and outlives the calls; nobody else
+    // owns the descriptor that signalfd returns.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);

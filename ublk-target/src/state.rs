@@ -1,52 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What is known of each device between commands: one JSON file per device.
 //!
-//! The files live in `/run/vexfs` (or `$VEXFS_RUN_DIR`), next to the daemon's log and socket. A
-//! file is replaced whole. It outlives a killed daemon, for `recover` needs it, and goes with the
-//! device; a device that is gone but has a file is forgotten when it is next looked at.
+//! The files are in `/run/vexfs` (or `$VEXFS_RUN_DIR`), beside the daemon's log and socket, and are
+//! always replaced whole. A file outlives a killed daemon, because `recover` needs it, and is removed
+//! with the device. `list` removes the file of a device that is gone.
 
-use crate::device::params::Recovery;
 use crate::error::{Error, Result};
+use crate::options::Options;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// How a device is to be served.
-// Each is a flag of the command line.
-#[allow(clippy::struct_excessive_bools)]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Options {
-    /// The image, as an absolute path.
-    pub image: PathBuf,
-    /// Served without looking into it.
-    pub raw: bool,
-    /// Never written.
-    pub read_only: bool,
-    /// Through the page cache.
-    pub buffered: bool,
-    /// Hardware queues.
-    pub queues: u16,
-    /// Requests per queue.
-    pub depth: u16,
-    /// What happens when the daemon dies.
-    pub recovery: Recovery,
-    /// The crash lab is under it.
-    #[serde(default)]
-    pub crash_model: bool,
-    /// Everything is recorded in this file.
-    #[serde(default)]
-    pub record: Option<PathBuf>,
-}
 
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
     /// Its number.
     pub id: u32,
-    /// The daemon.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// When the daemon began, in the kernel's ticks since boot: tells it from a later process.
+    /// When the daemon started, in clock ticks since boot: tells it from a later process with that id.
     pub started: u64,
     /// Length of the device in bytes.
     pub bytes: u64,
@@ -54,8 +27,8 @@ pub struct DeviceState {
     pub log: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
-    /// Some of several queues may be served and others not. A daemon that dies then must not be
-    /// followed by a `START_USER_RECOVERY`: Linux 6.12 panics over a queue without a server.
+    /// Perhaps not all of several queues are served yet. If the daemon dies meanwhile, its successor must
+    /// not send `START_USER_RECOVERY`: Linux 6.12 panics if a queue has no server.
     #[serde(default)]
     pub fetching: bool,
     /// How it is served.
@@ -64,18 +37,18 @@ pub struct DeviceState {
 }
 
 impl DeviceState {
-    /// Whether the daemon that wrote this still runs.
+    /// Whether the daemon still runs.
     #[must_use]
     pub fn daemon_runs(&self) -> bool {
         process_start(self.pid) == Some(self.started)
     }
 }
 
-/// Start time of a running process; `None` if it is gone, or dead and not yet buried.
+/// Start time of a running process; `None` if it is gone, or dead and not waited for.
 #[must_use]
 pub fn process_start(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
+    // The process's name, in parentheses, may contain anything.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     if matches!(fields.next()?, "Z" | "X" | "x") {
         return None;
@@ -83,7 +56,7 @@ pub fn process_start(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Whether a process has been sent SIGKILL and not died of it yet.
+/// Whether a process was sent SIGKILL and is not dead yet.
 #[must_use]
 pub fn is_killed(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -104,13 +77,13 @@ impl RunDir {
         Self(std::env::var_os("VEXFS_RUN_DIR").map_or_else(|| "/run/vexfs".into(), PathBuf::from))
     }
 
-    /// A directory of one's own.
+    /// Another directory.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
-    /// Makes the directory if it is missing.
+    /// Creates the directory if it is missing.
     pub fn create(&self) -> Result<()> {
         let failed = |source| Error::Runtime { path: self.0.clone(), source };
         fs::create_dir_all(&self.0).map_err(failed)
@@ -128,7 +101,7 @@ impl RunDir {
         self.0.join(format!("ublk{id}.sock"))
     }
 
-    /// Where a device's daemon may keep scratch files.
+    /// The directory for scratch files of a device's daemon.
     #[must_use]
     pub fn scratch(&self, id: u32) -> PathBuf {
         self.0.join(format!("ublk{id}.tmp"))
@@ -143,10 +116,10 @@ impl RunDir {
         let path = self.file(state.id);
         let failed = |source| Error::Runtime { path: path.clone(), source };
         let text = serde_json::to_vec_pretty(state).map_err(|e| failed(e.into()))?;
-        let fresh = path.with_extension("json.new");
-        let mut file = fs::File::create(&fresh).map_err(failed)?;
+        let written = path.with_extension("json.new");
+        let mut file = fs::File::create(&written).map_err(failed)?;
         file.write_all(&text).map_err(failed)?;
-        fs::rename(&fresh, &path).map_err(failed)
+        fs::rename(&written, &path).map_err(failed)
     }
 
     /// Reads a device's file; `None` if there is none.
@@ -177,7 +150,7 @@ impl RunDir {
         ids.into_iter().filter_map(|id| self.load(id).transpose()).collect()
     }
 
-    /// Forgets a device. The log stays until a device of that number is made again.
+    /// Removes a device's files, except its log, which stays until a device gets that number again.
     pub fn remove(&self, id: u32) {
         for path in [self.file(id), self.socket(id)] {
             let _ = fs::remove_file(path);
@@ -189,6 +162,8 @@ impl RunDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::params::Recovery;
+    use crate::options::ImageOptions;
 
     fn state(id: u32) -> DeviceState {
         DeviceState {
@@ -200,10 +175,7 @@ mod tests {
             socket: "/s".into(),
             fetching: false,
             options: Options {
-                image: "/i".into(),
-                raw: true,
-                read_only: false,
-                buffered: false,
+                image: ImageOptions { path: "/i".into(), raw: true, ..Default::default() },
                 queues: 1,
                 depth: 64,
                 recovery: Recovery::Reissue,
@@ -236,7 +208,7 @@ mod tests {
         assert!(!DeviceState { started: 1, ..state(0) }.daemon_runs());
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
-        // Dead but not waited for, or gone: both are not running.
+        // Neither a dead process that is not waited for nor a process that is gone is running.
         while process_start(pid).is_some() {
             std::thread::yield_now();
         }

@@ -16,7 +16,7 @@ use crate::tally::Tally;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
 
-/// The program with the index's mutants.
+/// The program with the index's mutants, and the simulator that finds them.
 const INDEX_LAB: &str = "vexfs-index-lab";
 
 /// Arguments that `vexfs-lab` understands.

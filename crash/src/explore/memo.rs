@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Verdicts by what was looked at: a decision tree whose inner nodes ask for the version of one
-//! sector, whose leaves are verdicts.
+//! Remembers verdicts by what was read: a decision tree whose inner nodes ask for the version of one
+//! sector and whose leaves are verdicts.
 //!
 //! Invariant: a path from the root to a leaf is the trace of a real evaluation. An evaluation is a
-//! function of what it reads, and which choice it looks at next follows from the answers so far;
-//! so every state that answers as the path does has that leaf's verdict. What an evaluation never
-//! looked at (blocks no root reaches) does not matter, and that is most of what a cut leaves.
+//! function of what it reads, and what it reads next follows from the answers so far. So every state
+//! that gives the same answers along the path has that leaf's verdict. Sectors that were never read
+//! (blocks that no root reaches) do not matter, and they are most of what a cut leaves.
 
-/// What an evaluation came to: the generation that was recovered, or what is wrong.
-pub type Verdict = Result<u64, String>;
+use super::judge::Verdict;
 
 enum Node {
     Unknown,
-    /// Ask for this choice; the child of each version.
+    /// Asks for the version of this choice, and has a child for each.
     Ask {
         choice: u32,
         children: Vec<u32>,
@@ -43,7 +42,7 @@ impl Memo {
                 Node::Ask { choice, children } => {
                     let version = *state.get(*choice as usize)?;
                     at = *children.get(usize::from(version))? as usize;
-                    // The root is nobody's child.
+                    // 0 stands for no child: no evaluation had this version.
                     if at == 0 {
                         return None;
                     }
@@ -52,11 +51,10 @@ impl Memo {
         }
     }
 
-    /// Takes in an evaluation. `versions` says how many versions a choice has, the durable one
-    /// included.
+    /// Adds an evaluation. `versions` says how many versions a choice has, the durable one included.
     ///
     /// # Errors
-    /// If the trace contradicts an earlier one: then something that judges is not deterministic.
+    /// If the trace contradicts an earlier one: the engine or the judge is not deterministic then.
     pub fn insert(
         &mut self,
         state: &[u16],
@@ -100,12 +98,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_has_the_verdict_of_whoever_answered_alike() {
+    fn states_with_the_same_answers_have_the_same_verdict() {
         let mut memo = Memo::default();
         let three = |_| 3;
         assert!(memo.find(&[0, 0, 0]).is_none());
         memo.insert(&[0, 1, 2], &[2, 0], &three, Ok(7)).unwrap();
-        assert_eq!(memo.find(&[0, 2, 2]), Some(&Ok(7)), "choice 1 was never looked at");
+        assert_eq!(memo.find(&[0, 2, 2]), Some(&Ok(7)), "choice 1 was never read");
         assert!(memo.find(&[1, 1, 2]).is_none() && memo.find(&[0, 1, 0]).is_none());
         memo.insert(&[1, 1, 2], &[2, 0, 1], &three, Err("no".into())).unwrap();
         assert_eq!(memo.find(&[1, 1, 2]), Some(&Err("no".into())));

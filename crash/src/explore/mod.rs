@@ -1,90 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The explorer: every state that a cut may leave of a recording, held against what it should be.
+//! The explorer: judges every state that a cut may leave of a recording.
 //!
-//! `points` finds the moments, `states` lists what may be left at each, `state` makes a device of
-//! one, `memo` remembers verdicts, a [`Judge`] gives them, `minimal` makes a failure small. Prose:
-//! `EXPLORE.md`. It changes nothing and knows no clock; a run follows from the recording and the
-//! seed.
+//! `points` finds the moments at which power may go, `states` lists what may be left at each,
+//! [`StateDevice`] makes a device of one state, a [`Judge`] gives verdicts, `memo` remembers them,
+//! `shrink` makes a failure small. In prose: `EXPLORE.md`. It changes nothing and knows no time; a run
+//! follows from the recording and the seed.
 
-pub mod judge;
+mod chosen;
+mod judge;
 mod memo;
-mod minimal;
+pub(crate) mod model_judge;
 pub mod picture;
 mod points;
-mod state;
+mod root_judge;
+mod shrink;
+mod state_device;
 mod states;
+mod tally;
 
-pub use judge::{Judge, RootJudge};
-pub use memo::Verdict;
+pub use chosen::Chosen;
+pub use judge::{Judge, Verdict, evaluate};
 pub use points::{Point, Unflushed};
-pub use state::StateDevice;
-pub use states::{Chosen, Limits};
+pub use root_judge::RootJudge;
+pub use state_device::StateDevice;
+pub use states::Limits;
+pub use tally::{Explored, Failure, PointTally};
 
 use crate::recording::Recording;
 use crate::rng::Rng;
 use memo::Memo;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-/// What was explored at one point.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PointTally {
-    /// Events before it.
-    pub event: usize,
-    /// Writes that were not durable.
-    pub writes: usize,
-    /// States that were held against the judge, no two of this point the same.
-    pub states: u64,
-    /// Those that were met at no point before.
-    pub distinct: u64,
-    /// States for which the engine was run; the others agreed with one of them on all it read.
-    pub evaluations: u64,
-    /// States by the generation that came back.
-    pub generations: BTreeMap<u64, u64>,
-    /// States that are wrong.
-    pub failed: u64,
-}
-
-/// A state that is wrong, as small as it could be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Events before the cut.
-    pub event: usize,
-    /// What was kept of the writes that were not durable.
-    pub chosen: Chosen,
-    /// What is wrong.
-    pub what: String,
-}
-
-/// What was explored in all.
-#[derive(Debug, Default)]
-pub struct Explored {
-    /// Points.
-    pub points: u64,
-    /// States.
-    pub states: u64,
-    /// States for which the engine was run.
-    pub evaluations: u64,
-    /// Wrong states.
-    pub failed: u64,
-    /// The hash of each state met.
-    pub distinct: HashSet<u64>,
-    /// The first failure of each point.
-    pub failures: Vec<Failure>,
-}
-
-impl Explored {
-    /// Adds what somebody else explored.
-    pub fn merge(&mut self, other: Self) {
-        self.points += other.points;
-        self.states += other.states;
-        self.evaluations += other.evaluations;
-        self.failed += other.failed;
-        self.distinct.extend(other.distinct);
-        self.failures.extend(other.failures);
-    }
-}
-
-/// Explores a recording. `each` hears of every point when it is done; it says whether to go on.
+/// Explores a recording. `each` is called after every point and says whether to go on.
 pub fn explore(
     recording: &Recording,
     judge: &dyn Judge,
@@ -98,17 +45,8 @@ pub fn explore(
     });
 }
 
-/// Judges one state by running the engine on it; the verdict and what was looked at.
-pub fn evaluate(point: &Point, state: &[u16], judge: &dyn Judge) -> (Verdict, Vec<u32>) {
-    let device = StateDevice::new(point, state);
-    let verdict = judge.judge(point.event, &device);
-    (verdict, device.into_trace())
-}
-
-/// The verdict on what `chosen` leaves at the point after `event` events.
-///
-/// # Errors
-/// What is wrong with that state; [`None`] if there is no such point.
+/// Judges one state: what `chosen` leaves at the point after `event` events. [`None`] if there is no
+/// such point.
 #[must_use]
 pub fn replay(
     recording: &Recording,
@@ -173,13 +111,10 @@ fn at_point(
         }
     });
     if let Some((state, what)) = first {
-        let (state, what) = minimal::state(point, judge, state, what);
+        let (state, what) = shrink::state(point, judge, state, what);
         let chosen = Chosen::of(point, &state);
         explored.failures.push(Failure { event: point.event, chosen, what });
     }
-    explored.points += 1;
-    explored.states += tally.states;
-    explored.evaluations += tally.evaluations;
-    explored.failed += tally.failed;
+    explored.add_point(&tally);
     tally
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The states explored as a picture: a row for each number of writes that were not durable at the
-//! cut, how many states that made, and which generation came back.
+//! Draws the states explored: a row for each number of writes that were not durable at the cut, with
+//! how many states there were and which generation came back.
 //!
 //! One SVG without scripts, fonts or background, readable on light and on dark pages.
 
-use super::PointTally;
+use super::tally::PointTally;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -14,22 +14,22 @@ const RIGHT: f64 = 250.0;
 const ROW: f64 = 22.0;
 const TOP: f64 = 84.0;
 const TEXT: &str = "#7a8490";
-/// What was promised, what was under way, what came later still; what is wrong.
+/// The promised generation, the one being committed, a later one.
 const COLOURS: [&str; 3] = ["#86a8c9", "#1f9d8a", "#c9a35b"];
 const WRONG: &str = "#d1495b";
 
-/// All points with as many unflushed writes.
+/// All points with the same number of unflushed writes.
 #[derive(Default)]
 struct Row {
     points: u64,
     states: u64,
     evaluations: u64,
     failed: u64,
-    /// By how many generations newer than the oldest that came back at the point.
+    /// States by how much newer their generation is than the oldest that came back at the point.
     newer: [u64; COLOURS.len()],
 }
 
-/// Rows beyond this many writes are drawn as one.
+/// Points with this many writes or more share one row.
 const MANY: usize = 16;
 
 /// Draws what was explored.

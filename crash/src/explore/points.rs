@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! From a recording to the moments at which a cut is interesting: what was durable then, and which
+//! Finds the moments of a recording at which a cut is worth exploring: what was durable then, and which
 //! writes were not.
 //!
-//! Invariant: every state a cut could leave at any moment of the recording is a state of one of
+//! Invariant: every state that a cut could leave at any moment of the recording is a state of one of
 //! these points. Between two of them the set of unflushed writes only grows, so the last moment
 //! before something becomes durable covers those before it. Rules: `FAULTS.md`.
 
@@ -11,7 +11,7 @@ use crate::recording::{Event, Recording, Request};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Part of a write that a cut may keep or lose: whole sectors.
+/// A write, or a part of one, whose sectors a cut may keep or lose.
 #[derive(Clone, Debug)]
 pub struct Unflushed {
     /// The request's number in the recording.
@@ -42,50 +42,50 @@ impl Unflushed {
 pub struct Choice {
     /// Its number.
     pub sector: u64,
-    /// The versions beside the durable one, oldest first, each content once.
+    /// Its versions, oldest first, except the durable one. Equal contents are one version.
     pub versions: Vec<Version>,
-    /// Who wrote it, in the order of submission.
+    /// The writes that wrote it, in the order of submission.
     pub covers: Vec<Cover>,
 }
 
 /// A write's part in a choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Cover {
-    /// Place among the point's writes.
+    /// Index of the write among the point's.
     pub write: u32,
-    /// Place within the write, in sectors.
+    /// Index of the sector within the write.
     pub index: u32,
-    /// The version it makes: 0 if that is what was durable already.
+    /// The version that it makes: 0 if its contents are those that were durable already.
     pub version: u16,
 }
 
 /// A version of a sector.
 #[derive(Clone, Copy, Debug)]
 pub struct Version {
-    /// Place among the point's writes.
+    /// Index of the write among the point's.
     pub write: u32,
-    /// Place within the write, in sectors.
+    /// Index of the sector within the write.
     pub index: u32,
-    /// What it adds to the hash of the image.
+    /// What it contributes to the hash of the image.
     pub hash: u64,
 }
 
-/// A moment at which power may go.
+/// A moment at which the power may go.
 #[derive(Clone, Debug)]
 pub struct Point {
-    /// Events that happened before it.
+    /// Events before it.
     pub event: usize,
     /// What is durable.
     pub medium: Image,
     /// Hash of what is durable.
     pub hash: u64,
-    /// Writes of which any sector may be kept or lost, in the order of their submission.
+    /// Writes that are not durable, in the order of submission.
     pub writes: Vec<Unflushed>,
     /// Sectors with more than one possible content, by number.
     pub choices: Vec<Choice>,
 }
 
-/// Hash of one sector at its place; 0 for zeroes, so that an untouched sector counts nothing.
+/// Hash of one sector at its place. 0 for zeroes, so that an untouched sector contributes nothing.
 fn hash_of(sector: u64, data: &[u8]) -> u64 {
     let mut any = 0;
     let mut hash = sector.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD6E8_FEB8_6659_FD93;
@@ -98,7 +98,7 @@ fn hash_of(sector: u64, data: &[u8]) -> u64 {
     if any == 0 { 0 } else { hash }
 }
 
-/// Walks a recording and hands each point to `each`, in order. Stops when that says so.
+/// Walks a recording and calls `each` with every point, in order, until it returns false.
 pub fn walk(recording: &Recording, each: &mut dyn FnMut(&Point) -> bool) {
     let mut walker = Walker {
         medium: recording.base.clone(),
@@ -111,7 +111,7 @@ pub fn walk(recording: &Recording, each: &mut dyn FnMut(&Point) -> bool) {
         match happened {
             Event::Submit { id, request } => walker.submit(*id, request, event),
             Event::Complete { id, ok } => {
-                if walker.settles(*id, *ok) && walker.grown && !each(&walker.point(event)) {
+                if walker.makes_durable(*id, *ok) && walker.grown && !each(&walker.point(event)) {
                     return;
                 }
                 walker.complete(*id, *ok, event);
@@ -130,7 +130,7 @@ struct Walker {
     writes: Vec<(Unflushed, bool)>,
     /// Flushes under way, and when they were submitted.
     flushes: HashMap<u64, usize>,
-    /// There are writes that no point has shown yet.
+    /// There are writes that no point had yet.
     grown: bool,
 }
 
@@ -152,8 +152,8 @@ impl Walker {
         self.grown = true;
     }
 
-    /// Whether a completion makes something durable.
-    fn settles(&self, id: u64, ok: bool) -> bool {
+    /// Whether this completion makes something durable.
+    fn makes_durable(&self, id: u64, ok: bool) -> bool {
         let fua = self.writes.iter().any(|(write, fua)| write.id == id && *fua);
         ok && (self.flushes.contains_key(&id) || fua)
     }
@@ -173,7 +173,7 @@ impl Walker {
         }
         let Some(place) = self.writes.iter().position(|(write, _)| write.id == id) else { return };
         let Some((write, fua)) = self.writes.get_mut(place) else { return };
-        // What failed may have been done in part, and no flush makes it certain.
+        // A write that failed may have been done in part, and no flush makes it certain.
         write.completed = ok.then_some(event);
         if ok && *fua {
             let (write, _) = self.writes.remove(place);
@@ -184,7 +184,7 @@ impl Walker {
         }
     }
 
-    /// Older writes lose the sectors that a durable one has overwritten.
+    /// Takes from older writes the sectors that a durable one has overwritten.
     fn supersede(&mut self, by: &Unflushed, before: usize) {
         let (from, to) = (by.first, by.first + by.sectors() as u64);
         let older: Vec<_> = self.writes.drain(..before).collect();
@@ -205,7 +205,7 @@ impl Walker {
         self.writes = kept;
     }
 
-    /// A flush that was submitted at event `since` is done.
+    /// Completes a flush that was submitted at event `since`.
     fn flushed(&mut self, since: usize) {
         let all = std::mem::take(&mut self.writes);
         for (place, (write, fua)) in all.into_iter().enumerate() {
@@ -237,7 +237,7 @@ impl Walker {
                     covers: Vec::new(),
                 });
                 let known = choice.versions.iter().position(|v| v.hash == hash);
-                // The same content again is no other state.
+                // The same contents again are no new version.
                 let version = match known {
                     Some(known) => known as u16 + 1,
                     None if hash == 0 => 0,
@@ -255,8 +255,8 @@ impl Walker {
 }
 
 impl Point {
-    /// The version of each choice if of every write the sectors are kept that `keep` says: 0 the
-    /// durable one, i the one at place i - 1.
+    /// The state if those sectors of each write are kept that `keep` says: for each choice 0 for the
+    /// durable version, or 1 + the index of another.
     pub fn apply(&self, keep: &dyn Fn(u32, u32) -> bool, state: &mut Vec<u16>) {
         state.clear();
         state.extend(self.choices.iter().map(|choice| {
@@ -265,14 +265,14 @@ impl Point {
         }));
     }
 
-    /// What a version holds.
+    /// The contents of a version.
     #[must_use]
     pub fn data(&self, version: &Version) -> &[u8] {
         let write = self.writes.get(version.write as usize);
         write.map_or(&[], |write| write.sector(version.index as usize))
     }
 
-    /// Hash of the image that a state is.
+    /// Hash of the image of a state.
     #[must_use]
     pub fn hash_of(&self, state: &[u16]) -> u64 {
         self.choices.iter().zip(state).fold(self.hash, |hash, (choice, version)| {

@@ -1,26 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What may be left at a point: which of its unflushed writes, and which sectors of them.
+//! Lists the states of a point: which of its unflushed writes are kept, and which sectors of them.
 //!
-//! Every subset of up to [`Limits::writes`] writes, seeded samples of more; each write torn at each
-//! of its sectors, the others kept or lost; and sectors by chance, each alone.
+//! Every subset of up to [`Limits::writes`] writes, and seeded samples of more; each write torn at each
+//! of its sectors, with the others kept or lost; and samples in which each sector is chosen alone.
 
 use super::points::Point;
 use crate::rng::Rng;
-use std::fmt;
-use std::str::FromStr;
 
 /// How much of a point to explore.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Up to so many writes every subset is explored.
+    /// Up to how many writes every subset is explored.
     pub writes: usize,
-    /// Subsets sampled where there are more.
+    /// How many subsets are sampled where there are more writes.
     pub samples: u64,
-    /// States in which every sector is chosen alone.
+    /// How many states are sampled in which every sector is chosen alone.
     pub torn: u64,
     /// Decides the samples.
     pub seed: u64,
-    /// Run the engine on every state, and hold the memo against it.
+    /// Run the engine on every state, and compare the memo with it.
     pub no_memo: bool,
 }
 
@@ -30,10 +28,10 @@ impl Default for Limits {
     }
 }
 
-/// Sectors of one write beyond which it is torn at some places only.
+/// At most how many places of one write it is torn at.
 const TORN_PLACES: usize = 64;
 
-/// Calls `each` with every state, the versions of the point's choices. Some come twice.
+/// Calls `each` with every state: the version of each of the point's choices. Some states come twice.
 pub fn each(point: &Point, limits: &Limits, rng: &mut Rng, each: &mut dyn FnMut(&[u16])) {
     let mut state = Vec::with_capacity(point.choices.len());
     let mut tell = |keep: &dyn Fn(u32, u32) -> bool| {
@@ -54,7 +52,7 @@ pub fn each(point: &Point, limits: &Limits, rng: &mut Rng, each: &mut dyn FnMut(
             tell(&|write, _| write != one);
         }
         for _ in 0..limits.samples {
-            // Some samples keep few writes, some most of them.
+            // Some samples keep few writes, others most of them.
             let (salt, odds) = (rng.next(), rng.below(15) + 1);
             tell(&|write, _| Rng::new(salt ^ u64::from(write)).next() % 16 < odds);
         }
@@ -81,103 +79,16 @@ pub fn each(point: &Point, limits: &Limits, rng: &mut Rng, each: &mut dyn FnMut(
     }
 }
 
-/// What was kept of a point's writes, by their numbers: `none`, or `3,5[0+1+7]`, where the brackets
-/// hold sectors of a write that was torn.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chosen(pub Vec<(u64, Option<Vec<u32>>)>);
-
-impl Chosen {
-    /// What a state is, written down.
-    #[must_use]
-    pub fn of(point: &Point, state: &[u16]) -> Self {
-        let mut chosen = Vec::new();
-        for (place, write) in point.writes.iter().enumerate() {
-            let place = place as u32;
-            let mut kept = Vec::new();
-            let mut own = 0;
-            for (choice, version) in point.choices.iter().zip(state) {
-                for cover in choice.covers.iter().filter(|c| c.write == place && c.version > 0) {
-                    own += 1;
-                    // The first write of a content stands for it.
-                    let first = choice.covers.iter().find(|c| c.version == *version);
-                    if first.is_some_and(|first| first.write == place) {
-                        kept.push(cover.index);
-                    }
-                }
-            }
-            if !kept.is_empty() {
-                chosen.push((write.id, (kept.len() < own).then_some(kept)));
-            }
-        }
-        Self(chosen)
-    }
-
-    /// The state of a point that this describes. Writes it does not name are lost.
-    #[must_use]
-    pub fn state(&self, point: &Point) -> Vec<u16> {
-        let mut state = Vec::new();
-        let keep = |write: u32, index: u32| {
-            let id = point.writes.get(write as usize).map(|write| write.id);
-            self.0.iter().any(|(named, sectors)| {
-                Some(*named) == id && sectors.as_ref().is_none_or(|s| s.contains(&index))
-            })
-        };
-        point.apply(&keep, &mut state);
-        state
-    }
-}
-
-impl fmt::Display for Chosen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        for (place, (id, sectors)) in self.0.iter().enumerate() {
-            write!(f, "{}{id}", if place > 0 { "," } else { "" })?;
-            if let Some(sectors) = sectors {
-                let list: Vec<String> = sectors.iter().map(u32::to_string).collect();
-                write!(f, "[{}]", list.join("+"))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for Chosen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self::default());
-        }
-        let wrong =
-            |part: &str| format!("'{part}' is no write: give 'none' or numbers as in '3,5[0+1+2]'");
-        text.split(',')
-            .map(|part| {
-                let (id, sectors) = match part.split_once('[') {
-                    None => (part, None),
-                    Some((id, rest)) => {
-                        let rest = rest.strip_suffix(']').ok_or_else(|| wrong(part))?;
-                        let sectors: Result<_, _> = rest.split('+').map(str::parse).collect();
-                        (id, Some(sectors.map_err(|_| wrong(part))?))
-                    }
-                };
-                Ok((id.parse().map_err(|_| wrong(part))?, sectors))
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::explore::points;
     use crate::image::Image;
     use crate::recording::{Event, Recording, Request};
     use std::collections::BTreeSet;
 
-    fn point(writes: &[(u64, usize)]) -> Point {
+    /// The point after writes at these places, of these lengths.
+    pub(in crate::explore) fn point(writes: &[(u64, usize)]) -> Point {
         let events = writes
             .iter()
             .enumerate()
@@ -197,7 +108,7 @@ mod tests {
         found.unwrap()
     }
 
-    fn states(point: &Point, limits: &Limits) -> BTreeSet<Vec<u16>> {
+    pub(in crate::explore) fn states(point: &Point, limits: &Limits) -> BTreeSet<Vec<u16>> {
         let mut met = BTreeSet::new();
         each(point, limits, &mut Rng::new(1), &mut |state| {
             met.insert(state.to_vec());
@@ -223,16 +134,5 @@ mod tests {
         let point = point(&writes);
         let met = states(&point, &Limits { samples: 500, ..Limits::default() });
         assert!(met.len() > 400 && met.contains(&vec![0; 20]) && met.contains(&vec![1; 20]));
-    }
-
-    #[test]
-    fn what_was_chosen_is_read_as_it_is_written() {
-        let point = point(&[(0, 2048), (4096, 512), (512, 512)]);
-        for state in states(&point, &Limits::default()) {
-            let chosen = Chosen::of(&point, &state);
-            assert_eq!(chosen.state(&point), state, "{chosen}");
-            assert_eq!(chosen.to_string().parse(), Ok(chosen));
-        }
-        assert!("3,x".parse::<Chosen>().is_err() && "3[1".parse::<Chosen>().is_err());
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A recording as a file: written as things happen, readable however it ends.
+//! A recording as a file. It is written as requests are carried out and can be read however it ends.
 //!
 //! Eight bytes of magic and version, the device's length as a 64-bit little-endian number, then
 //! frames: length and CRC32C of the body as 32-bit little-endian numbers, and the body, a `bincode`
-//! message. First the pages of the beginning that are not zero, then a mark that they are complete,
-//! then events. A frame that is cut off or does not match its checksum ends the recording; what came
-//! before it counts.
+//! message. First the pages of the device's first contents that are not zero, then a mark that they are
+//! complete, then events. A frame that is cut off or does not match its checksum ends the recording;
+//! the frames before it count.
 
 use super::{Event, Recording, Request};
 use crate::image::Image;
@@ -17,21 +17,23 @@ use std::path::{Path, PathBuf};
 const MAGIC: [u8; 8] = *b"VXREC\0\0\x01";
 /// Longest body; the largest request is far shorter.
 const BODY_BYTES_MAX: u32 = 64 << 20;
-/// Bytes of one page of the beginning.
+/// Bytes of one page of the first contents.
 const PAGE: usize = 64 << 10;
 const BUFFER: usize = 1 << 20;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system says so.
+    /// The system's error.
     #[error("{0}: {1}")]
     Io(PathBuf, #[source] io::Error),
-    /// It is something else.
-    #[error("{0}: not a recording of vexfs-ublk, or of another version")]
+    /// It is something else than a recording.
+    #[error("{0}: not a recording of vexfs-ublk, or one of another version")]
     Foreign(PathBuf),
-    /// It ends before what it was made on is complete.
-    #[error("{0}: it ends before the device's first contents do: nothing can be rebuilt from it")]
+    /// It ends before the device's first contents are complete.
+    #[error(
+        "{0}: the recording ends before the device's first contents are complete: no image can be rebuilt from it"
+    )]
     NoBeginning(PathBuf),
 }
 
@@ -50,13 +52,13 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<{ BODY_BYTES_MAX as usize }>()
 }
 
-/// Writes a recording as it happens.
+/// Writes a recording, event by event.
 pub struct Writer {
     to: BufWriter<File>,
 }
 
 impl Writer {
-    /// Begins a recording of a device of `bytes` bytes whose contents `base` gives.
+    /// Begins a recording of a device of `bytes` bytes with the contents that `base` reads.
     ///
     /// # Errors
     /// The system's.
@@ -87,37 +89,37 @@ impl Writer {
         self.to.write_all(&body)
     }
 
-    /// Adds an event. A flush, a mark and what is durable at once are in the file when this returns.
+    /// Adds an event. Flushes, marks and writes with FUA have reached the file when this returns.
     ///
     /// # Errors
     /// The system's.
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
-        let mut settle = false;
+        let mut write_out = false;
         let frame = match event {
             Event::Submit { id, request } => match request {
                 Request::Write { at, data, fua } => {
-                    settle = *fua;
+                    write_out = *fua;
                     Frame::Write { id: *id, at: *at, data: data.to_vec(), fua: *fua }
                 }
                 Request::Zeroes { at, len, fua } => {
                     Frame::Zeroes { id: *id, at: *at, len: *len, fua: *fua }
                 }
                 Request::Flush => {
-                    settle = true;
+                    write_out = true;
                     Frame::Flush { id: *id }
                 }
             },
             Event::Complete { id, ok } => Frame::Complete { id: *id, ok: *ok },
             Event::Mark(text) => {
-                settle = true;
+                write_out = true;
                 Frame::Mark(text.clone())
             }
         };
         self.frame(&frame)?;
-        if settle { self.to.flush() } else { Ok(()) }
+        if write_out { self.to.flush() } else { Ok(()) }
     }
 
-    /// Ends the recording.
+    /// Ends the recording; everything has reached the file when this returns.
     ///
     /// # Errors
     /// The system's.
@@ -127,10 +129,10 @@ impl Writer {
 }
 
 impl Recording {
-    /// Reads a recording; what follows a damaged or cut off frame does not count.
+    /// Reads a recording up to its end or the first frame that is damaged or cut off.
     ///
     /// # Errors
-    /// If it is none, cannot be read, or ends before its beginning is complete.
+    /// If it is not a recording, cannot be read, or ends before the first contents are complete.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let failed = |e| FileError::Io(path.to_owned(), e);
         let mut from = BufReader::with_capacity(BUFFER, File::open(path).map_err(failed)?);
@@ -169,7 +171,7 @@ impl Recording {
     }
 }
 
-/// As many bytes as there are.
+/// Reads until the buffer is full or the file ends; returns the bytes read.
 fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
     while let Some(rest) = buffer.get_mut(got..).filter(|rest| !rest.is_empty()) {
@@ -183,7 +185,7 @@ fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-/// The next frame; [`None`] where the file ends, wholly or not.
+/// The next frame; [`None`] at the end, or if the frame is damaged or cut off.
 fn next(from: &mut dyn Read) -> io::Result<Option<Frame>> {
     let mut head = [0; 8];
     if fill(from, &mut head)? < head.len() {
@@ -205,7 +207,7 @@ fn next(from: &mut dyn Read) -> io::Result<Option<Frame>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Keep;
+    use crate::cache::Keep;
 
     fn events() -> Vec<Event> {
         let write = |id, at, byte, fua| Event::Submit {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The operations of small workloads, by the names they are written with.
+//! The operations of small workloads, and their names in scripts.
 //!
-//! The tree they find (see [`SETUP`]): directories `d`, `e` (empty) and `v` (vectors); files `f`
-//! (three and a half blocks), `g` (one block, a second name `d/g`), `p` (unwritten blocks), `v/x`
-//! (vectors); a symbolic link `s`. An operation on what is not there does nothing.
+//! Each begins with the same tree (see [`SETUP`]): directories `d`, `e` (empty) and `v` (vectors);
+//! files `f` (three and a half blocks), `g` (one block, a second name `d/g`), `p` (unwritten blocks)
+//! and `v/x` (vectors); a symbolic link `s`. An operation on a path that does not exist does nothing.
 
+use crate::halt::{Halt, ensure, mismatch};
+use crate::lockstep::Lockstep;
 use crate::model::{BLOCK, Model};
 use crate::rng::Rng;
-use crate::work::{Run, World, ensure, wrong};
 use vexfs::{Error, Ino, NewInode, RenameFlags, SetAttr, VectorLayout, XattrMode};
 
 /// One operation.
@@ -18,7 +19,7 @@ pub(super) enum Op {
     Link(&'static str, &'static str),
     Unlink(&'static str),
     Rmdir(&'static str),
-    /// From, to: refusing to replace, exchanging.
+    /// From, to, whether it refuses to replace, whether it exchanges.
     Rename(&'static str, &'static str, bool, bool),
     /// Path, first byte, bytes.
     Write(&'static str, u64, usize),
@@ -34,9 +35,9 @@ pub(super) enum Op {
     Vector(&'static str, bool),
     /// `fsync`: a whole commit.
     Fsync,
-    /// `fsync` of data that was overwritten in place, if that is all there is.
+    /// `fsync` that only flushes, if nothing but data in place was changed.
     Fdatasync,
-    /// A commit is begun and not written yet: what follows runs beside it.
+    /// A commit is begun and not written yet: later operations run beside it.
     Freeze,
     /// The commit that was begun is written.
     Finish,
@@ -47,7 +48,7 @@ const DIR: u32 = 0o040_755;
 const LNK: u32 = 0o120_777;
 const FIFO: u32 = 0o010_600;
 
-/// What every workload begins with, committed.
+/// Makes what every workload begins with.
 pub(super) const SETUP: &[Op] = &[
     Op::Create("d", DIR),
     Op::Create("e", DIR),
@@ -122,18 +123,18 @@ pub(super) const OPS: &[(&str, Op)] = &[
     ("vector -x v", Op::Vector("v", false)),
 ];
 
-/// The kinds of synchronisation that may follow an operation. The first is none at all.
+/// The synchronisations that may follow an operation, beside none at all.
 pub(super) const SYNCS: &[(&str, Op)] =
     &[("fsync", Op::Fsync), ("fdatasync", Op::Fdatasync), ("freeze", Op::Freeze)];
 
 /// The operation of that name.
-pub(super) fn named(name: &str) -> Option<(&'static str, Op)> {
+pub(super) fn by_name(name: &str) -> Option<(&'static str, Op)> {
     let finish = [("finish", Op::Finish)];
     OPS.iter().chain(SYNCS).chain(&finish).find(|(known, _)| *known == name).copied()
 }
 
-/// Directory, name, and what is there.
-fn place(model: &Model, path: &'static str) -> Option<(u64, &'static [u8], Option<u64>)> {
+/// The directory and name that a path stands for, and the inode that has it.
+fn resolve(model: &Model, path: &'static str) -> Option<(u64, &'static [u8], Option<u64>)> {
     let (dir, name) = match path.split_once('/') {
         None => (Ino::ROOT.0, path),
         Some((dir, name)) => {
@@ -146,147 +147,178 @@ fn place(model: &Model, path: &'static str) -> Option<(u64, &'static [u8], Optio
     Some((dir, name, there))
 }
 
-/// Does to the model what was done to the engine, and holds their answers against each other.
-fn both<T, U>(
-    world: &mut World,
+/// Does to the model what was done to the engine, and compares their answers. [`None`] if both
+/// refused it.
+fn compare_answers<T, U>(
+    lockstep: &mut Lockstep,
     got: Result<T, Error>,
     model: impl FnOnce(&mut Model) -> Result<U, Error>,
-) -> Run<Option<T>> {
-    let expected = model(&mut world.model).map(|_| ());
+) -> Result<Option<T>, Halt> {
+    let expected = model(&mut lockstep.model).map(|_| ());
     match (got, expected) {
         (Ok(value), Ok(())) => Ok(Some(value)),
         (Err(a), Err(b)) if crate::model::same_error(&a, &b) => Ok(None),
         (got, expected) => {
             let got = got.map(|_| ());
-            wrong(format!("the engine says {got:?}, the model {expected:?}"))
+            mismatch(format!("the engine says {got:?}, the model {expected:?}"))
         }
     }
 }
 
-/// Does an operation. `number` is its place in the script: what it writes follows from it.
-pub(super) fn run(world: &mut World, op: Op, number: u64) -> Run<()> {
-    world.clock += 1;
-    let now = world.now();
-    let find = |world: &World, path| place(&world.model, path).and_then(|(_, _, there)| there);
-    let file = |world: &World, path| {
-        find(world, path).filter(|i| world.model.get(*i).is_ok_and(|n| n.attr.is_file()))
-    };
+/// The inode at a path.
+fn find(lockstep: &Lockstep, path: &'static str) -> Option<u64> {
+    resolve(&lockstep.model, path).and_then(|(_, _, ino)| ino)
+}
+
+/// The regular file at a path.
+fn find_file(lockstep: &Lockstep, path: &'static str) -> Option<u64> {
+    find(lockstep, path)
+        .filter(|ino| lockstep.model.get(*ino).is_ok_and(|node| node.attr.is_file()))
+}
+
+/// Does an operation. `number` is its place in the script and decides what it writes.
+pub(super) fn run(lockstep: &mut Lockstep, op: Op, number: u64) -> Result<(), Halt> {
+    lockstep.clock += 1;
     match op {
-        Op::Fsync => world.commit(),
-        Op::Fdatasync => world.flush(),
-        Op::Freeze => world.freeze(),
-        Op::Finish => world.finish(),
-        Op::Unnamed => {
-            let new = NewInode { mode: REG, uid: 0, gid: 0, rdev: 0, target: b"", now };
-            let got = world.run(|v| v.create_unnamed(&new))?;
-            let ino = got.as_ref().map_or(Ino(0), |inode| inode.ino);
-            both(world, got, |m| m.create_unnamed(ino, &new)).map(drop)
-        }
-        Op::Create(path, mode) => {
-            let Some((dir, name, _)) = place(&world.model, path) else { return Ok(()) };
-            let target: &[u8] = if mode == LNK { b"somewhere/else" } else { b"" };
-            let new = NewInode { mode, uid: 1, gid: 2, rdev: 0, target, now };
-            let got = world.run(|v| v.create(Ino(dir), name, &new))?;
-            let ino = got.as_ref().map_or(Ino(0), |inode| inode.ino);
-            both(world, got, |m| m.create(ino, dir, name, &new)).map(drop)
-        }
-        Op::Link(from, to) => {
-            let (Some(ino), Some((dir, name, _))) = (find(world, from), place(&world.model, to))
-            else {
-                return Ok(());
-            };
-            let got = world.run(|v| v.link(Ino(ino), Ino(dir), name, now))?;
-            both(world, got, |m| m.link(ino, dir, name, now)).map(drop)
-        }
-        Op::Unlink(path) | Op::Rmdir(path) => {
-            let Some((dir, name, _)) = place(&world.model, path) else { return Ok(()) };
-            let rmdir = matches!(op, Op::Rmdir(_));
-            let got = world.run(|v| {
-                let dir = Ino(dir);
-                if rmdir { v.rmdir(dir, name, now) } else { v.unlink(dir, name, now) }
-            })?;
-            let gone = both(world, got, |m| m.remove(dir, name, rmdir, now))?;
-            evict(world, gone)
-        }
-        Op::Rename(from, to, no_replace, exchange) => {
-            let (Some((from, a, _)), Some((to, b, _))) =
-                (place(&world.model, from), place(&world.model, to))
-            else {
-                return Ok(());
-            };
-            let flags = RenameFlags { no_replace, exchange };
-            let got = world.run(|v| v.rename(Ino(from), a, Ino(to), b, flags, now))?;
-            let done = both(world, got, |m| m.rename(from, a, to, b, flags, now))?;
-            evict(world, done.and_then(|done| done.other))
-        }
-        Op::Write(path, at, len) => match file(world, path) {
-            Some(ino) => write(world, ino, at, len, number),
+        Op::Fsync => lockstep.commit(),
+        Op::Fdatasync => lockstep.flush(),
+        Op::Freeze => lockstep.freeze(),
+        Op::Finish => lockstep.finish(),
+        Op::Unnamed
+        | Op::Create(..)
+        | Op::Link(..)
+        | Op::Unlink(_)
+        | Op::Rmdir(_)
+        | Op::Rename(..) => run_on_names(lockstep, op),
+        Op::Write(path, at, len) => match find_file(lockstep, path) {
+            Some(ino) => write(lockstep, ino, at, len, number),
             None => Ok(()),
         },
-        Op::Append(path, len) => match file(world, path) {
+        Op::Append(path, len) => match find_file(lockstep, path) {
             Some(ino) => {
-                let at = world.model.get(ino).map_or(0, |node| node.attr.size);
-                write(world, ino, at, len, number)
+                let at = lockstep.model.get(ino).map_or(0, |node| node.attr.size);
+                write(lockstep, ino, at, len, number)
             }
             None => Ok(()),
         },
         Op::Truncate(path, size) => {
-            file(world, path).map_or(Ok(()), |ino| world.truncate(ino, size))
+            find_file(lockstep, path).map_or(Ok(()), |ino| lockstep.truncate(ino, size))
         }
         Op::Punch(path, from, count) => {
-            file(world, path).map_or(Ok(()), |ino| world.punch(ino, from, count))
+            find_file(lockstep, path).map_or(Ok(()), |ino| lockstep.punch(ino, from, count))
         }
-        Op::Preallocate(path, from, count) => {
-            let Some(ino) = file(world, path) else { return Ok(()) };
-            world.preallocate(ino, from, count).map(drop)
-        }
-        Op::Chmod(path) => {
-            let Some(ino) = find(world, path) else { return Ok(()) };
-            let set = SetAttr { mode: Some(0o711), uid: Some(7), ctime: now, ..SetAttr::default() };
-            let got = world.run(|v| v.set_attr(Ino(ino), &set))?;
-            both(world, got, |m| m.set_attr(ino, &set)).map(drop)
-        }
-        Op::Xattr(path, name, len) => {
-            let Some(ino) = find(world, path) else { return Ok(()) };
-            let value = bytes(number, len);
-            let name = name.as_bytes();
-            let got = world.run(|v| v.xattr_set(Ino(ino), name, &value, XattrMode::Set, now))?;
-            both(world, got, |m| m.xattr_set(ino, name, &value, XattrMode::Set, now)).map(drop)
-        }
-        Op::XattrRemove(path, name) => {
-            let Some(ino) = find(world, path) else { return Ok(()) };
-            let name = name.as_bytes();
-            let got = world.run(|v| v.xattr_remove(Ino(ino), name, now))?;
-            both(world, got, |m| m.xattr_remove(ino, name, now)).map(drop)
-        }
-        Op::Vector(path, on) => {
-            let Some(ino) = find(world, path) else { return Ok(()) };
-            let layout = VectorLayout::parse("type=f32,dim=384,metric=cosine");
-            let Ok(layout) = layout else { return wrong("a vector attribute is refused") };
-            let layout = on.then_some(layout);
-            let got = world.run(|v| v.set_vector(Ino(ino), layout.as_ref(), now))?;
-            both(world, got, |m| m.set_vector(ino, layout, now)).map(drop)
+        Op::Preallocate(path, from, count) => match find_file(lockstep, path) {
+            Some(ino) => lockstep.preallocate(ino, from, count).map(drop),
+            None => Ok(()),
+        },
+        Op::Chmod(path) | Op::Xattr(path, ..) | Op::XattrRemove(path, _) | Op::Vector(path, _) => {
+            match find(lockstep, path) {
+                Some(ino) => run_on_attributes(lockstep, op, ino, number),
+                None => Ok(()),
+            }
         }
     }
 }
 
-/// Bytes that say which operation wrote them.
+/// The operations that change directories.
+fn run_on_names(lockstep: &mut Lockstep, op: Op) -> Result<(), Halt> {
+    let now = lockstep.now();
+    match op {
+        Op::Unnamed => {
+            let new = NewInode { mode: REG, uid: 0, gid: 0, rdev: 0, target: b"", now };
+            let got = lockstep.run(|v| v.create_unnamed(&new))?;
+            let ino = got.as_ref().map_or(Ino(0), |inode| inode.ino);
+            compare_answers(lockstep, got, |m| m.create_unnamed(ino, &new)).map(drop)
+        }
+        Op::Create(path, mode) => {
+            let Some((dir, name, _)) = resolve(&lockstep.model, path) else { return Ok(()) };
+            let target: &[u8] = if mode == LNK { b"somewhere/else" } else { b"" };
+            let new = NewInode { mode, uid: 1, gid: 2, rdev: 0, target, now };
+            let got = lockstep.run(|v| v.create(Ino(dir), name, &new))?;
+            let ino = got.as_ref().map_or(Ino(0), |inode| inode.ino);
+            compare_answers(lockstep, got, |m| m.create(ino, dir, name, &new)).map(drop)
+        }
+        Op::Link(from, to) => {
+            let (Some(ino), Some((dir, name, _))) =
+                (find(lockstep, from), resolve(&lockstep.model, to))
+            else {
+                return Ok(());
+            };
+            let got = lockstep.run(|v| v.link(Ino(ino), Ino(dir), name, now))?;
+            compare_answers(lockstep, got, |m| m.link(ino, dir, name, now)).map(drop)
+        }
+        Op::Unlink(path) | Op::Rmdir(path) => {
+            let Some((dir, name, _)) = resolve(&lockstep.model, path) else { return Ok(()) };
+            let rmdir = matches!(op, Op::Rmdir(_));
+            let got = lockstep.run(|v| {
+                let dir = Ino(dir);
+                if rmdir { v.rmdir(dir, name, now) } else { v.unlink(dir, name, now) }
+            })?;
+            let gone = compare_answers(lockstep, got, |m| m.remove(dir, name, rmdir, now))?;
+            evict(lockstep, gone)
+        }
+        Op::Rename(from, to, no_replace, exchange) => {
+            let (Some((from, a, _)), Some((to, b, _))) =
+                (resolve(&lockstep.model, from), resolve(&lockstep.model, to))
+            else {
+                return Ok(());
+            };
+            let flags = RenameFlags { no_replace, exchange };
+            let got = lockstep.run(|v| v.rename(Ino(from), a, Ino(to), b, flags, now))?;
+            let done = compare_answers(lockstep, got, |m| m.rename(from, a, to, b, flags, now))?;
+            evict(lockstep, done.and_then(|done| done.other))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The operations that change one inode's attributes.
+fn run_on_attributes(lockstep: &mut Lockstep, op: Op, ino: u64, number: u64) -> Result<(), Halt> {
+    let now = lockstep.now();
+    match op {
+        Op::Chmod(_) => {
+            let set = SetAttr { mode: Some(0o711), uid: Some(7), ctime: now, ..SetAttr::default() };
+            let got = lockstep.run(|v| v.set_attr(Ino(ino), &set))?;
+            compare_answers(lockstep, got, |m| m.set_attr(ino, &set)).map(drop)
+        }
+        Op::Xattr(_, name, len) => {
+            let (name, value, mode) = (name.as_bytes(), bytes(number, len), XattrMode::Set);
+            let got = lockstep.run(|v| v.xattr_set(Ino(ino), name, &value, mode, now))?;
+            compare_answers(lockstep, got, |m| m.xattr_set(ino, name, &value, mode, now)).map(drop)
+        }
+        Op::XattrRemove(_, name) => {
+            let name = name.as_bytes();
+            let got = lockstep.run(|v| v.xattr_remove(Ino(ino), name, now))?;
+            compare_answers(lockstep, got, |m| m.xattr_remove(ino, name, now)).map(drop)
+        }
+        Op::Vector(_, on) => {
+            let layout = VectorLayout::parse("type=f32,dim=384,metric=cosine");
+            let Ok(layout) = layout else { return mismatch("a vector attribute is refused") };
+            let layout = on.then_some(layout);
+            let got = lockstep.run(|v| v.set_vector(Ino(ino), layout.as_ref(), now))?;
+            compare_answers(lockstep, got, |m| m.set_vector(ino, layout, now)).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that differ from those of every other operation.
 fn bytes(number: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0; len];
     Rng::new(number + 1).fill(&mut data);
     data
 }
 
-fn write(world: &mut World, ino: u64, at: u64, len: usize, number: u64) -> Run<()> {
-    let fits = world.write(ino, at, &bytes(number, len), true)?;
-    ensure!(fits, "the image of a small workload is full");
+fn write(lockstep: &mut Lockstep, ino: u64, at: u64, len: usize, number: u64) -> Result<(), Halt> {
+    let fits = lockstep.write(ino, at, &bytes(number, len), true)?;
+    ensure!(fits, "a small workload ran out of space: the image is too small for it");
     Ok(())
 }
 
-/// Removes what lost its last name.
-fn evict(world: &mut World, gone: Option<vexfs::Inode>) -> Run<()> {
+/// Removes an inode that lost its last name.
+fn evict(lockstep: &mut Lockstep, gone: Option<vexfs::Inode>) -> Result<(), Halt> {
     match gone.filter(|inode| inode.nlink == 0) {
-        Some(inode) => world.evict(inode.ino.0),
+        Some(inode) => lockstep.evict(inode.ino.0),
         None => Ok(()),
     }
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs-index-lab`: the index's mutants, for `vexfs-lab mutants --with` to run.
 //!
-//! `list` prints a line for each, its name and its mistake, apart by a tab. `be NAME` hunts as that
-//! mutant, or as `none`: what was found is printed, who found it before it, and the exit code is 1.
+//! `list` prints a line for each mutant: its name, a tab, its mistake. `be NAME` simulates as that
+//! mutant, or without a mistake as `none`. If something is wrong, the part of the simulation that
+//! found it is printed, a tab, and what it is; the exit code is 1.
 
 use std::process::ExitCode;
 
-use vexfs_index::{lab, mutants};
+use vexfs_index::{mutants, simulator};
 
-/// Seeds that the index without a mistake is held against.
+/// Seeds that are simulated without a mistake.
 const CONTROL_SEEDS: u64 = 60;
 
 fn main() -> ExitCode {
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
         ["be", name] => {
             let Some((mutant, ..)) = mutants::ALL.iter().find(|(_, known, _)| *known == name)
             else {
-                eprintln!("vexfs-index-lab: there is no mutant '{name}': 'list' prints them all");
+                eprintln!(
+                    "vexfs-index-lab: there is no mutant '{name}'; 'list' prints all of them"
+                );
                 return ExitCode::from(2);
             };
             mutants::choose(*mutant);
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match lab::hunt(seeds) {
+    match simulator::simulate(seeds) {
         Ok(()) => ExitCode::SUCCESS,
         Err((by, what)) => {
             println!("{by}\t{what}");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Checkpoints in a directory beside the image: a file per blob, and `manifest`.
+//! Checkpoints in a directory: a file for each blob, and the file `manifest`.
 //!
-//! Blob names are numbers never used before in this directory. The manifest is written beside
-//! itself, synced, renamed over the old one, and the directory synced.
+//! A blob's name is a number that no other file in the directory has. A manifest is written under
+//! another name and synced, then renamed over the old one, and the directory is synced.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Blob, Fill, MANIFEST_MAX, Store, Summing, Take};
+use super::{Blob, ChecksumWriter, Fill, MANIFEST_MAX, Store, Take};
 use crate::error::{IndexError, Result};
 
 const MANIFEST: &str = "manifest";
@@ -26,7 +26,7 @@ pub struct DirStore {
 }
 
 impl DirStore {
-    /// `open(path)` - creates the directory, readable by its owner only, if it is not there.
+    /// `open(path)` - makes the directory, readable by its owner only, if it does not exist.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let failed = || IndexError::storage(format!("opening directory {}", path.display()));
@@ -69,9 +69,9 @@ impl Store for DirStore {
         let written = (|| {
             let file = File::create_new(&path).map_err(failed())?;
             let synced = file.try_clone().map_err(failed())?;
-            let mut summing = Summing::new(BufWriter::with_capacity(BUFFER, file), bytes);
-            fill(&mut summing)?;
-            let crc = summing.finish().map_err(failed())?;
+            let mut writer = ChecksumWriter::new(BufWriter::with_capacity(BUFFER, file), bytes);
+            fill(&mut writer)?;
+            let crc = writer.finish().map_err(failed())?;
             synced.sync_data().map_err(failed())?;
             Ok(Blob { at, bytes, crc })
         })();
@@ -91,7 +91,7 @@ impl Store for DirStore {
     fn publish(&mut self, manifest: &[u8]) -> Result<()> {
         let fresh = self.path.join(FRESH);
         let replace = || -> io::Result<()> {
-            // Every blob is synced; their names become durable before the one that uses them.
+            // The blobs are synced already. Their names have to be durable before the manifest is.
             self.sync_dir()?;
             let mut file = File::create(&fresh)?;
             file.write_all(manifest)?;
@@ -107,7 +107,7 @@ impl Store for DirStore {
         let path = self.path.join(MANIFEST);
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
-            File::open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut bytes)?;
+            File::open(&path)?.take(MANIFEST_MAX as u64 + 1).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         match read() {
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_fresh_and_leftovers_of_a_crash_go() {
+    fn names_are_not_reused_and_leftovers_of_a_crash_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoints");
         let mut store = DirStore::open(&path).unwrap();
         assert!(store.manifest().unwrap().is_none());
         let (old, new) = (put(&mut store, b"old").unwrap(), put(&mut store, b"newer").unwrap());
         store.publish(b"first").unwrap();
-        // The process dies here: a blob and a manifest that nobody published stay behind.
+        // The process dies here: a blob and a manifest that were not published stay behind.
         fs::write(path.join(FRESH), b"half").unwrap();
         drop(store);
         let mut store = DirStore::open(&path).unwrap();
@@ -188,7 +188,7 @@ mod tests {
         storage(DirStore::open(nowhere).map(drop), "opening directory");
         let mut store = DirStore::open(dir.path()).unwrap();
         let blob = put(&mut store, b"abc").unwrap();
-        // Directories where files are expected: they open, and no read of them succeeds.
+        // A directory where a file is expected can be opened, but not read.
         fs::create_dir(dir.path().join(MANIFEST)).unwrap();
         storage(store.manifest().map(drop), "reading");
         fs::remove_file(store.blob(blob.at)).unwrap();

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What [`TailStore`](super::TailStore) needs of a file, so that tests can bring a forgetful one.
+//! What [`TailStore`](super::TailStore) needs of a file, so that tests can use a simulated one.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-/// Bytes at offsets; durable after `sync`, in any order before it.
+/// Bytes at offsets. A write is durable after `sync`; before, any part of it may be.
 pub trait Medium: Send {
     /// Reads exactly `buffer.len()` bytes.
     fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
     /// Writes all of `data`, growing the medium if it must.
     fn write_all_at(&self, data: &[u8], at: u64) -> io::Result<()>;
-    /// Makes everything written so far durable.
+    /// Makes all writes so far durable.
     fn sync(&self) -> io::Result<()>;
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;
@@ -17,7 +17,7 @@ pub trait Medium: Send {
     fn is_empty(&self) -> io::Result<bool> {
         self.len().map(|bytes| bytes == 0)
     }
-    /// Cuts it off.
+    /// Cuts the medium off at this length.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
 }
 
@@ -35,7 +35,7 @@ impl Medium for File {
     }
 
     fn len(&self) -> io::Result<u64> {
-        // Seeking tells the length of a block device too, where metadata says 0.
+        // Seeking also tells the length of a block device, for which the metadata says 0.
         rustix::fs::seek(self, rustix::fs::SeekFrom::End(0)).map_err(Into::into)
     }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Where checkpoints lie: blobs that are written once, and a manifest that is replaced atomically.
+//! Where checkpoints are stored: blobs that are written once, and a manifest that is replaced
+//! atomically.
 //!
-//! The contract that makes a crash harmless: a blob is never changed and never reused while a
-//! durable manifest names it; a manifest becomes durable only after every blob it names. What a
-//! store returns is not believed: a blob's checksum is in the manifest, the manifest's in itself.
+//! A crash is harmless because every store keeps two rules: a blob is neither changed nor reused
+//! while a durable manifest names it, and a manifest becomes durable only after every blob that it
+//! names. A store does not verify what it reads: the manifest has the checksum of every blob and
+//! of itself. What is in a manifest, a store does not know.
 
 mod dir;
-#[cfg(any(test, feature = "mutants"))]
-pub(crate) mod forgetful;
 mod medium;
 mod tail;
+#[cfg(any(test, feature = "mutants"))]
+pub(crate) mod volatile;
 
 use std::io::{self, Read, Write};
 
@@ -17,16 +19,19 @@ pub use dir::DirStore;
 pub use medium::Medium;
 pub use tail::TailStore;
 
-use crate::error::{IndexError, Result};
-use crate::mutants::{self, Mutant};
+use crate::{
+    error::{IndexError, Result},
+    mutants::{self, Mutant},
+};
 
-/// A manifest is read into memory whole: longer than the longest that is written it is not believed.
-pub(crate) const MANIFEST_MAX: u64 = crate::codec::SEALED_MAX as u64;
+/// Bytes of the longest manifest: that of a million files with their states fits. It is read into
+/// memory whole, so a longer one is neither written nor believed.
+pub(crate) const MANIFEST_MAX: usize = (1 << 29) + 20;
 
-/// A stored run of bytes: where it is, how long, and its CRC32C.
+/// Stored bytes: where they are, how many, and their CRC32C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Blob {
-    /// The store's name for it: a number or an offset.
+    /// Its name in the store: a number, or an offset in bytes.
     pub at: u64,
     /// Its length in bytes.
     pub bytes: u64,
@@ -41,19 +46,20 @@ pub type Take<'a> = dyn FnMut(&mut dyn Read) -> Result<()> + 'a;
 
 /// A place for checkpoints.
 pub trait Store: Send {
-    /// Stores exactly `bytes` bytes from `fill`. They need not be durable yet.
+    /// `write_blob(bytes, fill)` - stores exactly `bytes` bytes from `fill`. They need not be
+    /// durable yet.
     fn write_blob(&mut self, bytes: u64, fill: &mut Fill<'_>) -> Result<Blob>;
-    /// Hands a blob's bytes to `take`; they are not verified here.
+    /// `read_blob(blob, take)` - hands a blob's bytes to `take`, not verified.
     fn read_blob(&mut self, blob: &Blob, take: &mut Take<'_>) -> Result<()>;
-    /// Makes all blobs durable, then replaces the manifest by these bytes, durably.
+    /// `publish(manifest)` - makes all blobs durable, then replaces the manifest, durably.
     fn publish(&mut self, manifest: &[u8]) -> Result<()>;
-    /// The current manifest's bytes, if there ever was one.
+    /// `manifest()` - the current manifest, if there is one.
     fn manifest(&mut self) -> Result<Option<Vec<u8>>>;
-    /// Frees every blob but these.
+    /// `retain(live)` - frees every blob but these.
     fn retain(&mut self, live: &[Blob]) -> Result<()>;
 }
 
-/// Reads a blob and verifies length and checksum: what `take` made of it is void on an error.
+/// Reads a blob and verifies its length and checksum. On an error, discard what `take` made of it.
 pub(crate) fn read_verified(
     store: &mut dyn Store,
     blob: &Blob,
@@ -63,15 +69,15 @@ pub(crate) fn read_verified(
     let mut crc = 0;
     let mut seen = 0;
     let read = store.read_blob(blob, &mut |from| {
-        let mut summed = Summed { from, crc: 0, bytes: 0 };
-        take(&mut summed)?;
-        // Also what `take` did not want belongs to the checksum.
-        let rest = io::copy(&mut summed, &mut io::sink());
-        (crc, seen) = (summed.crc, summed.bytes);
+        let mut reader = ChecksumReader { from, crc: 0, bytes: 0 };
+        take(&mut reader)?;
+        // The checksum includes what `take` did not read.
+        let rest = io::copy(&mut reader, &mut io::sink());
+        (crc, seen) = (reader.crc, reader.bytes);
         rest.map(drop).map_err(IndexError::storage(format!("reading {what}")))
     });
     if let Err(error) = read {
-        // A read error is the device's news; anything else follows from wrong bytes.
+        // Bytes that are not there are damage; any other error of the storage is reported as it is.
         return Err(match error {
             IndexError::Storage { ref source, .. }
                 if source.kind() == io::ErrorKind::UnexpectedEof
@@ -88,14 +94,14 @@ pub(crate) fn read_verified(
     Ok(())
 }
 
-/// Sums what passes on its way out of a store.
-struct Summed<'a> {
+/// Computes the checksum of what is read from a store.
+struct ChecksumReader<'a> {
     from: &'a mut dyn Read,
     crc: u32,
     bytes: u64,
 }
 
-impl Read for Summed<'_> {
+impl Read for ChecksumReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.from.read(buffer)?;
         self.crc = crc32c::crc32c_append(self.crc, &buffer[..got]);
@@ -104,19 +110,19 @@ impl Read for Summed<'_> {
     }
 }
 
-/// Sums what passes on its way into a store, and refuses more than was announced.
-pub(crate) struct Summing<W> {
+/// Computes the checksum of what is written to a store, and refuses more bytes than announced.
+pub(crate) struct ChecksumWriter<W> {
     pub to: W,
     pub crc: u32,
     pub left: u64,
 }
 
-impl<W: Write> Summing<W> {
+impl<W: Write> ChecksumWriter<W> {
     pub(crate) fn new(to: W, bytes: u64) -> Self {
         Self { to, crc: 0, left: bytes }
     }
 
-    /// The checksum, if exactly what was announced was written.
+    /// The checksum, if exactly the announced bytes were written.
     pub(crate) fn finish(mut self) -> io::Result<u32> {
         self.to.flush()?;
         if self.left > 0 {
@@ -126,7 +132,7 @@ impl<W: Write> Summing<W> {
     }
 }
 
-impl<W: Write> Write for Summing<W> {
+impl<W: Write> Write for ChecksumWriter<W> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         if buffer.len() as u64 > self.left {
             return Err(io::Error::other("more bytes than announced"));

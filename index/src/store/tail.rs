@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Checkpoints in an image's own tail, so that an image stays one file.
+//! Checkpoints in the tail of an image, past the filesystem's last block, so that an image stays
+//! one file.
 //!
-//! The region begins with two 4 KiB slots; after them lie blobs and manifests in extents of
-//! 512-byte units. A slot holds (sequence, where the manifest lies, its length, its CRC32C) and
-//! its own CRC32C. Publishing: sync the blobs and the new manifest, write the slot that is *not*
-//! current, sync. Whichever write is lost or torn, one slot stays valid, and everything it
-//! names is left alone until the other one is durable. Never touches a byte before the region.
+//! The region begins with two slots of 4 KiB; blobs and manifests follow, in units of 512 bytes.
+//! A slot holds a [`SlotRecord`]: which manifest is the current one. To publish a manifest, sync
+//! it and its blobs, write the slot that is *not* current, and sync.
+//!
+//! Invariant: whichever write is lost or torn, one slot is valid, and everything it names is left
+//! alone until the other slot is durable. No byte before the region is ever written.
 
 use std::{
     collections::BTreeMap,
@@ -13,38 +15,81 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write},
 };
 
-use super::{Blob, Fill, MANIFEST_MAX, Medium, Store, Summing, Take};
-use crate::error::{IndexError, Result};
-use crate::mutants::{self, Mutant};
+use super::{Blob, ChecksumWriter, Fill, MANIFEST_MAX, Medium, Store, Take};
+use crate::{
+    error::{IndexError, Result},
+    mutants::{self, Mutant},
+};
 
 const SLOT_BYTES: u64 = 4096;
 const DATA_AT: u64 = 2 * SLOT_BYTES;
 const UNIT: u64 = 512;
 const MAGIC: [u8; 8] = *b"VXTAIL01";
-const RECORD: usize = 40;
 const BUFFER: usize = 1 << 18;
 
-/// Checkpoints in `[start, end)` of a file.
+/// What a slot says; FORMAT.md has its layout.
+#[derive(Clone, Copy)]
+struct SlotRecord {
+    /// The valid record with the larger number is the current one.
+    sequence: u64,
+    manifest: Blob,
+}
+
+impl SlotRecord {
+    const BYTES: usize = 40;
+    /// The last field is the CRC32C of the bytes before it.
+    const CRC_AT: usize = Self::BYTES - 4;
+
+    fn encode(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.manifest.at.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.manifest.bytes.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.manifest.crc.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..Self::CRC_AT]);
+        bytes[Self::CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// `None` if magic number or checksum is wrong.
+    fn decode(bytes: &[u8; Self::BYTES]) -> Option<Self> {
+        let word = |from: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[from..from + 8]);
+            u64::from_le_bytes(word)
+        };
+        let checksums = word(32);
+        let (manifest_crc, crc) = (checksums as u32, (checksums >> 32) as u32);
+        if bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..Self::CRC_AT]) != crc {
+            return None;
+        }
+        let manifest = Blob { at: word(16), bytes: word(24), crc: manifest_crc };
+        Some(Self { sequence: word(8), manifest })
+    }
+}
+
+/// Checkpoints in the bytes from `start` to `end` of a file.
 pub struct TailStore<M: Medium = File> {
     medium: M,
     start: u64,
     end: Option<u64>,
-    // First byte to first byte past it; what a durable manifest or a fresh blob occupies.
+    // What a durable manifest or a new blob occupies: its first byte, and the first byte past it.
     used: BTreeMap<u64, u64>,
     current: Option<Current>,
     sequence: u64,
 }
 
-/// The valid manifest: its slot and its extent.
+/// The current manifest, and the slot that names it.
 #[derive(Clone, Copy)]
 struct Current {
     slot: u64,
-    blob: Blob,
+    manifest: Blob,
 }
 
 impl<M: Medium> TailStore<M> {
-    /// `open(medium, start, end)` - `start` is a multiple of 4096 past everything else in the file;
-    /// without `end` the file grows and shrinks as needed.
+    /// `open(medium, start, end)` - `start` is a multiple of 4096, past everything else in the file.
+    /// Without an `end` the file grows and shrinks as needed.
     pub fn open(medium: M, start: u64, end: Option<u64>) -> Result<Self> {
         let room = end.map_or(u64::MAX, |end| end.saturating_sub(start));
         if !start.is_multiple_of(SLOT_BYTES) || room < DATA_AT + UNIT {
@@ -54,30 +99,31 @@ impl<M: Medium> TailStore<M> {
                 DATA_AT + UNIT
             )));
         }
-        let mut this =
-            Self { medium, start, end, used: BTreeMap::new(), current: None, sequence: 0 };
-        let mut found = [this.read_slot(0)?, this.read_slot(1)?];
+        let used = BTreeMap::new();
+        let mut store = Self { medium, start, end, used, current: None, sequence: 0 };
+        let mut found = [store.read_slot(0)?, store.read_slot(1)?];
         found.sort_by_key(|slot| std::cmp::Reverse(slot.map(|(sequence, _)| sequence)));
-        this.sequence = found[0].map_or(0, |(sequence, _)| sequence);
+        store.sequence = found[0].map_or(0, |(sequence, _)| sequence);
         if mutants::is(Mutant::SlotOlder) {
             found.reverse();
         }
         for (_, candidate) in found.into_iter().flatten() {
-            if this.read_manifest(&candidate.blob)?.is_some() {
-                this.current = Some(candidate);
-                this.occupy(&candidate.blob);
+            if store.read_manifest(&candidate.manifest)?.is_some() {
+                store.current = Some(candidate);
+                store.occupy(&candidate.manifest);
                 break;
             }
         }
-        Ok(this)
+        Ok(store)
     }
 
+    /// A slot's sequence, and what it names, if that lies in the region.
     fn read_slot(&self, slot: u64) -> Result<Option<(u64, Current)>> {
-        let mut record = [0u8; RECORD];
+        let mut record = [0u8; SlotRecord::BYTES];
         let at = self.start + slot * SLOT_BYTES;
         match self.medium.read_exact_at(&mut record, at) {
             Ok(()) => {}
-            // The file ends here: there never was a checkpoint.
+            // The file ends here: no checkpoint was ever written.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => {
                 return Err(IndexError::storage(format!("reading slot {slot} at byte {at}"))(
@@ -85,26 +131,20 @@ impl<M: Medium> TailStore<M> {
                 ));
             }
         }
-        let word = |from: usize| {
-            let mut bytes = [0u8; 8];
-            bytes.copy_from_slice(&record[from..from + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let sums = word(32);
-        let (crc, own) = (sums as u32, (sums >> 32) as u32);
-        if record[..8] != MAGIC || crc32c::crc32c(&record[..36]) != own {
+        let Some(SlotRecord { sequence, manifest }) = SlotRecord::decode(&record) else {
             return Ok(None);
-        }
-        let blob = Blob { at: word(16), bytes: word(24), crc };
-        let inside = blob.at >= self.start + DATA_AT
-            && blob.bytes <= MANIFEST_MAX
-            && blob.at.checked_add(blob.bytes).is_some_and(|to| self.end.is_none_or(|e| to <= e));
-        Ok(inside.then_some((word(8), Current { slot, blob })))
+        };
+        let end = manifest.at.checked_add(manifest.bytes);
+        let inside = manifest.at >= self.start + DATA_AT
+            && manifest.bytes <= MANIFEST_MAX as u64
+            && end.is_some_and(|end| self.end.is_none_or(|limit| end <= limit));
+        Ok(inside.then_some((sequence, Current { slot, manifest })))
     }
 
-    /// Whether the medium is long enough for it: asked before memory is taken.
+    /// Whether the medium is long enough for a blob; asked before memory is taken for it.
     fn reaches(&self, blob: &Blob) -> Result<bool> {
-        let len = self.medium.len().map_err(IndexError::storage("measuring the image's tail"))?;
+        let len =
+            self.medium.len().map_err(IndexError::storage("reading the length of the image"))?;
         Ok(blob.at.checked_add(blob.bytes).is_some_and(|to| to <= len))
     }
 
@@ -158,10 +198,10 @@ impl<M: Medium> TailStore<M> {
     fn put(&mut self, bytes: u64, fill: &mut Fill<'_>) -> Result<Blob> {
         let at = self.allocate(bytes)?;
         let written = (|| {
-            let sink = BufWriter::with_capacity(BUFFER, Sink { medium: &self.medium, at });
-            let mut summing = Summing::new(sink, bytes);
-            fill(&mut summing)?;
-            let crc = summing
+            let sink = BufWriter::with_capacity(BUFFER, MediumWriter { medium: &self.medium, at });
+            let mut writer = ChecksumWriter::new(sink, bytes);
+            fill(&mut writer)?;
+            let crc = writer
                 .finish()
                 .map_err(IndexError::storage(format!("writing {bytes} bytes at byte {at}")))?;
             Ok(Blob { at, bytes, crc })
@@ -186,8 +226,8 @@ impl<M: Medium> Store for TailStore<M> {
         if blob.at < self.start + DATA_AT || !self.reaches(blob)? {
             return Err(IndexError::Damaged(format!("a blob at byte {} of the image", blob.at)));
         }
-        let source = Source { medium: &self.medium, at: blob.at, left: blob.bytes };
-        take(&mut BufReader::with_capacity(BUFFER, source))
+        let reader = MediumReader { medium: &self.medium, at: blob.at, left: blob.bytes };
+        take(&mut BufReader::with_capacity(BUFFER, reader))
     }
 
     fn publish(&mut self, manifest: &[u8]) -> Result<()> {
@@ -201,15 +241,10 @@ impl<M: Medium> Store for TailStore<M> {
         let other = u64::from(!mutants::is(Mutant::SlotCurrent));
         let slot = self.current.map_or(0, |current| current.slot ^ other);
         let mut block = [0u8; SLOT_BYTES as usize];
-        block[..8].copy_from_slice(&MAGIC);
-        block[8..16].copy_from_slice(&sequence.to_le_bytes());
-        block[16..24].copy_from_slice(&blob.at.to_le_bytes());
-        block[24..32].copy_from_slice(&blob.bytes.to_le_bytes());
-        block[32..36].copy_from_slice(&blob.crc.to_le_bytes());
-        let own = crc32c::crc32c(&block[..36]);
-        block[36..RECORD].copy_from_slice(&own.to_le_bytes());
+        let record = SlotRecord { sequence, manifest: blob }.encode();
+        block[..SlotRecord::BYTES].copy_from_slice(&record);
         let at = self.start + slot * SLOT_BYTES;
-        // From here on the slot may hold either record: the number is spent.
+        // If the write fails, the slot may hold either record: the number is used up.
         self.sequence = sequence;
         self.medium
             .write_all_at(&block, at)
@@ -217,13 +252,13 @@ impl<M: Medium> Store for TailStore<M> {
         if !mutants::is(Mutant::SlotSync) {
             self.sync()?;
         }
-        self.current = Some(Current { slot, blob });
+        self.current = Some(Current { slot, manifest: blob });
         Ok(())
     }
 
     fn manifest(&mut self) -> Result<Option<Vec<u8>>> {
         match self.current {
-            Some(current) => self.read_manifest(&current.blob),
+            Some(current) => self.read_manifest(&current.manifest),
             None => Ok(None),
         }
     }
@@ -231,7 +266,7 @@ impl<M: Medium> Store for TailStore<M> {
     fn retain(&mut self, live: &[Blob]) -> Result<()> {
         self.used.clear();
         if let Some(current) = self.current {
-            self.occupy(&current.blob);
+            self.occupy(&current.manifest);
         }
         for blob in live {
             self.occupy(blob);
@@ -247,12 +282,12 @@ impl<M: Medium> Store for TailStore<M> {
     }
 }
 
-struct Sink<'a, M> {
+struct MediumWriter<'a, M> {
     medium: &'a M,
     at: u64,
 }
 
-impl<M: Medium> Write for Sink<'_, M> {
+impl<M: Medium> Write for MediumWriter<'_, M> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.medium.write_all_at(buffer, self.at)?;
         self.at += buffer.len() as u64;
@@ -264,13 +299,13 @@ impl<M: Medium> Write for Sink<'_, M> {
     }
 }
 
-struct Source<'a, M> {
+struct MediumReader<'a, M> {
     medium: &'a M,
     at: u64,
     left: u64,
 }
 
-impl<M: Medium> Read for Source<'_, M> {
+impl<M: Medium> Read for MediumReader<'_, M> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         self.medium.read_exact_at(&mut buffer[..take], self.at)?;

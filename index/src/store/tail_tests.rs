@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The tail store on a medium that forgets what was not synced.
+//! The tail store on a medium that loses what was not synced.
 
-use super::super::forgetful::Forgetful;
+use super::super::volatile::VolatileMedium;
 use super::*;
 use proptest::prelude::*;
 
@@ -43,7 +43,11 @@ fn content(round: u64, i: u64) -> Vec<u8> {
 }
 
 /// One checkpoint: keeps the even blobs of the last one, adds new ones.
-fn checkpoint(store: &mut TailStore<Forgetful>, round: u64, live: &[Blob]) -> Result<Vec<Blob>> {
+fn checkpoint(
+    store: &mut TailStore<VolatileMedium>,
+    round: u64,
+    live: &[Blob],
+) -> Result<Vec<Blob>> {
     let mut blobs: Vec<Blob> = live.iter().copied().step_by(2).collect();
     for i in 0..=round % 4 {
         blobs.push(put(store, &content(round, i))?);
@@ -58,13 +62,13 @@ proptest! {
 
     #[test]
     fn a_power_cut_leaves_the_old_or_the_new_checkpoint_whole(
-        fuse in 0u64..120, luck in any::<u64>(), start in 0u64..3,
+        calls in 0u64..120, luck in any::<u64>(), start in 0u64..3,
     ) {
         let start = start * SLOT_BYTES;
-        let disk = Forgetful::default();
+        let disk = VolatileMedium::default();
         disk.disk().lowest = start;
         let mut store = TailStore::open(disk.clone(), start, None).unwrap();
-        disk.disk().fuse = Some(fuse);
+        disk.disk().calls_left = Some(calls);
         let (mut live, mut round) = (Vec::new(), 0);
         let failed = loop {
             round += 1;
@@ -131,7 +135,7 @@ fn space_is_reused_and_given_back() {
 
 #[test]
 fn a_full_region_is_an_error_and_the_old_checkpoint_stays() {
-    let disk = Forgetful::default();
+    let disk = VolatileMedium::default();
     let mut store = TailStore::open(disk.clone(), 0, Some(DATA_AT + 4096)).unwrap();
     let blob = put(&mut store, &[1; 2000]).unwrap();
     store.publish(&manifest(1, &[blob])).unwrap();
@@ -145,7 +149,7 @@ fn a_full_region_is_an_error_and_the_old_checkpoint_stays() {
 
 #[test]
 fn a_flipped_bit_anywhere_is_never_taken_for_a_checkpoint() {
-    let disk = Forgetful::default();
+    let disk = VolatileMedium::default();
     let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
     for round in 1..=2u64 {
         store.publish(&manifest(round, &[])).unwrap();
@@ -153,7 +157,7 @@ fn a_flipped_bit_anywhere_is_never_taken_for_a_checkpoint() {
     }
     drop(store);
     let newest = disk.disk().seen.clone();
-    for byte in (0..RECORD).map(|i| SLOT_BYTES as usize + i) {
+    for byte in (0..SlotRecord::BYTES).map(|i| SLOT_BYTES as usize + i) {
         for bit in 0..8 {
             disk.disk().seen.clone_from(&newest);
             disk.disk().seen[byte] ^= 1 << bit;
@@ -166,21 +170,23 @@ fn a_flipped_bit_anywhere_is_never_taken_for_a_checkpoint() {
     }
 }
 
-/// A slot's record with a right checksum.
-fn record(sequence: u64, blob: Blob) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    for word in [sequence, blob.at, blob.bytes] {
-        bytes.extend_from_slice(&word.to_le_bytes());
+/// The table in FORMAT.md.
+#[test]
+fn a_slot_is_laid_out_as_the_format_says() {
+    let manifest = Blob { at: 0x1122_3344_5566, bytes: 0x99, crc: 0xdead_beef };
+    let mut expected = b"VXTAIL01".to_vec();
+    for word in [7, manifest.at, manifest.bytes] {
+        expected.extend_from_slice(&word.to_le_bytes());
     }
-    bytes.extend_from_slice(&blob.crc.to_le_bytes());
-    let own = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&own.to_le_bytes());
-    bytes
+    expected.extend_from_slice(&manifest.crc.to_le_bytes());
+    let crc = crc32c::crc32c(&expected);
+    expected.extend_from_slice(&crc.to_le_bytes());
+    assert_eq!(SlotRecord { sequence: 7, manifest }.encode()[..], expected);
 }
 
 /// Two checkpoints, the second in slot 1, both still on the disk.
-fn two() -> Forgetful {
-    let disk = Forgetful::default();
+fn two() -> VolatileMedium {
+    let disk = VolatileMedium::default();
     let mut store = TailStore::open(disk.clone(), 0, None).unwrap();
     for round in 1..=2u64 {
         store.publish(&manifest(round, &[])).unwrap();
@@ -200,13 +206,13 @@ fn a_slot_that_names_what_cannot_be_gives_way_to_the_other() {
     let end = good.len() as u64;
     for (what, blob) in [
         ("in the slots", Blob { at: SLOT_BYTES, bytes: 8, crc: 0 }),
-        ("too long", Blob { at: DATA_AT, bytes: MANIFEST_MAX + 1, crc: 0 }),
+        ("too long", Blob { at: DATA_AT, bytes: MANIFEST_MAX as u64 + 1, crc: 0 }),
         ("past every number", Blob { at: u64::MAX - 3, bytes: 8, crc: 0 }),
         ("past the region", Blob { at: end - 4, bytes: 8, crc: 0 }),
         ("another checksum", Blob { at: DATA_AT, bytes: 8, crc: 1 }),
     ] {
-        let record = record(3, blob);
-        disk.disk().seen[SLOT_BYTES as usize..][..RECORD].copy_from_slice(&record);
+        let record = SlotRecord { sequence: 3, manifest: blob }.encode();
+        disk.disk().seen[SLOT_BYTES as usize..][..SlotRecord::BYTES].copy_from_slice(&record);
         for end in [None, Some(end)] {
             assert_eq!(found(disk.clone(), end).unwrap(), Some(manifest(1, &[])), "{what}");
         }
@@ -248,7 +254,7 @@ fn a_read_error_is_an_error_and_no_older_checkpoint() {
 
 #[test]
 fn a_blob_that_is_nowhere_is_refused_and_one_half_written_takes_no_room() {
-    let disk = Forgetful::default();
+    let disk = VolatileMedium::default();
     let mut store = TailStore::open(disk, 0, None).unwrap();
     let blob = put(&mut store, &[1; 600]).unwrap();
     for at in [0, DATA_AT - 1, u64::MAX - 5] {

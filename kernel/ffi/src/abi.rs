@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The plain structures that cross the border, and how an engine's answer becomes a C one.
+//! The structures that Rust and C share, and how a result of the engine becomes an errno and a report.
 
 use core::ffi::c_void;
 use core::fmt::{self, Write as _};
@@ -7,15 +7,15 @@ use core::mem::{align_of, size_of};
 use vexfs::{Error, Inode, Mapping, MappingKind, Missing, Time};
 
 /// Version of this interface; [`crate::volume::vexfs_rust_init`] refuses another one.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
-/// The call is through.
+/// Nothing: the call succeeded, or its error is final.
 pub const WANT_NOTHING: u32 = 0;
-/// A block has to be fetched and installed first.
+/// Fetch a block (`vexfs_rust_fetch_begin`), then call again.
 pub const WANT_NODE: u32 = 1;
-/// The running transaction has to be committed first.
+/// Commit the running transaction, then call again.
 pub const WANT_COMMIT: u32 = 2;
-/// The filesystem is damaged: stop writing to it. The message says where.
+/// Stop writing to the filesystem: it is damaged, or the engine has a bug. The message says which.
 pub const WANT_READ_ONLY: u32 = 3;
 
 /// A range that is stored nowhere and reads as zeroes.
@@ -28,15 +28,15 @@ pub const MAP_WRITTEN: u32 = 2;
 /// `mark_written`: leave the size as it is.
 pub const KEEP_SIZE: u64 = u64::MAX;
 
-/// `set_attr`: bit of [`SetAttrs::valid`] for `mode`.
+/// Bit of `vexfs_set_attrs.valid` for `mode`.
 pub const ATTR_MODE: u32 = 1;
-/// `set_attr`: bit for `uid`.
+/// Bit for `uid`.
 pub const ATTR_UID: u32 = 2;
-/// `set_attr`: bit for `gid`.
+/// Bit for `gid`.
 pub const ATTR_GID: u32 = 4;
-/// `set_attr`: bit for `atime`.
+/// Bit for `atime`.
 pub const ATTR_ATIME: u32 = 8;
-/// `set_attr`: bit for `mtime`.
+/// Bit for `mtime`.
 pub const ATTR_MTIME: u32 = 16;
 
 /// `rename`: fail with `-EEXIST` if the new name is taken.
@@ -49,14 +49,14 @@ pub const XATTR_CREATE: u32 = 1;
 /// `xattr_set`: fail with `-ENODATA` if it does not.
 pub const XATTR_REPLACE: u32 = 2;
 
-/// What a call that failed wants, and why it failed. The caller need not fill anything in.
+/// What the host has to do after a call, and why the call failed. The library fills it in; its first contents do not matter.
 #[repr(C)]
 pub struct Report {
     /// One of the `VEXFS_WANT_*`.
     pub want: u32,
     /// Bytes of `message`, not counting the zero behind it; 0 unless there is something to say.
     pub message_len: u32,
-    /// For `vexfs_rust_fetch` alone.
+    /// For `vexfs_rust_fetch_begin` alone.
     pub missing: [u64; 6],
     /// Text that ends in a zero.
     pub message: [u8; 160],
@@ -114,9 +114,23 @@ pub struct Attr {
     pub vector: u32,
 }
 
+/// A name in a directory: bytes, 1 to 255 of them, without a slash or a zero.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NameAt {
+    /// The directory.
+    pub dir: u64,
+    /// The name.
+    pub name: *const u8,
+    /// Its bytes.
+    pub len: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// What a new inode is to be.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct NewAttrs {
     /// Its four times.
     pub now: Timestamp,
@@ -128,6 +142,12 @@ pub struct NewAttrs {
     pub gid: u32,
     /// Device number of a special file, as `new_encode_dev`.
     pub rdev: u32,
+    /// Target of a symbolic link.
+    pub target: *const u8,
+    /// Its bytes, 1 to 4095; 0 for everything else.
+    pub target_len: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Attributes to change.
@@ -312,7 +332,7 @@ pub struct VectorHit {
     pub reserved: u32,
 }
 
-/// Why a call fails: an argument, or the engine.
+/// Why a call failed: an argument, or an error of the engine.
 pub(crate) enum Refusal {
     Errno(i32),
     Engine(Error),
@@ -353,33 +373,35 @@ impl fmt::Write for Line<'_> {
     }
 }
 
+/// What the host has to do about an error, and whether the log gets its text. Ordinary errors are told by their number
+/// alone: formatting takes time.
+const fn reaction(error: &Error) -> (u32, bool) {
+    match error {
+        Error::Miss(_) => (WANT_NODE, false),
+        Error::NeedCommit => (WANT_COMMIT, false),
+        Error::Corrupt(_) | Error::NoRoot | Error::Bug(_) => (WANT_READ_ONLY, true),
+        Error::Device(_)
+        | Error::NotVexfs
+        | Error::Truncated { .. }
+        | Error::UnknownIncompat(_)
+        | Error::UnknownRoCompat(_)
+        | Error::UnknownVersion(_)
+        | Error::BlockSize(_)
+        | Error::Invalid(_) => (WANT_NOTHING, true),
+        _ => (WANT_NOTHING, false),
+    }
+}
+
 impl Report {
     fn fill(&mut self, error: &Error) {
-        self.want = match error {
-            Error::Miss(missing) => {
-                let place: *mut Missing = self.missing.as_mut_ptr().cast();
-                // SAFETY: the words are large and aligned enough (asserted above), and exclusively borrowed.
-                unsafe { place.write(*missing) };
-                WANT_NODE
-            }
-            Error::NeedCommit => WANT_COMMIT,
-            Error::Corrupt(_) | Error::NoRoot => WANT_READ_ONLY,
-            _ => WANT_NOTHING,
-        };
-        // The everyday refusals need no words; a message costs time.
-        if matches!(
-            error,
-            Error::Corrupt(_)
-                | Error::NoRoot
-                | Error::Device(_)
-                | Error::NotVexfs
-                | Error::Truncated { .. }
-                | Error::UnknownIncompat(_)
-                | Error::UnknownRoCompat(_)
-                | Error::UnknownVersion(_)
-                | Error::BlockSize(_)
-                | Error::Invalid(_)
-        ) {
+        let (want, tell) = reaction(error);
+        self.want = want;
+        if let Error::Miss(missing) = error {
+            let place: *mut Missing = self.missing.as_mut_ptr().cast();
+            // SAFETY: the words are large and aligned enough (asserted above), and exclusively borrowed.
+            unsafe { place.write(*missing) };
+        }
+        if tell {
             self.message = [0; 160];
             let mut line = Line { bytes: &mut self.message, len: 0 };
             // Cannot fail: what does not fit is cut off.
@@ -394,14 +416,14 @@ impl Report {
             return None;
         }
         let place: *const Missing = self.missing.as_ptr().cast();
-        // SAFETY: `want` says that `fill` wrote a value here; nobody but C could have changed it, which the contract forbids.
+        // SAFETY: `want` says that `fill` wrote a value here, and rule 6 that it is still there.
         Some(unsafe { place.read() })
     }
 }
 
-/// Runs a call and turns its outcome into an errno and a report.
+/// Runs a call and turns its outcome into an errno and a report. Only for the report of an exported function's caller.
 pub(crate) fn answer(report: *mut Report, call: impl FnOnce() -> Answer) -> i32 {
-    // SAFETY: by the crate's contract a report that is not null is a live one of the caller's alone.
+    // SAFETY: rule 2 for `report`, which its exported function hands on and does not touch meanwhile.
     let Some(report) = (unsafe { report.as_mut() }) else { return -14 };
     match call() {
         Ok(()) => {

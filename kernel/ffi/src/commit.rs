@@ -2,13 +2,14 @@
 //! Making changes durable, in three stages so that the lock is not held while the device writes:
 //! begin (exclusive), write (no lock), finish (exclusive). One commit may be under way at a time.
 
-use crate::abi::{Answer, FAULT, Report, Timestamp, answer};
+use crate::abi::{FAULT, Report, Timestamp, answer};
 use crate::handle::{CommitHandle, Room, VolumeHandle, exclusive, take};
 use crate::pointer::Place;
 use core::ptr;
-use vexfs::{Device, Error, Ino};
+use vexfs::Error;
 
-/// Freezes the running transaction. `*out` gets the commit, or null if nothing has changed since the last one.
+/// `Volume::freeze`: freezes the running transaction. `*out` gets the commit, or null if nothing has changed since
+/// the last one.
 ///
 /// 0; `-EAGAIN` with `VEXFS_WANT_NODE`; `-EINVAL` while another commit is under way; `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -19,7 +20,7 @@ pub unsafe extern "C" fn vexfs_rust_commit_begin(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (exclusive(volume)?, Place::new(out)?) };
         let device = *volume.device();
         // Before the freeze: one that cannot be handed over is lost, and the volume with it.
@@ -32,8 +33,8 @@ pub unsafe extern "C" fn vexfs_rust_commit_begin(
     })
 }
 
-/// Writes a frozen transaction to the device, flushes, and writes its root record. Takes no lock, and must be called
-/// by one task at a time.
+/// `Commit::write`: writes a frozen transaction to the device, flushes, and writes its root record. Takes no lock,
+/// and must be called by one task at a time.
 ///
 /// 0, or the device's error. Either way go on with `vexfs_rust_commit_finish`.
 #[unsafe(no_mangle)]
@@ -42,7 +43,7 @@ pub unsafe extern "C" fn vexfs_rust_commit_write(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract; the commit is the calling task's alone.
+        // SAFETY: rules 3 and 5 for `commit`.
         let handle = unsafe { commit.as_mut() }.ok_or(FAULT)?;
         let result = handle.commit.write(&handle.device);
         handle.result = Some(result);
@@ -51,7 +52,8 @@ pub unsafe extern "C" fn vexfs_rust_commit_write(
     })
 }
 
-/// Takes note of how the commit went, and gives it back. If writing failed, or was left out, the volume is dead.
+/// `Volume::finish`: takes note of how the commit went, and gives it back. If writing failed, or was left out, the
+/// volume is dead.
 ///
 /// 0, or the error `vexfs_rust_commit_write` had.
 #[unsafe(no_mangle)]
@@ -60,60 +62,13 @@ pub unsafe extern "C" fn vexfs_rust_commit_finish(
     commit: *mut CommitHandle,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract: the last use of the commit.
+    // SAFETY: rule 3: this is the last use of the commit, which this call takes back.
     let commit = unsafe { take(commit) };
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
         for handle in commit? {
             volume.finish(&handle.commit, handle.result.unwrap_or(Err(Error::Dead)))?;
-        }
-        Ok(())
-    })
-}
-
-/// Commits everything in one call, under the lock: for a host that has nothing else to do meanwhile.
-/// `*generation`, if not null, gets the newest durable generation.
-///
-/// 0, or what the stages fail with; after a failure of the device the volume is dead.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_sync_fs(
-    volume: *mut VolumeHandle,
-    now: Timestamp,
-    generation: *mut u64,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || -> Answer {
-        // SAFETY: the crate's contract.
-        let (volume, out) = unsafe { (exclusive(volume)?, Place::optional(generation)) };
-        let durable = volume.commit(now.into())?;
-        if let Some(out) = out {
-            out.set(durable.0);
-        }
-        Ok(())
-    })
-}
-
-/// Makes one inode durable in one call, under the lock: commits if anything is uncommitted, else flushes the device,
-/// for data that was overwritten in place. If that flush fails the volume is dead: what the medium holds is not known.
-///
-/// 0, `-ENOENT` without that inode, or as `vexfs_rust_sync_fs`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_fsync_file(
-    volume: *mut VolumeHandle,
-    ino: u64,
-    now: Timestamp,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || -> Answer {
-        // SAFETY: the crate's contract.
-        let volume = unsafe { exclusive(volume)? };
-        volume.resolve(|volume| volume.inode(Ino(ino)))?;
-        if volume.is_dirty() {
-            volume.commit(now.into())?;
-        } else if let Err(error) = volume.device().flush() {
-            volume.kill();
-            return Err(Error::from(error).into());
         }
         Ok(())
     })

@@ -11,10 +11,9 @@ pub struct KernelDevice {
     host: HostDevice,
 }
 
-// SAFETY: the contract of `HostDevice` is that its functions may be called from any task, side by side; the context
-// pointer is only ever handed back to them.
+// SAFETY: rule 7: any task may call the functions. The context pointer is only handed back to them.
 unsafe impl Send for KernelDevice {}
-// SAFETY: as above.
+// SAFETY: rule 7: several tasks may call the functions at a time.
 unsafe impl Sync for KernelDevice {}
 
 impl core::fmt::Debug for KernelDevice {
@@ -26,7 +25,7 @@ impl core::fmt::Debug for KernelDevice {
 fn outcome(code: i32) -> Result<(), DeviceError> {
     match code {
         0 => Ok(()),
-        // "Try again" has a meaning of its own between the engine and its host, and a positive code has none.
+        // `-EAGAIN` (11) means 'missed' to the engine's host, and a positive code means nothing.
         code if code > 0 || code == -11 => Err(DeviceError::Io(5)),
         code => Err(DeviceError::Io(code.saturating_neg())),
     }
@@ -46,7 +45,7 @@ impl KernelDevice {
 
     fn send(&self, requests: &[WriteRequest], fua: bool) -> Result<(), DeviceError> {
         let Some(write) = self.host.write else { return Err(DeviceError::Io(5)) };
-        // SAFETY: the host gave this function for this context; the requests and their data outlive the call.
+        // SAFETY: rule 7, with the context that belongs to the function; the requests and their data outlive the call.
         outcome(unsafe { write(self.host.ctx, requests.as_ptr(), requests.len(), fua) })
     }
 
@@ -68,7 +67,7 @@ impl Device for KernelDevice {
         if !self.covers(at, buf.len()) {
             return Err(DeviceError::Io(22));
         }
-        // SAFETY: the host gave this function for this context; the buffer is exclusively borrowed for the call.
+        // SAFETY: rule 7, with the context that belongs to the function; the buffer is exclusively borrowed for the call.
         outcome(unsafe { read(self.host.ctx, at, buf.as_mut_ptr(), buf.len()) })
     }
 
@@ -107,7 +106,7 @@ impl Device for KernelDevice {
 
     fn flush(&self) -> Result<(), DeviceError> {
         let Some(flush) = self.host.flush else { return Err(DeviceError::Io(5)) };
-        // SAFETY: the host gave this function for this context.
+        // SAFETY: rule 7, with the context that belongs to the function.
         outcome(unsafe { flush(self.host.ctx) })
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The objects C holds by pointer: volume, commit, fetched node.
 //!
-//! Each lives in a box of its own, made fallibly, and is given back exactly once.
+//! Each is in a box of its own, which is allocated fallibly and freed by the one call that takes the handle back.
 
 use crate::abi::{Answer, FAULT, Report, answer};
 use crate::device::KernelDevice;
@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ptr;
-use vexfs::{Commit, Error, LoadedNode, Progress, Volume};
+use vexfs::{Commit, Error, LoadedNode, Missing, NodeReader, Progress, Volume};
 
 /// An open volume. Opaque.
 pub struct VolumeHandle {
@@ -25,21 +25,23 @@ pub struct CommitHandle {
     pub(crate) result: Option<Result<(), Error>>,
 }
 
-/// A block that was read and verified. Opaque.
+/// A block that a call missed: to be read, or read and verified. Opaque.
 pub struct NodeHandle {
-    pub(crate) node: LoadedNode,
+    pub(crate) reader: NodeReader<KernelDevice>,
+    pub(crate) missing: Missing,
+    pub(crate) node: Option<LoadedNode>,
 }
 
 // `&VolumeHandle` is shared between tasks that hold the lock shared.
 const fn assert_shareable<T: Send + Sync>() {}
 const _: () = assert_shareable::<VolumeHandle>();
 
-/// Room on the heap for one value, taken before there is something that must not be lost for want of it.
+/// Memory for one value, allocated before there is a value that would be lost if the allocation failed.
 pub(crate) struct Room<T>(Box<[MaybeUninit<T>]>);
 
 impl<T> Room<T> {
     pub(crate) fn new() -> Answer<Self> {
-        // `Box::new` ends in an abort without memory; a vector of one can be asked first.
+        // `Box::new` aborts without memory; reserving room in a vector fails instead.
         let mut one = Vec::new();
         one.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
         one.push(MaybeUninit::uninit());
@@ -49,7 +51,7 @@ impl<T> Room<T> {
     /// Moves `value` there and hands it to C.
     pub(crate) fn give(self, value: T) -> *mut T {
         let place = Box::into_raw(self.0).cast::<T>();
-        // SAFETY: room for one value, which nobody else knows; nothing is in it that would have to be dropped.
+        // SAFETY: the memory is for one `T`, nothing else points at it, and it holds no value that has to be dropped.
         unsafe { place.write(value) };
         place
     }
@@ -63,39 +65,39 @@ pub(crate) fn give<T>(value: T) -> Answer<*mut T> {
 /// Takes back what [`give`] handed out.
 ///
 /// # Safety
-/// If not null, `handle` came from [`give`] and nobody uses it any more.
+/// Rule 3 of the crate's contract, for a handle that is taken back.
 pub(crate) unsafe fn take<T>(handle: *mut T) -> Answer<Box<[T]>> {
     if handle.is_null() {
         return Err(FAULT);
     }
-    // SAFETY: `give` made it from a boxed slice of one, and this is its only owner.
+    // SAFETY: by rule 3 [`give`] made it, from a boxed slice of one, and nothing else uses it.
     Ok(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(handle, 1)) })
 }
 
 /// The volume for reading.
 ///
 /// # Safety
-/// The caller holds the volume's lock, and keeps it while the result lives.
+/// Rules 3 and 4 (shared) of the crate's contract, while the result lives.
 pub(crate) unsafe fn shared<'a>(handle: *const VolumeHandle) -> Answer<&'a Volume<KernelDevice>> {
-    // SAFETY: live by the crate's contract; the shared lock excludes every `&mut`.
+    // SAFETY: rule 3: it is live; rule 4: whoever holds the lock shared excludes every `&mut`.
     unsafe { handle.as_ref() }.map(|h| &h.volume).ok_or(FAULT)
 }
 
 /// The volume for changing.
 ///
 /// # Safety
-/// The caller holds the volume's lock exclusively, and keeps it while the result lives.
+/// Rules 3 and 4 (exclusive) of the crate's contract, while the result lives.
 pub(crate) unsafe fn exclusive<'a>(
     handle: *mut VolumeHandle,
 ) -> Answer<&'a mut Volume<KernelDevice>> {
-    // SAFETY: live by the crate's contract; the exclusive lock excludes every other reference.
+    // SAFETY: rule 3: it is live; rule 4: whoever holds the lock exclusively excludes every other reference.
     unsafe { handle.as_mut() }.map(|h| &mut h.volume).ok_or(FAULT)
 }
 
 /// Runs one step of a long change; `*more` gets 1 if there are more to come.
 ///
 /// # Safety
-/// The crate's contract, for each pointer.
+/// The crate's contract: rules 3 and 4 (exclusive) for `volume`, rule 2 for `more` and `report`.
 pub(crate) unsafe fn step(
     volume: *mut VolumeHandle,
     more: *mut u32,
@@ -103,29 +105,29 @@ pub(crate) unsafe fn step(
     change: impl FnOnce(&mut Volume<KernelDevice>) -> Answer<Progress>,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: handed on to the caller.
+        // SAFETY: this function's contract, for each pointer.
         let (volume, more) = unsafe { (exclusive(volume)?, Place::new(more)?) };
         more.set(u32::from(change(volume)? == Progress::More));
         Ok(())
     })
 }
 
-/// Runs a question whose answer fills the `len` bytes at `buf`; `*used` gets how many.
+/// Runs a query whose result goes to the `len` bytes at `buf`; `*used` gets how many bytes it took.
 ///
 /// # Safety
-/// The crate's contract, for each pointer.
+/// The crate's contract: rules 3 and 4 (shared) for `volume`, rule 2 for `buf`, `used` and `report`.
 pub(crate) unsafe fn fill(
     volume: *const VolumeHandle,
     (buf, len): (*mut u8, usize),
     used: *mut usize,
     report: *mut Report,
-    ask: impl FnOnce(&Volume<KernelDevice>, &mut [u8]) -> Answer<usize>,
+    query: impl FnOnce(&Volume<KernelDevice>, &mut [u8]) -> Answer<usize>,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: handed on to the caller.
+        // SAFETY: this function's contract, for each pointer.
         let (volume, buf, used) =
             unsafe { (shared(volume)?, bytes_mut(buf, len)?, Place::new(used)?) };
-        used.set(ask(volume, buf)?);
+        used.set(query(volume, buf)?);
         Ok(())
     })
 }

@@ -6,10 +6,10 @@ use crate::abi::{
     SetAttrs, answer,
 };
 use crate::handle::{VolumeHandle, exclusive, shared, step};
-use crate::pointer::{Place, input};
+use crate::pointer::{Place, bytes, input};
 use vexfs::{Ino, NewInode, SetAttr};
 
-/// Reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
+/// `Volume::inode`: reads inode `ino` into `*out`. 0, `-ENOENT`, `-EAGAIN` (see the report), `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_init_inode(
     volume: *const VolumeHandle,
@@ -18,14 +18,14 @@ pub unsafe extern "C" fn vexfs_rust_init_inode(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         out.set(Attr::from(&volume.inode(Ino(ino))?));
         Ok(())
     })
 }
 
-/// Changes attributes of inode `ino`; `*out`, if not null, gets the inode as it is then.
+/// `Volume::set_attr`: changes attributes of inode `ino`; `*out`, if not null, gets the inode as it is then.
 ///
 /// 0; `-EINVAL` for an unknown bit in `valid`; `-ENOENT`, `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn vexfs_rust_write_inode(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 1 for `attrs`, 2 for `out`.
         let (volume, attrs, out) =
             unsafe { (exclusive(volume)?, input(attrs)?, Place::optional(out)) };
         let inode = volume.set_attr(Ino(ino), &changed(attrs)?)?;
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn vexfs_rust_write_inode(
     })
 }
 
-/// Makes a regular file without a name (`O_TMPFILE`): an orphan until it is linked.
+/// `Volume::create_unnamed`: makes a regular file without a name (`O_TMPFILE`): an orphan until it is linked.
 ///
 /// 0; `-EINVAL` for another type; `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-ENOMEM`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -59,9 +59,10 @@ pub unsafe extern "C" fn vexfs_rust_new_inode(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, attrs, out) = unsafe { (exclusive(volume)?, input(attrs)?, Place::new(out)?) };
-        out.set(Attr::from(&volume.create_unnamed(&new_inode(attrs, &[]))?));
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 1 for `attrs` and its target, 2 for `out`.
+        let (volume, new, out) =
+            unsafe { (exclusive(volume)?, new_inode(attrs)?, Place::new(out)?) };
+        out.set(Attr::from(&volume.create_unnamed(&new)?));
         Ok(())
     })
 }
@@ -83,19 +84,27 @@ pub(crate) fn changed(attrs: &SetAttrs) -> Answer<SetAttr> {
     })
 }
 
-pub(crate) fn new_inode<'a>(attrs: &NewAttrs, target: &'a [u8]) -> NewInode<'a> {
-    NewInode {
+/// What C says a new inode is to be.
+///
+/// # Safety
+/// Rule 1 of the crate's contract, for `attrs` and for the target in it.
+pub(crate) unsafe fn new_inode<'a>(attrs: *const NewAttrs) -> Answer<NewInode<'a>> {
+    // SAFETY: rule 1 for `attrs`.
+    let attrs = unsafe { input(attrs)? };
+    // SAFETY: rule 1 for the target.
+    let target = unsafe { bytes(attrs.target, attrs.target_len as usize)? };
+    Ok(NewInode {
         mode: attrs.mode,
         uid: attrs.uid,
         gid: attrs.gid,
         rdev: attrs.rdev,
         target,
         now: attrs.now.into(),
-    }
+    })
 }
 
-/// Destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it again. One that has
-/// names is left alone, but for what a truncation that was cut short has to free yet.
+/// `Volume::evict`: destroys inode `ino`, which has no name left and no user, in steps: while `*more` is 1, call it
+/// again. One that has names is left alone, but for what a truncation that was cut short has to free yet.
 ///
 /// 0 (also if there is no such inode any more), `-EROFS`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -105,12 +114,13 @@ pub unsafe extern "C" fn vexfs_rust_destroy_inode(
     more_out: *mut u32,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract.
+    // SAFETY: `step` has the same contract.
     unsafe { step(volume, more_out, report, |volume| Ok(volume.evict(Ino(ino))?)) }
 }
 
-/// Finds the first orphan numbered `from` or higher, to be handed to `vexfs_rust_destroy_inode` unless somebody uses
-/// it: an inode without a name, or one whose truncation was cut short. `*ino` gets it, or 0 if there is none.
+/// `Volume::next_orphan`: finds the first orphan numbered `from` or higher, to be handed to
+/// `vexfs_rust_destroy_inode` unless somebody uses it: an inode without a name, or one whose truncation was cut
+/// short. `*ino` gets it, or 0 if there is none.
 ///
 /// 0, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
@@ -121,7 +131,7 @@ pub unsafe extern "C" fn vexfs_rust_next_orphan(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `ino`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(ino)?) };
         out.set(volume.next_orphan(Ino(from))?.map_or(0, |ino| ino.0));
         Ok(())

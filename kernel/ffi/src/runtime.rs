@@ -22,14 +22,13 @@ unsafe extern "C" {
 
 struct HostMemory;
 
-// SAFETY: memory comes from the host with the size and alignment asked, or null; it is never touched here after
-// it was given back.
+// SAFETY: rule 8: null, or memory of the size and alignment asked for, which nobody else uses until it is freed.
 unsafe impl GlobalAlloc for HostMemory {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.align() > ALIGN_MAX {
             return core::ptr::null_mut();
         }
-        // SAFETY: the host's function asks for a size above 0, which the trait promises, and this alignment.
+        // SAFETY: the trait promises a size above 0, and the alignment is one that the host has.
         unsafe { vexfs_host_alloc(layout.size(), layout.align()) }
     }
 
@@ -51,8 +50,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     if let Some(place) = info.location() {
         let _ = write!(text, " ({}:{})", place.file(), place.line());
     }
-    // SAFETY: the message is live; the host does not come back, and should it all the same, the processor stops here.
-    // (Declared as returning: objtool wants to see an end to every function.)
+    // SAFETY: the message is live, and by rule 8 the host does not return. It is declared as if it did, and `ud2`
+    // follows, because objtool wants to see where a function ends.
     unsafe {
         vexfs_host_panic(text.bytes.as_ptr(), text.len);
         core::arch::asm!("ud2", options(noreturn))

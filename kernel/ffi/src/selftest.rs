@@ -2,10 +2,11 @@
 //! Self-tests that run wherever the object does: on a filesystem in memory, in the kernel too.
 
 use crate::abi::{Answer, Refusal, plain};
+use crate::volume::mkfs_options;
 use alloc::vec::Vec;
 use vexfs::{
-    Device, DeviceError, Generation, Ino, MkfsOptions, NewInode, OpenOptions, Time, VectorLayout,
-    Volume, XattrMode,
+    Device, DeviceError, Generation, Ino, NewInode, OpenOptions, Time, VectorLayout, Volume,
+    XattrMode,
 };
 
 /// Bytes of the memory the test filesystem lives in: the smallest there can be.
@@ -58,19 +59,7 @@ impl Device for Memory {
 }
 
 fn format(device: &Memory) -> Answer {
-    vexfs::mkfs(
-        device,
-        &MkfsOptions {
-            bytes: BYTES as u64,
-            block_bytes: 4096,
-            label: b"selftest",
-            uuid: [7; 16],
-            hash_key: [9; 16],
-            now: NOW,
-            root_uid: 0,
-            root_gid: 0,
-        },
-    )?;
+    vexfs::mkfs(device, &mkfs_options(BYTES as u64, b"selftest", NOW))?;
     Ok(())
 }
 

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The attribute `vexfs.vector`, and an exact search of one file by reading it whole.
+//! Exact search of one vector file by reading it whole: for hosts in userspace without an index.
 //!
-//! The exact search is for hosts without an index: tests and tools. It keeps `k` hits and one chunk of the file in
-//! memory. Numbers are computed without floating-point instructions where there are none.
+//! It keeps `k` hits and one chunk of the file in memory. The attribute itself is in [`crate::xattr`].
 
-use crate::abi::{
-    Answer, INVALID, RANGE, Refusal, Report, Timestamp, VectorHit, VectorShape, answer,
-};
+use crate::abi::{Answer, INVALID, Refusal, Report, VectorHit, VectorShape, answer};
 use crate::device::KernelDevice;
-use crate::handle::{VolumeHandle, exclusive, fill};
+use crate::handle::{VolumeHandle, exclusive};
 use crate::pointer::{Place, bytes};
 use alloc::vec::Vec;
-use core::fmt::{self, Write as _};
 use vexfs::{Element, Error, Ino, Metric, VectorLayout, Volume};
 
 /// Most hits a search returns.
@@ -19,91 +15,17 @@ pub const HITS_MAX: u32 = 1024;
 /// About how many bytes of a file are read at a time.
 const CHUNK_BYTES: usize = 1 << 16;
 
-/// Sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
-///
-/// 0; `-EINVAL` with a message if the text is wrong or the file is not empty; `-ENOENT`, `-EROFS`, `-EAGAIN`,
-/// `-ENOSPC`, `-EUCLEAN`, `-EIO`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_set_vector(
-    volume: *mut VolumeHandle,
-    ino: u64,
-    text: *const u8,
-    len: usize,
-    now: Timestamp,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (volume, text) = unsafe { (exclusive(volume)?, bytes(text, len)?) };
-        let layout = if len == 0 {
-            None
-        } else {
-            let text = core::str::from_utf8(text).map_err(|_| INVALID)?;
-            Some(VectorLayout::parse(text)?)
-        };
-        volume.set_vector(Ino(ino), layout.as_ref(), now.into())?;
-        Ok(())
-    })
-}
-
-struct Text<'a> {
-    target: &'a mut [u8],
-    len: usize,
-}
-
-impl fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if let Some(place) = self.target.get_mut(self.len..self.len + text.len()) {
-            place.copy_from_slice(text.as_bytes());
-        }
-        self.len += text.len();
-        Ok(())
-    }
-}
-
-/// Writes the text of the vector attribute of `ino` (no zero behind it) to the `len` bytes at `buf`; `*used` gets its
-/// length. With `len` 0 only the length is told.
-///
-/// 0, `-ENODATA` without one, `-ERANGE` if it does not fit, `-ENOENT`, `-EAGAIN`, `-EUCLEAN`, `-EIO`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_get_vector(
-    volume: *const VolumeHandle,
-    ino: u64,
-    buf: *mut u8,
-    len: usize,
-    used: *mut usize,
-    report: *mut Report,
-) -> i32 {
-    let print = |volume: &Volume<KernelDevice>, target: &mut [u8]| {
-        let layout = volume.vector(Ino(ino))?.ok_or(Error::NoAttr)?;
-        let mut text = Text { target, len: 0 };
-        // Cannot fail: it counts what does not fit.
-        let _ = write!(text, "{layout}");
-        if len != 0 && text.len > len { Err(RANGE) } else { Ok(text.len) }
-    };
-    // SAFETY: the crate's contract.
-    unsafe { fill(volume, (buf, len), used, report, print) }
-}
-
 /// Bytes before the first record: as the attribute says, or as the `.npy` header in the file does.
 fn header_bytes(
     volume: &mut Volume<KernelDevice>,
     ino: Ino,
     layout: &VectorLayout,
 ) -> Result<u64, Error> {
-    let mut head = [0u8; 12];
+    let mut head = [0u8; vexfs_npy::PREFIX_BYTES];
     if !layout.auto_header || volume.read_at(ino, 0, &mut head)? < head.len() {
         return Ok(layout.header);
     }
-    Ok(match head {
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, ..] => {
-            10 + u64::from(u16::from_le_bytes([a, b]))
-        }
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d] => {
-            12 + u64::from(u32::from_le_bytes([a, b, c, d]))
-        }
-        _ => layout.header,
-    })
+    Ok(vexfs_npy::data_start(&head).unwrap_or(layout.header))
 }
 
 fn storage(volume: &mut Volume<KernelDevice>, ino: Ino) -> Answer<(VectorLayout, VectorShape)> {
@@ -143,7 +65,7 @@ pub unsafe extern "C" fn vexfs_rust_vector_storage(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (exclusive(volume)?, Place::new(out)?) };
         out.set(storage(volume, Ino(ino))?.1);
         Ok(())
@@ -168,17 +90,17 @@ pub unsafe extern "C" fn vexfs_rust_vector_search(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 1 for `query`, 2 for `found`.
         let (volume, query, found) =
             unsafe { (exclusive(volume)?, bytes(query, query_len)?, Place::new(found)?) };
         if k == 0 || k > HITS_MAX {
             return Err(INVALID);
         }
-        // SAFETY: as above; checks for null.
+        // SAFETY: rule 2 for `hits`; this only checks for null.
         unsafe { Place::new(hits)? };
         let best = search(volume, Ino(ino), query, k as usize)?;
         for (index, hit) in best.iter().enumerate() {
-            // SAFETY: `hits` has room for `k`, and there are at most `k`.
+            // SAFETY: rule 2: `hits` has room for `k`, and there are at most `k`.
             unsafe { hits.add(index).write(*hit) };
         }
         found.set(best.len() as u32);

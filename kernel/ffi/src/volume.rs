@@ -2,19 +2,32 @@
 //! Opening and closing a volume, its figures, and bringing in what an operation missed.
 
 use crate::abi::{
-    ABI_VERSION, Answer, FAULT, Figures, FormatOptions, HostDevice, INVALID, Report, State, answer,
-    plain,
+    ABI_VERSION, Answer, FAULT, Figures, HostDevice, INVALID, Report, State, answer, plain,
 };
 use crate::device::KernelDevice;
 use crate::handle::{NodeHandle, VolumeHandle, exclusive, give, shared, take};
 use crate::pointer::{Place, bytes_mut, input};
-use vexfs::{MkfsOptions, OpenOptions, Volume};
+use vexfs::{MkfsOptions, OpenOptions, Time, Volume};
 
 /// `fill_super`: refuse every change.
 pub const OPEN_READ_ONLY: u32 = 1;
 
 /// Text of [`vexfs_rust_get_version`].
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What mkfs is to make, where nothing else is said: blocks of 4096 bytes, owned by root, without a UUID of its own.
+pub(crate) fn mkfs_options(bytes: u64, label: &[u8], now: Time) -> MkfsOptions<'_> {
+    MkfsOptions {
+        bytes,
+        block_bytes: 4096,
+        label,
+        uuid: [0; 16],
+        hash_key: [0; 16],
+        now,
+        root_uid: 0,
+        root_gid: 0,
+    }
+}
 
 /// Prepares the library. `abi_version` is the `VEXFS_ABI_VERSION` of the caller's header.
 ///
@@ -36,7 +49,7 @@ pub extern "C" fn vexfs_rust_exit() -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_version(buf: *mut u8, len: usize) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rule 2 for `buf`.
         let target = unsafe { bytes_mut(buf, len)? };
         if buf.is_null() {
             return Err(FAULT);
@@ -48,8 +61,8 @@ pub unsafe extern "C" fn vexfs_rust_get_version(buf: *mut u8, len: usize) -> i32
     })
 }
 
-/// Opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY` or 0;
-/// `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
+/// `Volume::open`: opens the filesystem on `device` and hands its volume to `*out`. `flags`: `VEXFS_OPEN_READ_ONLY`
+/// or 0; `cache_bytes`: about how many bytes of clean tree nodes to keep. Reads the device.
 ///
 /// 0; `-EINVAL` if it is no VexFS this code knows, `-EUCLEAN` if it is damaged, `-EROFS` if only reading is possible,
 /// the device's error, `-ENOMEM`. The report's message says which. `*out` is written only on success; give it back
@@ -63,7 +76,7 @@ pub unsafe extern "C" fn vexfs_rust_fill_super(
     report: *mut Report,
 ) -> i32 {
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rule 1 for `device`, 2 for `out`.
         let (host, out) = unsafe { (*input(device)?, Place::new(out)?) };
         if flags & !OPEN_READ_ONLY != 0 {
             return Err(INVALID);
@@ -76,14 +89,14 @@ pub unsafe extern "C" fn vexfs_rust_fill_super(
     })
 }
 
-/// Ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
+/// `Volume::kill`: ends all work on a volume before it is given back: from here on every operation fails with `-EIO`.
 /// Commit first.
 ///
 /// 0, or `-EBUSY` if there were uncommitted changes, which are lost now.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_put_super(volume: *mut VolumeHandle) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
         let lost = volume.is_dirty() && !volume.is_dead();
         volume.kill();
@@ -91,53 +104,25 @@ pub unsafe extern "C" fn vexfs_rust_put_super(volume: *mut VolumeHandle) -> i32 
     })
 }
 
-/// Gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or `-EFAULT`.
+/// `drop(Volume)`: gives a volume back with all its memory; nobody may use it any more. Writes nothing. 0, or
+/// `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_cleanup_superblock(volume: *mut VolumeHandle) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract: the last use of the handle.
+        // SAFETY: rule 3: this is the last use of the volume, which this call takes back.
         drop(unsafe { take(volume)? });
         Ok(())
     })
 }
 
-/// Formats `device`. 0, `-EINVAL`, `-ENOMEM`, or the device's error.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_userspace_init(
-    device: *const HostDevice,
-    options: *const FormatOptions,
-    report: *mut Report,
-) -> i32 {
-    answer(report, || {
-        // SAFETY: the crate's contract.
-        let (host, options) = unsafe { (*input(device)?, input(options)?) };
-        let device = KernelDevice::new(host)?;
-        let label = options.label.get(..options.label_len as usize).ok_or(INVALID)?;
-        vexfs::mkfs(
-            &device,
-            &MkfsOptions {
-                bytes: options.bytes,
-                block_bytes: options.block_bytes,
-                label,
-                uuid: options.uuid,
-                hash_key: options.hash_key,
-                now: options.now.into(),
-                root_uid: options.root_uid,
-                root_gid: options.root_gid,
-            },
-        )?;
-        Ok(())
-    })
-}
-
-/// Writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
+/// `Volume::statfs`: writes the filesystem's figures to `*out`. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_statfs(
     volume: *const VolumeHandle,
     out: *mut Figures,
 ) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         let figures = volume.statfs();
         out.set(Figures {
@@ -154,11 +139,11 @@ pub unsafe extern "C" fn vexfs_rust_get_statfs(
     })
 }
 
-/// Writes where the volume stands to `*out`. 0, or `-EFAULT`.
+/// `Volume::generation` and its like: writes where the volume stands to `*out`. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_get_state(volume: *const VolumeHandle, out: *mut State) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
         out.set(State {
             durable: volume.generation().0,
@@ -175,30 +160,22 @@ pub unsafe extern "C" fn vexfs_rust_get_state(volume: *const VolumeHandle, out: 
     })
 }
 
-/// Refuses changes from now on (`read_only` true), or allows them again. Commit before refusing. 0, or `-EFAULT`.
+/// `Volume::set_read_only`: refuses changes from now on (`read_only` true), or allows them again. Commit before
+/// refusing. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_set_read_only(
     volume: *mut VolumeHandle,
     read_only: bool,
 ) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         unsafe { exclusive(volume)? }.set_read_only(read_only);
         Ok(())
     })
 }
 
-/// Stops the volume for good: every later operation fails with `-EIO`. 0, or `-EFAULT`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_kill(volume: *mut VolumeHandle) -> i32 {
-    plain(|| {
-        // SAFETY: the crate's contract.
-        unsafe { exclusive(volume)? }.kill();
-        Ok(())
-    })
-}
-
-/// Evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or `-EFAULT`.
+/// `Volume::trim`: evicts clean tree nodes until about `limit` are left, and writes how many went to `*freed`. 0, or
+/// `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_trim(
     volume: *mut VolumeHandle,
@@ -206,58 +183,76 @@ pub unsafe extern "C" fn vexfs_rust_trim(
     freed: *mut usize,
 ) -> i32 {
     plain(|| {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`, 2 for `freed`.
         let (volume, freed) = unsafe { (exclusive(volume)?, Place::new(freed)?) };
         freed.set(volume.trim(limit));
         Ok(())
     })
 }
 
-/// Reads and verifies the block that the call before missed, under the same hold of the lock (which may have been
-/// downgraded to shared in between). `report` is that call's; the node goes to `*out`, for `vexfs_rust_install`.
+/// `Volume::node_reader`: prepares to read the block that the call before missed, under the same hold of the lock.
+/// `report` is that call's. `*out` gets the node, for `vexfs_rust_fetch`. Reads nothing yet.
 ///
-/// 0; `-EINVAL` if the report wants no node; `-EUCLEAN`, `-ENOMEM`, or the device's error.
+/// 0, `-EINVAL` if the report wants no node, or `-ENOMEM`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vexfs_rust_fetch(
+pub unsafe extern "C" fn vexfs_rust_fetch_begin(
     volume: *const VolumeHandle,
     report: *mut Report,
     out: *mut *mut NodeHandle,
 ) -> i32 {
-    // SAFETY: the crate's contract.
+    // SAFETY: rules 2 and 6 for `report`; this borrow ends before `answer` takes its own.
     let missing = unsafe { report.as_ref() }.and_then(Report::missing);
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (shared) for `volume`, 2 for `out`.
         let (volume, out) = unsafe { (shared(volume)?, Place::new(out)?) };
-        let node = volume.fetch(&missing.ok_or(INVALID)?)?;
-        out.set(give(NodeHandle { node })?);
+        let missing = missing.ok_or(INVALID)?;
+        out.set(give(NodeHandle { reader: volume.node_reader(), missing, node: None })?);
         Ok(())
     })
 }
 
-/// Takes in what `vexfs_rust_fetch` read. The node is used up, whatever the outcome. 0, `-EFAULT` or `-ENOMEM`.
+/// `NodeReader::fetch`: reads and verifies the block of a node. Takes no lock.
+///
+/// 0, `-EUCLEAN`, `-ENOMEM`, or the device's error; all of them leave the node to be fetched again, or discarded.
+/// `-EUCLEAN` is damage only if the lock was not released since the call that missed. Else the block may have been used
+/// for something else: make that call again, and fetch what it misses then under its hold of the lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vexfs_rust_fetch(node: *mut NodeHandle, report: *mut Report) -> i32 {
+    answer(report, || {
+        // SAFETY: rules 3 and 5 for `node`.
+        let handle = unsafe { node.as_mut() }.ok_or(FAULT)?;
+        handle.node = Some(handle.reader.fetch(&handle.missing)?);
+        Ok(())
+    })
+}
+
+/// `Volume::install`: takes in what `vexfs_rust_fetch` read, unless it is stale. Takes the node back, whatever the
+/// outcome.
+///
+/// 0, `-EFAULT`, `-ENOMEM`, or `-EINVAL` for a node that was not fetched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_install(
     volume: *mut VolumeHandle,
     node: *mut NodeHandle,
     report: *mut Report,
 ) -> i32 {
-    // SAFETY: the crate's contract: the last use of the node.
+    // SAFETY: rule 3: this is the last use of the node, which this call takes back.
     let node = unsafe { take(node) };
     answer(report, || {
-        // SAFETY: the crate's contract.
+        // SAFETY: rules 3 and 4 (exclusive) for `volume`.
         let volume = unsafe { exclusive(volume)? };
-        for NodeHandle { node } in node? {
-            volume.install(node)?;
+        for NodeHandle { node, .. } in node? {
+            volume.install(node.ok_or(INVALID)?)?;
         }
         Ok(())
     })
 }
 
-/// Gives back a node that is not wanted after all. 0, or `-EFAULT`.
+/// `drop(LoadedNode)`: takes back a node that is not wanted after all. 0, or `-EFAULT`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_discard(node: *mut NodeHandle) -> i32 {
     plain(|| -> Answer {
-        // SAFETY: the crate's contract: the last use of the node.
+        // SAFETY: rule 3: this is the last use of the node, which this call takes back.
         drop(unsafe { take(node)? });
         Ok(())
     })

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The committed C header is what cbindgen makes of this crate. `UPDATE=1` rewrites it.
+//! The committed C header is what cbindgen makes of this crate. `UPDATE=1` rewrites it. Its sections say which functions
+//! the module calls, and which are for its tests or for hosts in userspace.
 
 use cbindgen::{Builder, Config, DocumentationStyle, Language, RenameRule, Style};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 const HEAD: &str = "\
@@ -10,6 +11,11 @@ const HEAD: &str = "\
 /*
  * The VexFS engine's functions for C. Generated from kernel/ffi; do not edit:
  * UPDATE=1 cargo test -p vexfs-ffi --test header
+ *
+ * The names are those of an older interface. Each description begins with what
+ * the function is in the engine's own words. Three sections: what the module
+ * calls, its self-tests, and what only hosts in userspace call. The rules for
+ * pointers and locks are the contract in kernel/ffi/src/lib.rs.
  */
 #ifndef VEXFS_FFI_H
 #define VEXFS_FFI_H
@@ -27,8 +33,36 @@ const HEAD: &str = "\
 #endif
 ";
 
+/// The first function of a section, and what stands before it.
+const SECTIONS: [(&str, &str); 2] = [
+    (
+        "vexfs_rust_test_basic",
+        "\
+/*
+ * Self-tests: in the kernel's object only if that was linked with test hooks.
+ */
+#if !defined(__KERNEL__) || defined(VEXFS_TEST_HOOKS)
+
+",
+    ),
+    (
+        "vexfs_rust_userspace_init",
+        "\
+#endif /* !__KERNEL__ || VEXFS_TEST_HOOKS */
+
+/*
+ * For hosts in userspace: not in the kernel's object.
+ */
+#ifndef __KERNEL__
+
+",
+    ),
+];
+
 /// What the host provides besides a device: stands in `runtime.rs` as an extern block, and is declared here for its `noreturn`, which Rust must not be told.
 const TAIL: &str = "\
+#endif /* !__KERNEL__ */
+
 // Memory of `size` (more than 0) bytes aligned to `align` (a power of two up to 4096), or null. May sleep; must not
 // enter a filesystem.
 uint8_t *vexfs_host_alloc(size_t size, size_t align);
@@ -64,7 +98,7 @@ const NAMES: [(&str, &str); 19] = [
     ("WriteRequest", "vexfs_write_request"),
 ];
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "abi.rs",
     "volume.rs",
     "commit.rs",
@@ -72,8 +106,9 @@ const SOURCES: [&str; 9] = [
     "names.rs",
     "data.rs",
     "xattr.rs",
-    "vector.rs",
     "selftest.rs",
+    "userspace.rs",
+    "vector.rs",
 ];
 
 const PRIVATE: [&str; 6] =
@@ -109,7 +144,8 @@ fn generate() -> String {
     let mut text = Vec::new();
     builder.generate().expect("the sources parse").write(&mut text);
     let text = String::from_utf8(text).expect("a header is text");
-    text.lines()
+    let text: String = text
+        .lines()
         .map(|line| {
             // Rust's paths mean nothing to a reader of C.
             let line = line
@@ -125,7 +161,47 @@ fn generate() -> String {
                 _ => line,
             }
         })
-        .fold(String::new(), |all, line| all + &line + "\n")
+        .fold(String::new(), |all, line| all + &line + "\n");
+    SECTIONS.iter().fold(text, |text, (first, heading)| insert_before(&text, first, heading))
+}
+
+/// Puts `heading` before the comment of a function.
+fn insert_before(text: &str, function: &str, heading: &str) -> String {
+    let declared =
+        text.find(&format!("\nint32_t {function}(")).expect("a section's first function");
+    let comment = text[..declared].rfind("\n\n").expect("an empty line before its comment") + 2;
+    let (before, after) = text.split_at(comment);
+    format!("{before}{heading}{after}")
+}
+
+/// The engine's functions that are named in `text` with an opening parenthesis behind them.
+fn functions(text: &str) -> BTreeSet<&str> {
+    let names = text.match_indices("vexfs_rust_").filter_map(|(at, _)| text.get(at..));
+    let ends = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    names
+        .filter_map(|rest| rest.split_once(ends))
+        .filter_map(|(name, _)| text.contains(&format!("{name}(")).then_some(name))
+        .collect()
+}
+
+#[test]
+fn the_first_section_is_what_the_module_calls() {
+    let kernel = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut module = String::new();
+    for entry in std::fs::read_dir(&kernel).expect("the module's sources") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|ext| ext == "c") {
+            module += &std::fs::read_to_string(path).expect("C is text");
+        }
+    }
+    let header = generate();
+    let at = |(_, heading): (&str, &str)| header.find(heading).expect("the section is there");
+    let (tests, userspace) = (at(SECTIONS[0]), at(SECTIONS[1]));
+    let called = functions(&module);
+    let hooks = functions(&header[tests..userspace]);
+    let first: BTreeSet<_> = functions(&header[..tests]);
+    assert_eq!(called.difference(&hooks).copied().collect::<BTreeSet<_>>(), first);
+    assert!(hooks.is_subset(&called), "{hooks:?}");
 }
 
 #[test]

@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `fsck.vexfs`: checks a filesystem, and never writes.
 //!
-//! The check is the engine's; here are words and the exit codes that `fsck(8)` and boot scripts know.
+//! The check is the engine's. This prints it, with the exit codes that `fsck(8)` and boot scripts expect.
 
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use vexfs::{CheckSummary, Error, Report, check};
+use vexfs_image::Access;
+use vexfs_tools::cli;
 use vexfs_tools::failure::{Failure, Result};
-use vexfs_tools::{Access, cli, image};
 
-/// Errors were found and left as they are.
+/// The filesystem has errors; they are left as they are.
 const UNCORRECTED: u8 = 4;
-/// The check could not be made.
+/// It could not be checked.
 const OPERATIONAL: u8 = 8;
 /// Wrong usage.
 const USAGE: u8 = 16;
 
-/// Checks a VexFS filesystem; it only reads, always
+/// Checks a VexFS filesystem; it never writes
 ///
-/// Reads every structure the newest commit reaches and holds each against the others: checksums, the
-/// tree, names and links, extents, attributes, and the map of free space. File contents carry no
-/// checksum and are not read. Findings are printed one to a line: where, and what is wrong.
+/// Reads every structure that the newest commit reaches and compares them: checksums, the tree, names
+/// and links, extents, attributes, and the map of free space. File contents have no checksum and are
+/// not read. Each error is printed on a line of its own: where it is and what is wrong.
 #[derive(Debug, Parser)]
 #[command(
     name = "fsck.vexfs",
@@ -29,23 +30,23 @@ const USAGE: u8 = 16;
     version,
     after_help = "Examples:
   fsck.vexfs vexfs.img            check an image that nobody uses
-  fsck.vexfs -n /dev/ublkb0       look at one in use: what changes meanwhile may look damaged
+  fsck.vexfs -n /dev/ublkb0       check one in use: changes under way may look like damage
 
-A filesystem needs no repair after a crash: it is at its last commit. What is found here comes
-from the medium, the memory or a defect: copy out what can be read with `vexfs get`.
+A filesystem needs no repair after a crash: it is at its last commit. Errors come from the medium,
+the memory or a defect: copy out what can be read with `vexfs get`.
 
 Exit code: 0 clean, 4 errors found, 8 could not check, 16 wrong usage."
 )]
 // Each is a flag of the command line.
 #[allow(clippy::struct_excessive_bools)]
 struct Args {
-    /// Change nothing (never done anyway), and look even at an image in use
+    /// Check even an image in use (nothing is ever changed)
     #[arg(short = 'n')]
     no_change: bool,
-    /// Check fully even if it looks clean (always done)
+    /// Check fully even if it seems clean (always done)
     #[arg(short = 'f')]
     force: bool,
-    /// What fsck(8) passes on at boot; there is nothing to repair or to ask
+    /// Options that fsck(8) passes on at boot; there is nothing to repair or to ask
     #[arg(short = 'a', short_alias = 'p', short_aliases = ['y'], hide = true)]
     automatic: bool,
     /// The image file or block device
@@ -92,16 +93,15 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<CheckSummary> {
     let name = args.image.display().to_string();
-    let opened = image::open(&args.image, Access::Read)?;
-    let device = match &opened.user {
-        Some(by) if args.no_change => {
-            eprintln!(
-                "fsck.vexfs: {name}: warning: in use: {by}; what is found may be of changes under way"
-            );
-            opened.device
-        }
-        _ => opened.unused()?,
-    };
+    let opened = vexfs_image::open(&args.image, Access::Read)?;
+    match &opened.user {
+        None => {}
+        Some(by) if args.no_change => eprintln!(
+            "fsck.vexfs: {name}: warning: in use: {by}; changes under way may look like damage"
+        ),
+        Some(by) => return Err(Failure::in_use(&args.image, by)),
+    }
+    let device = opened.device;
     let bar = cli::progress(0, "{wide_bar} {percent}% {pos}/{len} blocks, {eta} left");
     let summary = check(&device, &mut |report| match report {
         Report::Progress { done, total } => {

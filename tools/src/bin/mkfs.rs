@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `mkfs.vexfs`: makes a filesystem in a file or on a block device.
 //!
-//! Nothing is written before the target is known to be free and to hold nothing of value; a file
-//! it created is removed again when it fails.
+//! Nothing is written before it is known that nobody uses the target and that it holds nothing that is
+//! recognised, unless `--force` is given. If it fails, a file that it created is removed.
 
 use clap::Parser;
 use rustix::fs::FallocateFlags;
@@ -12,16 +12,17 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
-use vexfs::{Device, MkfsOptions, Superblock, mkfs};
+use vexfs::{Device, Geometry, MkfsOptions, mkfs};
 use vexfs_format::{BLOCK_BYTES_DEFAULT, BLOCKS_MAX, BLOCKS_MIN};
+use vexfs_image::{Access, FileDevice};
 use vexfs_tools::failure::{Failure, Result, host_errno};
-use vexfs_tools::{Access, FileDevice, cli, image, signature, size, sys};
+use vexfs_tools::{cli, image, signature, size, sys};
 
 /// Makes a VexFS filesystem in an image file or on a block device
 ///
-/// A new file is created sparse, SIZE long. A file or device that exists is formatted as a whole, or
-/// its first SIZE bytes; a shorter file grows to SIZE. It is refused if it is in use, or if it
-/// holds another filesystem, a partition table or anything else that is recognised.
+/// A new file is created sparse, SIZE long. Of a file or device that exists, all or the first SIZE bytes
+/// are formatted; a shorter file grows to SIZE. An image is refused if it is in use, or if it holds a
+/// filesystem, a partition table or anything else that is recognised.
 #[derive(Debug, Parser)]
 #[command(
     name = "mkfs.vexfs",
@@ -30,7 +31,7 @@ use vexfs_tools::{Access, FileDevice, cli, image, signature, size, sys};
     after_help = "Examples:
   mkfs.vexfs vexfs.img 1G                  a new, sparse image of 1 GiB
   mkfs.vexfs -L corpus /dev/ublkb0         a whole block device
-  mkfs.vexfs --force vexfs.img             once more: all that was in it is lost
+  mkfs.vexfs --force vexfs.img             again: everything in it is lost
   mkfs.vexfs vexfs.img 1G && vexfs put vexfs.img /usr/share/doc / && fsck.vexfs vexfs.img
 
 Then: vexfs-ublk add --image vexfs.img; mount -t vexfs /dev/ublkb0 /mnt
@@ -47,7 +48,7 @@ struct Args {
     /// Bytes of a block: 4096, or a power of two up to 65536, which this kernel module does not mount
     #[arg(short = 'b', value_name = "BYTES", default_value_t = BLOCK_BYTES_DEFAULT, value_parser = block_bytes)]
     block_bytes: u32,
-    /// Format what holds something else; its old blocks are given back. Nothing that is in use is formatted
+    /// Overwrite what the image holds and give its blocks back; an image in use is still refused
     #[arg(long)]
     force: bool,
     /// The image file or block device
@@ -108,12 +109,12 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A new file, which nobody else may have made in between.
+/// Creates the file; fails if somebody else created it in the meantime.
 fn create(path: &Path) -> Result<()> {
     File::create_new(path).map(drop).map_err(Failure::host(path, "cannot be created"))
 }
 
-/// Refuses a length that no filesystem has.
+/// Refuses a length that a filesystem cannot have.
 fn check_length(args: &Args, bytes: u64) -> Result<()> {
     let blocks = bytes / u64::from(args.block_bytes);
     let limit = |limit: u64| size::human(limit.saturating_mul(u64::from(args.block_bytes)));
@@ -121,12 +122,12 @@ fn check_length(args: &Args, bytes: u64) -> Result<()> {
     let human = size::human(bytes);
     if blocks < BLOCKS_MIN {
         let least = limit(BLOCKS_MIN);
-        return Err(Failure::Said(format!(
+        return Err(Failure::Other(format!(
             "{name}: {human} is too small; a filesystem takes at least {least}"
         )));
     }
     if blocks > BLOCKS_MAX || bytes > i64::MAX as u64 {
-        return Err(Failure::Said(format!(
+        return Err(Failure::Other(format!(
             "{name}: {human} is too large; a filesystem takes at most {}",
             limit(BLOCKS_MAX)
         )));
@@ -134,34 +135,40 @@ fn check_length(args: &Args, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn format(args: &Args, created: bool) -> Result<Superblock> {
-    let path = args.image.as_path();
-    let name = path.display();
-    let opened = image::open(path, Access::Write)?;
-    let mut device = opened.unused()?;
-    let old_bytes = device.len_bytes();
+/// The length of the filesystem on an image of `image_bytes`.
+fn choose_length(args: &Args, image_bytes: u64, block_device: bool) -> Result<u64> {
+    let name = args.image.display();
     let bytes = match args.size {
-        Some(bytes) if bytes > old_bytes && device.is_block_device() => {
-            return Err(Failure::Said(format!(
+        Some(bytes) if bytes > image_bytes && block_device => {
+            return Err(Failure::Other(format!(
                 "{name}: is {} long, {} were asked for; choose a smaller size, or none for all of it",
-                size::human(old_bytes),
+                size::human(image_bytes),
                 size::human(bytes)
             )));
         }
         Some(bytes) => bytes,
-        None if old_bytes == 0 => {
+        None if image_bytes == 0 => {
             return Err(Failure::Usage(format!(
                 "{name}: is empty; give a size, as in: mkfs.vexfs {name} 1G"
             )));
         }
-        None => old_bytes,
+        None => image_bytes,
     };
     check_length(args, bytes)?;
+    Ok(bytes)
+}
+
+fn format(args: &Args, created: bool) -> Result<Geometry> {
+    let path = args.image.as_path();
+    let name = path.display();
+    let mut device = image::device(path, Access::Write)?;
+    let old_bytes = device.len_bytes();
+    let bytes = choose_length(args, old_bytes, device.is_block_device())?;
     let found = signature::find(&device)
         .map_err(|error| Failure::Engine { subject: name.to_string(), error: error.into() })?;
     if !found.is_empty() && !args.force {
-        return Err(Failure::Said(format!(
-            "{name}: holds {}; --force overwrites it, all in it is lost then",
+        return Err(Failure::Other(format!(
+            "{name}: holds {}; --force overwrites it, and everything in it is lost",
             found.join(" and ")
         )));
     }
@@ -184,7 +191,7 @@ fn format(args: &Args, created: bool) -> Result<Superblock> {
         .and_then(|superblock| {
             let synced = device.file().sync_all();
             synced.map_err(Failure::host(path, "cannot be synced"))?;
-            Ok(superblock)
+            Ok(Geometry::of(&superblock))
         });
     if made.is_err() && grow {
         let _ = device.set_len(old_bytes);
@@ -195,19 +202,19 @@ fn format(args: &Args, created: bool) -> Result<Superblock> {
 fn hash_key(path: &Path) -> Result<[u8; 16]> {
     let mut key = [0; 16];
     let filled = rustix::rand::getrandom(&mut key, GetRandomFlags::empty())
-        .map_err(host_errno(path, "no random numbers for it"))?;
+        .map_err(host_errno(path, "the kernel gave no random numbers for its hash key"))?;
     if filled == key.len() {
         Ok(key)
     } else {
-        Err(Failure::Said(format!("{}: the kernel gave too few random numbers", path.display())))
+        Err(Failure::Other(format!("{}: the kernel gave too few random numbers", path.display())))
     }
 }
 
-/// Gives the old contents back, and makes sure that no signature of theirs is left at either end.
+/// Gives the blocks of the old contents back, and leaves none of their signatures at either end.
 fn blank(device: &FileDevice, path: &Path, bytes: u64) -> Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     if device.is_block_device() {
-        // A device that cannot discard keeps its old blocks: no harm, it only saves it work.
+        // Discarding only saves the device work, so one that cannot is fine.
         let _ = sys::discard(device.file(), 0, bytes & !4095);
     } else if rustix::fs::fallocate(device.file(), flags, 0, bytes).is_ok() {
         return Ok(());
@@ -222,16 +229,14 @@ fn blank(device: &FileDevice, path: &Path, bytes: u64) -> Result<()> {
     })
 }
 
-fn report(args: &Args, superblock: &Superblock) {
-    let block_bytes = 1u64 << superblock.block_shift.get();
-    let blocks = superblock.blocks.get();
-    let bytes = blocks * block_bytes;
+fn report(args: &Args, geometry: &Geometry) {
+    let bytes = geometry.len_bytes();
     let label = if args.label.is_empty() { "(none)" } else { &args.label };
     println!("label:       {label}");
-    println!("UUID:        {}", Uuid::from_bytes(superblock.uuid));
+    println!("UUID:        {}", Uuid::from_bytes(geometry.uuid));
     println!("size:        {} ({bytes} bytes)", size::human(bytes));
-    println!("block size:  {block_bytes}");
-    println!("blocks:      {blocks}");
+    println!("block size:  {}", geometry.block_bytes());
+    println!("blocks:      {}", geometry.blocks);
     if args.block_bytes != BLOCK_BYTES_DEFAULT {
         eprintln!(
             "mkfs.vexfs: {}: note: the kernel module mounts only blocks of {BLOCK_BYTES_DEFAULT} bytes",

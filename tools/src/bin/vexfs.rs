@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs`: looks into an unmounted image, and copies files out of it and into it.
 //!
-//! Only words here; what a command does is in the library. Only `put` writes to the image.
+//! This is the command line; what a command does is in the library. Only `put` writes to the image.
 
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -9,17 +9,18 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use vexfs_image::Access;
 use vexfs_tools::dump::Format;
 use vexfs_tools::failure::{Failure, Result};
-use vexfs_tools::names::Tree;
 use vexfs_tools::put::Copied;
 use vexfs_tools::show::Listing;
-use vexfs_tools::{Access, cli, dump, get, image, put, show, size, sys};
+use vexfs_tools::tree::Tree;
+use vexfs_tools::{cli, dump, get, image, put, show, size, sys};
 
 /// Looks into a VexFS image and copies files, without mounting it
 ///
-/// The image is a file or a block device that nobody has mounted or serves. Paths inside an image
-/// begin at its root, with or without a slash.
+/// The image is a file or a block device that is neither mounted nor served. Paths inside an image
+/// start at its root, with or without a slash.
 #[derive(Debug, Parser)]
 #[command(
     name = "vexfs",
@@ -54,7 +55,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Shows what is known of a file: its attributes, and how its vectors lie
+    /// Shows what is known of a file: its attributes and the layout of its vectors
     #[command(after_help = "Example:
   vexfs stat vexfs.img /corpus/packages.npy")]
     Stat(Place),
@@ -70,9 +71,9 @@ enum Command {
     },
     /// Copies files and trees out of the image
     #[command(
-        after_help = "As cp -a does: modes, times, links, holes and attributes are kept, and owners for root. Into a
-directory that exists, a tree goes under its own name, or without it when it is written '/' or 'DIR/.'.
-What is damaged is named and left out, and the rest copied.
+        after_help = "Like cp -a, it keeps modes, times, links, holes and attributes; run by root, owners too. A tree is
+copied into an existing directory under its own name; written as '/' or 'DIR/.', only its contents are.
+Damaged files are named and left out; everything else is copied.
 
 Examples:
   vexfs get vexfs.img /corpus              into the current directory
@@ -82,14 +83,14 @@ Examples:
     Get {
         /// The image file or block device
         image: PathBuf,
-        /// Files and directories in the image; of two or more, the last is the destination
+        /// Files and directories in the image; if there are several, the last one is the destination
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<OsString>,
     },
     /// Copies files and trees into the image
     #[command(
-        after_help = "As cp -a does: modes, owners, times, links, holes and attributes are kept. A file that exists is
-replaced and keeps its vector layout. A tree written 'DIR/.' goes without its own name.
+        after_help = "Like cp -a, it keeps modes, owners, times, links, holes and attributes. A file that exists is
+replaced and keeps its vector layout. Of a tree written as 'DIR/.' only the contents are copied.
 
 Examples:
   vexfs put vexfs.img packages.npy         into the root directory
@@ -99,7 +100,7 @@ Examples:
     Put {
         /// The image file or block device
         image: PathBuf,
-        /// Files and directories of this machine; of two or more, the last is the destination in the image
+        /// Files and directories of this machine; if there are several, the last one is the destination in the image
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<OsString>,
     },
@@ -109,7 +110,7 @@ Examples:
   vexfs dump --tree vexfs.img | grep dirent
   vexfs dump --json vexfs.img | jq .tree.fill_percent")]
     Dump {
-        /// With every node and item; with --json, one object to a line
+        /// With every node and item; with --json, one object per line
         #[arg(long)]
         tree: bool,
         /// As JSON
@@ -158,7 +159,7 @@ fn run(command: Command) -> Result<()> {
         Command::Get { image, mut paths } => {
             let to = if paths.len() > 1 { paths.pop() } else { None };
             let to = to.unwrap_or_else(|| ".".into());
-            get::get(&mut open(&image)?, &bytes(paths), Path::new(&to)).map(tell)
+            get::get(&mut open(&image)?, &bytes(paths), Path::new(&to)).map(report)
         }
         Command::Put { image, mut paths } => {
             let to = if paths.len() > 1 { paths.pop() } else { None };
@@ -166,19 +167,15 @@ fn run(command: Command) -> Result<()> {
             let from: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
             let volume = image::volume(&image, Access::Write)?;
             let mut tree = Tree::new(volume, &image);
-            put::put(&mut tree, &from, &to.into_vec()).map(tell)
+            put::put(&mut tree, &from, &to.into_vec()).map(report)
         }
         Command::Dump { tree, json, image } => {
-            let device = image::open(&image, Access::Read)?.unused()?;
+            let device = image::device(&image, Access::Read)?;
             dump::dump(&device, &image.display().to_string(), Format { tree, json }, &mut out)
         }
     };
-    // What was found before a failure is shown before it.
-    let flushed = out.flush().map_err(|source| Failure::Host {
-        subject: "standard output".to_owned(),
-        doing: "cannot be written",
-        source,
-    });
+    // Output that was produced before a failure is shown before its message.
+    let flushed = out.flush().map_err(Failure::output);
     done.and(flushed)
 }
 
@@ -191,6 +188,6 @@ fn bytes(paths: Vec<OsString>) -> Vec<Vec<u8>> {
     paths.into_iter().map(OsStringExt::into_vec).collect()
 }
 
-fn tell(copied: Copied) {
+fn report(copied: Copied) {
     eprintln!("{} inodes, {}", copied.inodes, size::human(copied.bytes));
 }

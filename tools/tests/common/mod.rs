@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A scratch directory and the three programs, for the tests of all.
+//! A scratch directory and the three programs, for the tests of all of them.
 
 // Each test program uses a part of this.
 #![allow(dead_code, missing_docs)]
@@ -30,7 +30,7 @@ impl Run {
         self
     }
 
-    /// It failed with `code`, and said all of `words` in one line.
+    /// Asserts that it failed with `code` and printed one line with all of `words`.
     #[track_caller]
     pub fn refused(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
@@ -100,14 +100,14 @@ impl Lab {
     }
 }
 
-/// Locks a file as a daemon does that serves it, until the result is dropped.
+/// Locks a file as the daemon that serves it does, until the result is dropped.
 pub fn hold(path: &Path, alone: bool) -> File {
     let file = File::options().read(true).write(true).open(path).unwrap();
-    assert!(vexfs_tools::sys::lock(&file, alone).unwrap());
+    assert!(vexfs_image::lock(&file, alone).unwrap());
     file
 }
 
-/// Bytes the medium beneath really holds of a file.
+/// Bytes that are allocated for a file.
 pub fn allocated(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     path.metadata().unwrap().blocks() * 512

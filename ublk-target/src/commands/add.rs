@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `add` and `recover`: from an image to a device that can be opened.
+//! `add` and `recover`: start a daemon for an image, and wait until its device can be opened.
 
 use super::lab;
 use crate::cli::AddArgs;
@@ -8,34 +8,28 @@ use crate::device::command::{Control, State, open_control};
 use crate::device::{block_path, params::Recovery};
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::options::Options;
 use crate::serve::{self, Job, Task};
-use crate::state::{DeviceState, Options, RunDir, is_killed};
+use crate::state::{DeviceState, RunDir, is_killed};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Time that the device node gets to appear and to be openable.
+/// Time for the device node to appear and become openable.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
-/// Time that a dying daemon gets to be gone, and the driver to notice.
+/// Time for a dying daemon to end, and for the driver to notice.
 const DEATH_DEADLINE: Duration = Duration::from_secs(30);
-/// Time after which a daemon that runs is taken for alive.
+/// A daemon that still runs after this time is not dying.
 const DYING_DEADLINE: Duration = Duration::from_secs(1);
 
-pub fn add(args: &AddArgs) -> Result<()> {
-    let image = std::fs::canonicalize(&args.image)
-        .map_err(|source| Error::Image { path: args.image.clone(), source })?;
-    let options = Options {
-        image,
-        raw: args.raw,
-        read_only: args.read_only,
-        buffered: args.buffered,
-        queues: args.queues,
-        depth: args.depth,
-        recovery: args.recovery,
-        crash_model: args.crash_model || args.record.is_some(),
-        record: args.record.as_deref().map(absolute).transpose()?,
-    };
-    start(&options, Task::Add(args.id), args.foreground, None)
+pub fn add(args: AddArgs) -> Result<()> {
+    let AddArgs { mut options, id, foreground } = args;
+    let image = &mut options.image.path;
+    *image = std::fs::canonicalize(&*image)
+        .map_err(|source| Error::Image { path: image.clone(), source })?;
+    options.record = options.record.as_deref().map(absolute).transpose()?;
+    options.crash_model |= options.record.is_some();
+    start(&options, Task::Add(id), foreground, None)
 }
 
 pub fn recover(id: u32) -> Result<()> {
@@ -45,18 +39,18 @@ pub fn recover(id: u32) -> Result<()> {
         Control::open()?.info(id)?;
         return Err(Error::NotOurs(id));
     };
-    // A lab's power cut leaves the daemon alive.
+    // After a power cut in the crash lab the daemon still runs.
     if state.options.crash_model && state.daemon_runs() && lab::power_on(&state)? {
         return super::print(&format!("{}\n", block_path(id).display()));
     }
     wait_for_death(&state)?;
     let task = Task::Recover { id, begun: state.fetching };
-    // A recording ends with its daemon.
+    // The recording ended with the daemon.
     let options = Options { record: None, ..state.options };
     start(&options, task, false, Some(state.bytes))
 }
 
-/// The daemon's working directory is another.
+/// The path from the root, because the daemon changes its working directory.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::Image { path: path.to_owned(), source })
 }
@@ -72,7 +66,7 @@ fn wait_for_death(state: &DeviceState) -> Result<()> {
         let info = control.info(id)?;
         match info.state {
             State::Quiesced | State::FailIo if !state.daemon_runs() => return Ok(()),
-            // A process that was killed a moment ago still runs for a moment.
+            // A daemon that was just killed still runs for a moment.
             State::Live
                 if state.daemon_runs()
                     && begun.elapsed() >= DYING_DEADLINE
@@ -91,7 +85,7 @@ fn wait_for_death(state: &DeviceState) -> Result<()> {
                 ));
             }
             other if Instant::now() >= deadline => {
-                return refused(format!("the driver still calls it {}", other.name()));
+                return refused(format!("its state in the driver is still {}", other.name()));
             }
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
@@ -99,17 +93,17 @@ fn wait_for_death(state: &DeviceState) -> Result<()> {
 }
 
 fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) -> Result<()> {
-    // What can be said at once is said before anything is made.
+    // Whatever can be checked is checked before anything is created.
     open_control()?;
     let image = match task {
-        Task::Add(_) => serve::open_image(options)?,
+        Task::Add(_) => Image::open(&options.image)?,
         Task::Recover { .. } => open_left_image(options)?,
     };
     if let Some(device) = bytes
         && image.exposed_bytes() != device
     {
-        let bytes = image.exposed_bytes();
-        return Err(Error::ImageChanged { path: options.image.clone(), bytes, device });
+        let (path, bytes) = (image.path().to_owned(), image.exposed_bytes());
+        return Err(Error::ImageChanged { path, bytes, device });
     }
     let run_dir = RunDir::default_path();
     if foreground {
@@ -131,18 +125,18 @@ fn start(options: &Options, task: Task, foreground: bool, bytes: Option<u64>) ->
             if let Err(error) = &served {
                 reporter.failed(error);
             }
-            // The parent has said what there is to say.
+            // The parent prints the error.
             std::process::exit(i32::from(served.is_err()))
         }
     }
 }
 
-/// Opens an image whose daemon died a moment ago. The lock goes with the last I/O that the dead one
-/// had under way, which may be later than its process.
+/// Opens an image whose daemon just died. Its lock is held until the last of its I/O has ended, which may
+/// be after its process has.
 fn open_left_image(options: &Options) -> Result<Image> {
     let deadline = Instant::now() + DEATH_DEADLINE;
     loop {
-        match serve::open_image(options) {
+        match Image::open(&options.image) {
             Err(Error::ImageLocked { .. }) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -151,7 +145,7 @@ fn open_left_image(options: &Options) -> Result<Image> {
     }
 }
 
-/// The node may be made by another process, a moment after the device.
+/// Waits for the device node, which another process may create a moment after the device.
 fn wait_until_openable(id: u32) -> Result<()> {
     let path = block_path(id);
     let deadline = Instant::now() + OPEN_DEADLINE;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `del`: stops a device, waits for its daemon, removes it. Works as well when the daemon died.
+//! `del`: stops a device, waits for its daemon and removes the device, also if the daemon died.
 
 use crate::cli::DelArgs;
 use crate::device::{
@@ -11,7 +11,7 @@ use crate::serve;
 use crate::state::{DeviceState, RunDir};
 use std::time::{Duration, Instant};
 
-/// Time that a device without users gets to disappear.
+/// Time for a device without users to disappear.
 const GONE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub fn run(args: &DelArgs) -> Result<()> {
@@ -23,7 +23,7 @@ pub fn run(args: &DelArgs) -> Result<()> {
     delete_all(&mut control, &run_dir)
 }
 
-/// Deletes all it can: one device in use must not keep the others.
+/// Deletes every device that it can: one in use must not protect the others.
 fn delete_all(control: &mut Control, run_dir: &RunDir) -> Result<()> {
     let mut states = run_dir.all()?;
     loop {
@@ -33,7 +33,7 @@ fn delete_all(control: &mut Control, run_dir: &RunDir) -> Result<()> {
             let done = delete(control, run_dir, state.id, Some(state));
             done.map_err(|error| errors.push(error)).is_err()
         });
-        // A device may be the image of another one, and is free once that is gone.
+        // A device may be the image of another one, and is free once that one is gone.
         if states.is_empty() || states.len() == before {
             let last = errors.pop();
             for error in &errors {
@@ -52,7 +52,7 @@ fn delete(
 ) -> Result<()> {
     let info = match control.info(id) {
         Err(Error::NoDevice(_)) if state.is_some_and(|s| !s.daemon_runs()) => {
-            // Gone already, for instance with the driver: only our files are left.
+            // It is gone already, for instance with the driver, and only its files are left.
             run_dir.remove(id);
             return Ok(());
         }

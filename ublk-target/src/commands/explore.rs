@@ -1,136 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `replay` and `explore`: what becomes of a recording, without any device.
+//! `explore`: checks every state in which a power cut could leave a recorded VexFS, without any device.
 
-use crate::cli::{ExploreArgs, Keep, ReplayArgs};
+use crate::cli::ExploreArgs;
 use crate::error::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vexfs_crash::explore::{Explored, Limits, RootJudge, explore, picture, replay as judge_one};
-use vexfs_crash::{Event, Recording, Request};
+use vexfs_crash::Recording;
+use vexfs_crash::explore::{Chosen, Explored, Limits, RootJudge, explore, picture, replay};
 
-/// Bytes compared and written at a time.
-const CHUNK: u64 = 64 << 10;
-
-fn read(path: &Path) -> Result<Recording> {
-    Recording::read(path).map_err(|e| Error::Search(e.to_string()))
-}
-
-fn describe(event: &Event) -> (&'static str, String) {
-    match event {
-        Event::Submit { id, request: Request::Write { at, data, fua } } => {
-            let fua = if *fua { ", FUA" } else { "" };
-            ("write", format!("#{id} {} bytes at {at}{fua}", data.len()))
-        }
-        Event::Submit { id, request: Request::Zeroes { at, len, fua } } => {
-            let fua = if *fua { ", FUA" } else { "" };
-            ("zeroes", format!("#{id} {len} bytes at {at}{fua}"))
-        }
-        Event::Submit { id, request: Request::Flush } => ("flush", format!("#{id}")),
-        Event::Complete { id, ok } => {
-            ("done", format!("#{id}{}", if *ok { "" } else { " failed" }))
-        }
-        Event::Mark(text) => ("mark", text.clone()),
-    }
-}
-
-fn event_json(number: usize, event: &Event) -> serde_json::Value {
-    match event {
-        Event::Submit { id, request } => match request {
-            Request::Write { at, data, fua } => json!({
-                "event": number, "kind": "write", "id": id, "at": at, "bytes": data.len(), "fua": fua,
-            }),
-            Request::Zeroes { at, len, fua } => json!({
-                "event": number, "kind": "zeroes", "id": id, "at": at, "bytes": len, "fua": fua,
-            }),
-            Request::Flush => json!({ "event": number, "kind": "flush", "id": id }),
-        },
-        Event::Complete { id, ok } => {
-            json!({ "event": number, "kind": "done", "id": id, "ok": ok })
-        }
-        Event::Mark(text) => json!({ "event": number, "kind": "mark", "text": text }),
-    }
-}
-
-pub fn replay(args: &ReplayArgs) -> Result<()> {
-    let recording = read(&args.file)?;
-    let (Some(point), Some(out)) = (&args.to, &args.image) else {
-        if args.json {
-            let events = recording.events.iter().enumerate();
-            let list: Vec<_> = events.map(|(number, event)| event_json(number, event)).collect();
-            return super::print_json(
-                &json!({ "bytes": recording.base.len_bytes(), "events": list }),
-            );
-        }
-        let lines: Vec<String> = recording
-            .events
-            .iter()
-            .enumerate()
-            .map(|(number, event)| {
-                let (kind, text) = describe(event);
-                format!("{number:>8}  {kind:<7} {text}\n")
-            })
-            .collect();
-        return super::print(&lines.concat());
-    };
-    let all = recording.events.len();
-    let events = match point.as_str() {
-        "end" => Some(all),
-        point => match point.strip_prefix("mark:") {
-            Some(text) => recording.mark(text),
-            None => point.parse().ok().filter(|events| *events <= all),
-        },
-    };
-    let events = events.ok_or_else(|| {
-        Error::Search(format!(
-            "--to {point}: the recording has {all} events and no such point; see --list"
-        ))
-    })?;
-    let keep = match args.keep {
-        Keep::None => vexfs_crash::Keep::None,
-        Keep::All => vexfs_crash::Keep::All,
-        Keep::Random => vexfs_crash::Keep::Random(args.seed),
-    };
-    let image = recording.image_at(events, keep);
-    let failed = |source| Error::Image { path: out.clone(), source };
-    let file = File::create(out).map_err(failed)?;
-    file.set_len(image.len_bytes()).map_err(failed)?;
-    let mut at = 0;
-    while at < image.len_bytes() {
-        let len = CHUNK.min(image.len_bytes() - at);
-        let data = image.bytes(at, len as usize);
-        if data.iter().any(|byte| *byte != 0) {
-            file.write_all_at(&data, at).map_err(failed)?;
-        }
-        at += len;
-    }
-    if args.json {
-        super::print_json(&json!({ "events": events, "bytes": image.len_bytes() }))
-    } else {
-        super::print(&format!("{}: after {events} of {all} events\n", out.display()))
-    }
+/// Reads a recording.
+pub fn read(path: &Path) -> Result<Recording> {
+    Recording::read(path).map_err(|e| Error::Refused(e.to_string()))
 }
 
 pub fn run(args: &ExploreArgs) -> Result<()> {
     let recording = read(&args.file)?;
     let judge = RootJudge::new(&recording);
     if judge.generations() == 0 {
-        return Err(Error::Search(format!(
-            "{}: no VexFS was committed in it: there is nothing to hold states against",
+        return Err(Error::Refused(format!(
+            "{}: no VexFS was committed in it: there is nothing to compare states with",
             args.file.display()
         )));
     }
     if let (Some(event), Some(keep)) = (args.event, &args.keep) {
-        return match judge_one(&recording, &judge, event, keep) {
-            None => Err(Error::Search(format!("the recording has no point after {event} events"))),
-            Some(Ok(generation)) => {
-                super::print(&format!("right: generation {generation} comes back\n"))
-            }
-            Some(Err(what)) => Err(Error::Search(format!("WRONG: {what}"))),
-        };
+        return check_one(&recording, &judge, event, keep);
     }
     let limits = Limits { samples: args.samples, seed: args.seed, ..Limits::default() };
     let bar = ProgressBar::new(recording.events.len() as u64);
@@ -157,40 +52,10 @@ pub fn run(args: &ExploreArgs) -> Result<()> {
         std::fs::write(path, picture::draw(&points)).map_err(failed)?;
     }
     let rate = explored.states as f64 / began.elapsed().as_secs_f64().max(1e-9);
-    if args.json {
-        let failures: Vec<_> = explored
-            .failures
-            .iter()
-            .map(|f| json!({ "event": f.event, "keep": f.chosen.to_string(), "what": f.what }))
-            .collect();
-        super::print_json(&json!({
-            "events": recording.events.len(),
-            "generations": judge.generations(),
-            "points": explored.points,
-            "states": explored.states,
-            "distinct_states": explored.distinct.len(),
-            "evaluations": explored.evaluations,
-            "states_per_second_per_core": rate as u64,
-            "wrong_states": explored.failed,
-            "failures": failures,
-        }))?;
-    } else {
-        let lines = [
-            ("events", recording.events.len() as u64),
-            ("generations", judge.generations() as u64),
-            ("points of a cut", explored.points),
-            ("states", explored.states),
-            ("distinct states", explored.distinct.len() as u64),
-            ("runs of the engine", explored.evaluations),
-            ("states a second a core", rate as u64),
-            ("wrong states", explored.failed),
-        ];
-        let text: Vec<_> = lines.iter().map(|(name, n)| format!("{name:<24}{n:>12}\n")).collect();
-        super::print(&text.concat())?;
-    }
+    report(args.json, recording.events.len(), judge.generations(), &explored, rate as u64)?;
     match explored.failures.first() {
         None => Ok(()),
-        Some(first) => Err(Error::Search(format!(
+        Some(first) => Err(Error::Refused(format!(
             "{} states are wrong; the first: {}; again: vexfs-ublk explore {} --event {} --keep '{}'",
             explored.failed,
             first.what,
@@ -199,4 +64,53 @@ pub fn run(args: &ExploreArgs) -> Result<()> {
             first.chosen
         ))),
     }
+}
+
+fn check_one(recording: &Recording, judge: &RootJudge, event: usize, keep: &Chosen) -> Result<()> {
+    match replay(recording, judge, event, keep) {
+        None => Err(Error::Refused(format!("the recording has no point after {event} events"))),
+        Some(Ok(generation)) => {
+            super::print(&format!("right: generation {generation} comes back\n"))
+        }
+        Some(Err(what)) => Err(Error::Refused(format!("WRONG: {what}"))),
+    }
+}
+
+fn report(
+    as_json: bool,
+    events: usize,
+    generations: usize,
+    explored: &Explored,
+    states_per_second: u64,
+) -> Result<()> {
+    if as_json {
+        let failures: Vec<_> = explored
+            .failures
+            .iter()
+            .map(|f| json!({ "event": f.event, "keep": f.chosen.to_string(), "what": f.what }))
+            .collect();
+        return super::print_json(&json!({
+            "events": events,
+            "generations": generations,
+            "points": explored.points,
+            "states": explored.states,
+            "distinct_states": explored.distinct.len(),
+            "evaluations": explored.evaluations,
+            "states_per_second_per_core": states_per_second,
+            "wrong_states": explored.failed,
+            "failures": failures,
+        }));
+    }
+    let lines = [
+        ("events", events as u64),
+        ("generations", generations as u64),
+        ("points of a cut", explored.points),
+        ("states", explored.states),
+        ("distinct states", explored.distinct.len() as u64),
+        ("runs of the engine", explored.evaluations),
+        ("states a second a core", states_per_second),
+        ("wrong states", explored.failed),
+    ];
+    let text: Vec<_> = lines.iter().map(|(name, n)| format!("{name:<24}{n:>12}\n")).collect();
+    super::print(&text.concat())
 }

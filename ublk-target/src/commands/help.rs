@@ -15,7 +15,7 @@ pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     super::print(&String::from_utf8_lossy(&text))
 }
 
-/// A page for the program, and one for each of its commands.
+/// Writes a page for the program and one for each of its commands.
 pub fn man(directory: &Path) -> Result<()> {
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
@@ -26,7 +26,7 @@ pub fn man(directory: &Path) -> Result<()> {
         let failed = |source| Error::Runtime { path: path.clone(), source };
         let mut text = Vec::new();
         page.render(&mut text).map_err(failed)?;
-        // What stands behind the help text is examples, and is called "extra" by the generator.
+        // The text after the help is examples; the generator calls it "extra".
         let text = String::from_utf8_lossy(&text).replace(" EXTRA\n", " EXAMPLES\n");
         std::fs::write(&path, text).map_err(failed)?;
     }
@@ -37,7 +37,7 @@ pub fn man(directory: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    // They said that they belong to section 1, and lay in the directory of section 8.
+    // The pages named section 1 and were installed in section 8.
     #[test]
     fn pages_are_of_the_section_that_they_are_installed_in() {
         let directory = tempfile::tempdir().unwrap();

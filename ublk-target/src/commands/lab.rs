@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `crash`, `fault` and `mark`: what is asked of the crash lab under a running device.
+//! `crash`, `fault` and `mark`: requests to the crash lab of a running device.
 
 use crate::cli::{CrashArgs, FaultArgs, FaultName, Keep, MarkArgs, Which};
 use crate::control::client;
@@ -13,7 +13,7 @@ use std::fmt::Write;
 fn ask(state: &DeviceState, request: LabRequest) -> Result<LabReply> {
     match client::ask(&state.socket, &Request::Lab(request))? {
         Reply::Lab(reply) => Ok(reply),
-        _ => Err(Error::Protocol("an answer to another question".into())),
+        _ => Err(client::unexpected()),
     }
 }
 
@@ -22,7 +22,7 @@ fn ask_id(id: u32, request: LabRequest) -> Result<LabReply> {
     ask(&state, request)
 }
 
-/// Turns a lab's power on again; false if it was on.
+/// Turns the power of a lab's device on; false if it was on.
 pub fn power_on(state: &DeviceState) -> Result<bool> {
     Ok(ask(state, LabRequest::PowerOn)? == LabReply::Done(true))
 }
@@ -34,7 +34,7 @@ pub fn crash(args: &CrashArgs) -> Result<()> {
         Keep::Random => KeepPolicy::Random(args.seed),
     };
     let LabReply::Cut(cut) = ask_id(args.id, LabRequest::Crash(keep))? else {
-        return Err(Error::Protocol("an answer to another question".into()));
+        return Err(client::unexpected());
     };
     if args.json {
         return super::print_json(&json!({ "unflushed": cut.unflushed, "kept": cut.kept }));
@@ -48,7 +48,7 @@ pub fn crash(args: &CrashArgs) -> Result<()> {
 pub fn mark(args: &MarkArgs) -> Result<()> {
     match ask_id(args.id, LabRequest::Mark(args.text.clone()))? {
         LabReply::Done(true) => Ok(()),
-        _ => Err(Error::Search(format!(
+        _ => Err(Error::Refused(format!(
             "device {} records nothing: add it with --record FILE; a recording ends at a power cut",
             args.id
         ))),
@@ -60,14 +60,14 @@ pub fn fault(args: &FaultArgs) -> Result<()> {
         let number = if let Which::One(number) = which { Some(number) } else { None };
         return match (ask_id(args.id, LabRequest::Clear(number))?, number) {
             (LabReply::Number(0), Some(number)) => {
-                Err(Error::Search(format!("device {} has no fault {number}", args.id)))
+                Err(Error::Refused(format!("device {} has no fault {number}", args.id)))
             }
             _ => Ok(()),
         };
     }
     if let Some(name) = args.set {
         let LabReply::Number(number) = ask_id(args.id, LabRequest::Set(plan(name, args)))? else {
-            return Err(Error::Protocol("an answer to another question".into()));
+            return Err(client::unexpected());
         };
         return if args.json {
             super::print_json(&json!({ "fault": number }))
@@ -76,7 +76,7 @@ pub fn fault(args: &FaultArgs) -> Result<()> {
         };
     }
     let LabReply::Faults(faults) = ask_id(args.id, LabRequest::Faults)? else {
-        return Err(Error::Protocol("an answer to another question".into()));
+        return Err(client::unexpected());
     };
     if args.json {
         let list: Vec<_> = faults.iter().map(to_json).collect();
@@ -86,7 +86,7 @@ pub fn fault(args: &FaultArgs) -> Result<()> {
     }
 }
 
-/// The fault that the words describe.
+/// The fault that the command line describes.
 fn plan(name: FaultName, args: &FaultArgs) -> Fault {
     let (kind, on) = match name {
         FaultName::Eio => (FaultKind::Eio { errno: args.errno }, On::Any),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `list` and `features`: what there is, and what the driver can do.
+//! `list` and `features`: the devices, and what the driver can do.
 
 use crate::device::block_path;
 use crate::device::command::{Control, FEATURES};
@@ -11,7 +11,7 @@ use std::fmt::Write;
 pub fn devices(as_json: bool) -> Result<()> {
     let run_dir = RunDir::default_path();
     let states = run_dir.all()?;
-    // Without a driver there is no device, whatever the files say.
+    // Without the driver there are no devices, whatever the state files say.
     let mut control = match Control::open() {
         Err(Error::NoDriver) => None,
         other => Some(other?),
@@ -27,7 +27,7 @@ pub fn devices(as_json: bool) -> Result<()> {
             run_dir.remove(state.id);
             continue;
         }
-        let name = info.map_or("missing", |i| i.state.name());
+        let name = info.map_or("missing", |info| info.state.name());
         rows.push((state, name));
     }
     if as_json {
@@ -40,14 +40,14 @@ pub fn devices(as_json: bool) -> Result<()> {
                     "state": name,
                     "pid": s.pid,
                     "running": s.daemon_runs(),
-                    "image": s.options.image,
+                    "image": s.options.image.path,
                     "bytes": s.bytes,
                     "queues": s.options.queues,
                     "depth": s.options.depth,
                     "recovery": s.options.recovery.name(),
-                    "raw": s.options.raw,
-                    "read_only": s.options.read_only,
-                    "buffered": s.options.buffered,
+                    "raw": s.options.image.raw,
+                    "read_only": s.options.image.read_only,
+                    "buffered": s.options.image.buffered,
                     "crash_model": s.options.crash_model,
                     "record": s.options.record,
                     "log": s.log,
@@ -66,7 +66,7 @@ pub fn devices(as_json: bool) -> Result<()> {
             s.pid,
             if s.daemon_runs() { "" } else { " (dead)" },
             s.bytes,
-            s.options.image.display(),
+            s.options.image.path.display(),
             s.options.recovery.name(),
             s.log.display(),
         );

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What each command does, in the process that was started. Output goes to standard output,
-//! one clear line per failure to standard error, and nothing else.
+//! What each command does in the process that the user started. It prints its result to standard output,
+//! and one line to standard error if it fails.
 
 mod add;
 mod del;
@@ -8,6 +8,7 @@ mod explore;
 mod help;
 mod lab;
 mod list;
+mod replay;
 mod search;
 mod stats;
 
@@ -18,7 +19,7 @@ use std::io::Write;
 /// Runs a command.
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::Add(args) => add::add(&args),
+        Command::Add(args) => add::add(args),
         Command::Recover(args) => add::recover(args.id),
         Command::Del(args) => del::run(&args),
         Command::List(args) => list::devices(args.json),
@@ -27,7 +28,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Crash(args) => lab::crash(&args),
         Command::Fault(args) => lab::fault(&args),
         Command::Mark(args) => lab::mark(&args),
-        Command::Replay(args) => explore::replay(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Explore(args) => explore::run(&args),
         Command::Features(args) => list::features(args.json),
         Command::Completions { shell } => help::completions(shell),
@@ -35,7 +36,7 @@ pub fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Prints text; a reader that went away is no failure.
+/// Prints text. A closed pipe is not an error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

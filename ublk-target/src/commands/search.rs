@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `search`: from a path on a mount to the daemon beneath it, and from its hits to paths and names.
+//! `search`: finds the daemon behind a path on a mount, asks it, and turns its hits into paths and names.
 //!
-//! The directory is walked through the mount, so a search sees the names that its user sees.
+//! The directory is walked on the mount, so a search only names files that its user can see.
 
 use crate::cli::SearchArgs;
 use crate::control::client;
@@ -23,7 +23,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     let query = match (&args.query, args.like) {
         (Some(file), _) => Query::Vector(read_query(file, args.row)?),
         (None, Some(slot)) => Query::Like(slot),
-        (None, None) => return Err(Error::Search("what to look for is missing".into())),
+        (None, None) => return Err(Error::Refused("give --query or --like".into())),
     };
     let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
     let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
@@ -42,11 +42,11 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         exact: args.exact,
     };
     let reply = client::ask(&state.socket, &Request::Search(search)).map_err(|e| match e {
-        Error::Search(why) => Error::Search(format!("{}: {why}", args.path.display())),
+        Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
         other => other,
     })?;
     let Reply::Found(found) = reply else {
-        return Err(Error::Protocol("an answer to another question".into()));
+        return Err(client::unexpected());
     };
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
@@ -54,7 +54,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     }
     if let Some(problem) = &found.problem {
         eprintln!(
-            "vexfs-ublk: the index does not follow the device: {problem}: newer rows may be missing"
+            "vexfs-ublk: the index is not kept up to date: {problem}: newer rows may be missing"
         );
     }
     if !found.caught_up {
@@ -67,16 +67,16 @@ pub fn run(args: &SearchArgs) -> Result<()> {
 }
 
 fn not_on_ublk(path: &Path) -> Error {
-    Error::Search(format!(
+    Error::Refused(format!(
         "{}: not on a mounted device of vexfs-ublk: see `vexfs-ublk list`",
         path.display()
     ))
 }
 
 fn read_query(file: &Path, row: usize) -> Result<Vec<f32>> {
-    let matrix = npy::read_matrix(file).map_err(|e| Error::Search(e.to_string()))?;
+    let matrix = npy::read_matrix(file).map_err(|e| Error::Refused(e.to_string()))?;
     if row >= matrix.rows {
-        return Err(Error::Search(format!(
+        return Err(Error::Refused(format!(
             "{}: there is no row {row}: it has {}",
             file.display(),
             matrix.rows
@@ -85,20 +85,20 @@ fn read_query(file: &Path, row: usize) -> Result<Vec<f32>> {
     Ok(matrix.row(row).to_vec())
 }
 
-/// Number of the ublk device that a file's `st_dev` is.
+/// Number of the ublk device that the `st_dev` of a file belongs to.
 fn device_of(dev: u64) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
     let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
     link.file_name()?.to_str()?.strip_prefix("ublkb")?.parse().ok()
 }
 
-/// Collects the regular files beneath a directory, not leaving its filesystem.
+/// Collects the regular files below a directory, on the same filesystem.
 fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> Result<()> {
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
         let at = |source| Error::Image { path: directory.clone(), source };
         let entries = match fs::read_dir(&directory) {
-            // What was removed meanwhile is not there.
+            // It was removed in the meantime.
             Err(e) if e.kind() == ErrorKind::NotFound && directory != top => continue,
             other => other.map_err(at)?,
         };
@@ -147,7 +147,7 @@ fn to_text(found: &Found, paths: &BTreeMap<u64, PathBuf>) -> String {
     text
 }
 
-/// One line for each row, from the `.tsv` file of the same name, if there is one.
+/// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one.
 fn names_beside(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path.with_extension("tsv")).unwrap_or_default();
     text.lines().map(|line| line.replace('\t', "  ")).collect()

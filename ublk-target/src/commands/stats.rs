@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `stats`: what a device's daemon says of its requests and its index.
+//! `stats`: a device's requests and its index in numbers.
 
 use crate::cli::StatsArgs;
 use crate::control::client;
-use crate::control::wire::{IndexStats, KindStats, Reply, Request, Stats};
+use crate::control::wire::{Reply, Request, Stats};
 use crate::error::{Error, Result};
+use crate::request::Kind;
 use crate::state::RunDir;
+use crate::stats::{KindStats, PERCENTILES};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
-
-/// Names of the latencies that are kept.
-const PERCENTILES: [&str; 5] = ["p50", "p90", "p99", "p999", "max"];
 
 pub fn run(args: &StatsArgs) -> Result<()> {
     let run_dir = RunDir::default_path();
     let Some(state) = run_dir.load(args.id)? else { return Err(Error::NoDevice(args.id)) };
     let Reply::Stats(stats) = client::ask(&state.socket, &Request::Stats)? else {
-        return Err(Error::Protocol("an answer to another question".into()));
+        return Err(client::unexpected());
     };
     if args.json {
         super::print_json(&to_json(args.id, &stats))
@@ -30,41 +29,25 @@ fn microseconds(nanos: u64) -> f64 {
 }
 
 fn to_json(id: u32, stats: &Stats) -> Value {
-    let kind = |kind: &KindStats| {
+    let kind = |(kind, stats): &(Kind, KindStats)| {
         let latency: Map<_, _> = PERCENTILES
             .iter()
-            .zip(kind.latency_ns)
+            .zip(stats.latency_ns)
             .map(|(name, nanos)| ((*name).to_owned(), json!(microseconds(nanos))))
             .collect();
         let value = json!({
-            "requests": kind.requests,
-            "bytes": kind.bytes,
-            "errors": kind.errors,
+            "requests": stats.requests,
+            "bytes": stats.bytes,
+            "errors": stats.errors,
             "latency_us": latency,
         });
-        (kind.kind.clone(), value)
-    };
-    let index = |index: &IndexStats| {
-        json!({
-            "files": index.files,
-            "vectors": index.vectors,
-            "segments": index.segments,
-            "graphs": index.graphs,
-            "tombstones": index.tombstones,
-            "pending": index.pending,
-            "skipped": index.skipped,
-            "bytes": index.bytes,
-            "generation": index.generation,
-            "lag": index.lag,
-            "unread": index.unread,
-            "checkpoint": index.checkpoint,
-        })
+        (kind.name().to_owned(), value)
     };
     json!({
         "id": id,
         "uptime_seconds": stats.uptime_seconds,
         "requests": stats.kinds.iter().map(kind).collect::<Map<_, _>>(),
-        "index": stats.index.as_ref().map(index),
+        "index": stats.index,
         "problem": stats.problem,
     })
 }
@@ -74,13 +57,10 @@ fn to_text(stats: &Stats) -> String {
         "{:<13}{:>12}{:>16}{:>8}{:>11}{:>11}{:>11}{:>11}{:>11}\n",
         "", "requests", "bytes", "errors", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us"
     );
-    for kind in &stats.kinds {
-        let _ = write!(
-            text,
-            "{:<13}{:>12}{:>16}{:>8}",
-            kind.kind, kind.requests, kind.bytes, kind.errors
-        );
-        for nanos in kind.latency_ns {
+    for (kind, stats) in &stats.kinds {
+        let KindStats { requests, bytes, errors, latency_ns } = stats;
+        let _ = write!(text, "{:<13}{requests:>12}{bytes:>16}{errors:>8}", kind.name());
+        for nanos in *latency_ns {
             let _ = write!(text, "{:>11.1}", microseconds(nanos));
         }
         text.push('\n');
@@ -112,18 +92,21 @@ fn to_text(stats: &Stats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::wire::IndexStats;
 
     #[test]
     fn both_forms_say_the_same() {
         let stats = Stats {
             uptime_seconds: 5,
-            kinds: vec![KindStats {
-                kind: "read".into(),
-                requests: 7,
-                bytes: 4096,
-                errors: 1,
-                latency_ns: [1500, 2000, 3000, 4000, 5000],
-            }],
+            kinds: vec![(
+                Kind::Read,
+                KindStats {
+                    requests: 7,
+                    bytes: 4096,
+                    errors: 1,
+                    latency_ns: [1500, 2000, 3000, 4000, 5000],
+                },
+            )],
             index: Some(IndexStats { files: 2, vectors: 30, generation: 9, ..Default::default() }),
             problem: None,
         };

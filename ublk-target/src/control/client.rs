@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The commands' side of the control socket: blocking, and bounded in time.
+//! The commands' side of the control socket. It blocks, with a time limit.
 
 use super::wire::{self, HEAD_BYTES, Reply, Request};
 use crate::error::{Error, Result};
@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// Time for an answer. A daemon answers a search within half of it.
+/// Time for a reply. A daemon answers a search within half of it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Asks the daemon; a failure that it reports is an error.
+/// Sends a request and returns the reply. A failure that the daemon reports is an error.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply> {
     let failed = |source| no_answer(socket, source);
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
@@ -23,9 +23,14 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply> {
     let mut body = vec![0; wire::head(head)?];
     stream.read_exact(&mut body).map_err(failed)?;
     match wire::body(&body)? {
-        Reply::Failed(why) => Err(Error::Search(why)),
+        Reply::Failed(why) => Err(Error::Refused(why)),
         reply => Ok(reply),
     }
+}
+
+/// A reply of another kind than the request asks for.
+pub fn unexpected() -> Error {
+    Error::Protocol("the reply does not belong to the request".into())
 }
 
 fn no_answer(socket: &Path, source: io::Error) -> Error {
@@ -39,9 +44,9 @@ fn no_answer(socket: &Path, source: io::Error) -> Error {
 mod tests {
     use super::*;
 
-    // Whoever may not ask was told that the daemon is dead and should be recovered.
+    // Users without permission were told that the daemon is dead and should be recovered.
     #[test]
-    fn a_socket_that_is_somebody_elses_is_not_taken_for_a_dead_daemon() {
+    fn another_users_socket_is_not_taken_for_a_dead_daemon() {
         let said =
             |errno| no_answer(Path::new("/run/s"), io::Error::from_raw_os_error(errno)).to_string();
         assert!(said(libc::EACCES).contains("owner") && !said(libc::EACCES).contains("recover"));

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The daemon's control socket: statistics and searches.
+//! The daemon's control socket: statistics, searches and the crash lab.
 //!
-//! `wire` is the protocol, `service` the daemon's side, `client` the commands' side, `query`
-//! answers a search. Nothing here is on the data path, and nothing here may hold it up.
+//! `wire` is the protocol, `client` the commands' side, `service` the daemon's side, which gets its
+//! answers from `answer` and, for a search, from `query`. Nothing here is on the data path or may delay
+//! it.
 
+pub mod answer;
 pub mod client;
 pub mod query;
 pub mod service;

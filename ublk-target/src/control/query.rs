@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Answers a search: from inodes and a query to hits, or to one line that says why not.
+//! Answers a search: from inodes and a query to hits, or to one line that says why there are none.
 //!
-//! What it answers covers everything that was committed before the request came, unless the
-//! follower needs longer than a client should wait; the answer tells which.
+//! The answer covers everything that was committed before the request, unless the indexer needs longer
+//! than a client should wait; it says whether it does.
 
 use super::wire::{Found, Hit, Query, Search};
-use crate::follow::header::{TEXT, Trouble};
-use crate::follow::view::{Snapshot, View};
+use crate::indexer::header::{TEXT, Trouble};
+use crate::indexer::view::{Snapshot, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use vexfs_index::{FileId, Index, IndexError, Slot, Space};
 
-/// Time that the follower gets to catch up before an answer is given without it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for the indexer to catch up; after that the answer is given without it.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Answers a search.
 pub fn search(view: &View, search: &Search) -> Result<Found, String> {
-    let (snapshot, caught_up) = view.catch_up(PATIENCE);
+    let (snapshot, caught_up) = view.catch_up(CATCH_UP_LIMIT);
     let found = search_in(&snapshot, search)?;
     Ok(Found { caught_up, ..found })
 }
@@ -79,9 +79,9 @@ fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
         (Query::Vector(vector), _) => Ok(vector.clone()),
         (Query::Like(slot), [file]) if search.single => {
             index.get(FileId(*file), Slot(*slot)).map_err(|e| match e {
-                IndexError::UnknownSlot { .. } => format!(
-                    "there is no vector to be searched in slot {slot}: name another for --like"
-                ),
+                IndexError::UnknownSlot { .. } => {
+                    format!("there is no vector in slot {slot}: choose another slot for --like")
+                }
                 other => other.to_string(),
             })
         }
@@ -89,14 +89,14 @@ fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
     }
 }
 
-/// Files of other dimensions that are named one by one.
+/// How many files of other dimensions are named one by one.
 const OTHERS_MAX: usize = 8;
 
-/// Files that a query can be compared with, and the others with their dimensions.
+/// Files whose vectors the query can be compared with, and the others with their dimensions.
 type OneSpace = (Vec<FileId>, Vec<(FileId, u32)>);
 
-/// Sorts files by whether the query can be compared with them. A directory may hold files of several spaces;
-/// distances of different metrics cannot be ranked together.
+/// Separates the files whose vectors the query can be compared with from the others. A directory may hold
+/// files of several spaces, but distances of different metrics cannot be ranked together.
 fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<OneSpace, String> {
     let spaces: BTreeMap<FileId, Space> =
         files.iter().filter_map(|file| Some((*file, index.space(*file)?))).collect();
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
     }
 
-    // Files of another dimension were left out without a word.
+    // Files of another dimension were left out silently.
     #[test]
     fn files_of_another_dimension_are_named() {
         let found = ask(&[10, 12], false, Query::Vector(vec![12.4, 12.4])).unwrap();
@@ -206,9 +206,9 @@ mod tests {
         assert_eq!(notes[OTHERS_MAX].1, "left out with 11 more of other dimensions");
     }
 
-    // The message named inodes, which nobody knows.
+    // The message named inodes, which no user knows.
     #[test]
-    fn files_of_different_metrics_are_told_apart_in_words() {
+    fn files_of_different_metrics_are_refused_with_the_names_of_the_metrics() {
         let snapshot = snapshot();
         let index = snapshot.index.as_ref().unwrap();
         let space = Space { element: Element::F32, metric: Metric::Dot, dim: 2 };
@@ -220,9 +220,9 @@ mod tests {
         assert!(error.contains("different metrics (dot, l2)"), "{error}");
     }
 
-    // A follower that could not go on let searches answer from what it knew, without a word.
+    // When the indexer could not go on, searches silently answered from an old index.
     #[test]
-    fn a_follower_with_a_problem_says_so_in_every_answer() {
+    fn an_indexer_with_a_problem_says_so_in_every_answer() {
         let snapshot = Snapshot { problem: Some("the medium failed".into()), ..snapshot() };
         let query = Query::Vector(vec![0.0; 2]);
         let search = Search { files: vec![10], single: true, query, k: 1, ef: None, exact: true };

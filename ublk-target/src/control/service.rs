@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The daemon's side of the control socket: one thread with a `tokio-uring` runtime.
 //!
-//! Connections are accepted through tokio, for `tokio-uring`'s own listener does not work on new
-//! kernels, and served through the ring. What computes runs on the runtime's blocking threads.
-//! The socket belongs to the image's owner and nobody else may open it. No client may hold a place,
-//! or much memory, for longer than it takes to send a request and receive its answer.
+//! Connections are accepted through tokio, because `tokio-uring`'s own listener does not work on newer
+//! kernels, and served through the ring. Answers are computed on the runtime's blocking threads. The
+//! socket belongs to the image's owner; only he and root can open it. No client can occupy one of the
+//! connections, or much memory, for longer than it takes to send a request and receive its answer.
 
-use super::query;
-use super::wire::{
-    self, HEAD_BYTES, IndexStats, KeepPolicy, KindStats, LabReply, LabRequest, MESSAGE_BYTES_MAX,
-    Reply, Request, Stats,
-};
+use super::answer::{Sources, answer};
+use super::wire::{self, HEAD_BYTES, MESSAGE_BYTES_MAX, Reply};
 use crate::error::{Error, Result};
-use crate::follow::view::View;
-use crate::lab::Lab;
-use crate::latency::{QueueStats, summarise};
 use crate::log_line;
-use crate::observe::DirtyLog;
-use crate::request::Kind;
 use rustix::fs::Mode;
 use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
@@ -25,42 +17,27 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
-use vexfs_crash::Keep;
 
-/// Connections served at once; more wait.
+/// Connections that are served at once; others wait.
 const CONNECTIONS: usize = 64;
-/// Time in which a client sends a request, and in which it receives the answer.
+/// Time for a client to send a request, and to receive the answer.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of requests held at once; more wait.
+/// Bytes of requests that are held at once; others wait.
 const REQUEST_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
-/// Time before another connection is accepted after that failed.
+/// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the service speaks of.
-pub struct Subject {
-    /// The follower's view.
-    pub view: Arc<View>,
-    /// What the queues report.
-    pub observer: Arc<DirtyLog>,
-    /// One for each queue.
-    pub queues: Vec<Arc<QueueStats>>,
-    /// When serving began.
-    pub started: Instant,
-    /// The crash lab, if the device was added with it.
-    pub lab: Option<Arc<Lab>>,
-}
-
-/// What all conversations share.
+/// What all connections share.
 struct Shared {
-    subject: Subject,
-    /// Bytes of requests that may still be taken in.
+    sources: Sources,
+    /// Bytes of requests that may still be received.
     room: Semaphore,
-    /// [`CLIENT_DEADLINE`], but for tests.
-    patience: Duration,
+    /// [`CLIENT_DEADLINE`], or shorter in tests.
+    deadline: Duration,
 }
 
 /// The running service.
@@ -70,19 +47,19 @@ pub struct ControlThread {
 }
 
 impl ControlThread {
-    /// Binds the socket and starts to serve. The socket's permissions are those of `image`.
-    pub fn start(socket: &Path, image: &Path, subject: Subject) -> Result<Self> {
-        Self::start_with(socket, image, subject, CLIENT_DEADLINE)
+    /// Binds the socket and starts to serve. The socket gets the owner of `image`.
+    pub fn start(socket: &Path, image: &Path, sources: Sources) -> Result<Self> {
+        Self::start_with_deadline(socket, image, sources, CLIENT_DEADLINE)
     }
 
-    fn start_with(
+    fn start_with_deadline(
         socket: &Path,
         image: &Path,
-        subject: Subject,
-        patience: Duration,
+        sources: Sources,
+        deadline: Duration,
     ) -> Result<Self> {
         let room = Semaphore::new(REQUEST_BYTES);
-        let shared = Arc::new(Shared { subject, room, patience });
+        let shared = Arc::new(Shared { sources, room, deadline });
         let failed = |source| Error::Runtime { path: socket.to_owned(), source };
         let listener = bind(socket, image).map_err(failed)?;
         let system = |what| move |source| Error::System { what, source };
@@ -90,41 +67,41 @@ impl ControlThread {
         let thread = std::thread::Builder::new()
             .name("vexfs-control".into())
             .spawn(move || {
-                // Where a ring is forbidden the device still works; it only cannot be asked.
+                // If the ring cannot be created, the device still works; only its daemon cannot be asked.
                 let serve = || tokio_uring::start(serve(listener, shared, stopped));
                 let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve));
                 match served {
                     Ok(Ok(())) => {}
                     Ok(Err(e)) => log_line!("control: {e}"),
-                    Err(_) => log_line!("control: the service failed: the device cannot be asked"),
+                    Err(_) => log_line!("control: the service failed: the daemon cannot be asked"),
                 }
             })
             .map_err(system("thread"))?;
         Ok(Self { stop, thread })
     }
 
-    /// Ends it. A search that is being answered is left alone.
+    /// Ends it. It does not wait for a search that is being answered.
     pub fn finish(self) {
         let _ = self.stop.send(());
         let _ = self.thread.join();
     }
 }
 
-/// Binds a socket that only the image's owner and root can open, from its first moment on.
+/// Binds a socket that at no moment anybody but the image's owner and root can open.
 fn bind(socket: &Path, image: &Path) -> std::io::Result<UnixListener> {
-    // Left by a daemon that was killed; the image's lock tells that there is no other.
+    // A daemon that was killed left it: the image's lock guarantees that no other daemon runs.
     let _ = std::fs::remove_file(socket);
-    let fresh = socket.with_extension("sock.new");
-    let _ = std::fs::remove_file(&fresh);
+    let private = socket.with_extension("sock.new");
+    let _ = std::fs::remove_file(&private);
     let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let bound = UnixListener::bind(&fresh);
+    let bound = UnixListener::bind(&private);
     rustix::process::umask(before);
     let listener = bound?;
     let owner = std::fs::metadata(image)?;
     if owner.uid() != rustix::process::geteuid().as_raw() {
-        std::os::unix::fs::chown(&fresh, Some(owner.uid()), Some(owner.gid()))?;
+        std::os::unix::fs::chown(&private, Some(owner.uid()), Some(owner.gid()))?;
     }
-    std::fs::rename(&fresh, socket)?;
+    std::fs::rename(&private, socket)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -156,46 +133,54 @@ async fn serve(
         let shared = shared.clone();
         tokio_uring::spawn(async move {
             let stream = UnixStream::from_std(stream);
-            // A client that goes away or talks nonsense is its own problem.
-            let _ = converse(&stream, shared).await;
+            // A client that goes away or breaks the protocol harms only itself.
+            let _ = serve_client(&stream, shared).await;
             drop(place);
         });
     }
 }
 
-/// Answers one client's requests until it leaves.
-async fn converse(stream: &UnixStream, shared: Arc<Shared>) -> Result<()> {
+/// Answers one client's requests until it closes the connection.
+async fn serve_client(stream: &UnixStream, shared: Arc<Shared>) -> Result<()> {
     loop {
         let received = receive(stream, HEAD_BYTES);
-        let Some(head) = in_time(stream, shared.patience, received).await? else { return Ok(()) };
+        let Some(head) = with_deadline(stream, shared.deadline, received).await? else {
+            return Ok(());
+        };
         let head = head.try_into().map_err(|_| Error::Protocol("a short head".into()))?;
         let len = match wire::head(head) {
             Ok(len) => len,
             Err(e) => {
                 let reply = wire::frame(&Reply::Failed(e.to_string()))?;
-                return in_time(stream, shared.patience, send(stream, reply)).await;
+                return with_deadline(stream, shared.deadline, send(stream, reply)).await;
             }
         };
         let room = shared.room.acquire_many(len as u32).await;
         let _room = room.map_err(|e| Error::Protocol(e.to_string()))?;
         let received = receive(stream, len);
-        let Some(bytes) = in_time(stream, shared.patience, received).await? else { return Ok(()) };
+        let Some(bytes) = with_deadline(stream, shared.deadline, received).await? else {
+            return Ok(());
+        };
         let asked = shared.clone();
         let answered = tokio::task::spawn_blocking(move || {
             let reply = match wire::body(&bytes) {
-                Ok(request) => answer(&request, &asked.subject),
+                Ok(request) => answer(&request, &asked.sources),
                 Err(e) => Reply::Failed(e.to_string()),
             };
             wire::frame(&reply)
         });
         let reply = answered.await.map_err(|e| Error::Protocol(e.to_string()))??;
-        in_time(stream, shared.patience, send(stream, reply)).await?;
+        with_deadline(stream, shared.deadline, send(stream, reply)).await?;
     }
 }
 
-/// Waits for a part of a conversation. A client that takes too long is cut off, which ends what the
-/// ring still does for it.
-async fn in_time<T>(stream: &UnixStream, limit: Duration, part: impl Future<Output = T>) -> T {
+/// Waits for one transfer. If the client takes too long, the connection is shut down, which ends the
+/// operation in the ring.
+async fn with_deadline<T>(
+    stream: &UnixStream,
+    limit: Duration,
+    part: impl Future<Output = T>,
+) -> T {
     tokio::pin!(part);
     tokio::select! {
         done = &mut part => done,
@@ -210,8 +195,8 @@ fn system(source: std::io::Error) -> Error {
     Error::System { what: "control socket", source }
 }
 
-/// Exactly so many bytes; `None` if the client left. They are taken in as they come, so a length
-/// alone makes nobody allocate much.
+/// Receives exactly `len` bytes; `None` if the client closed the connection. Memory is allocated as they
+/// arrive, so that a length alone costs nothing.
 async fn receive(stream: &UnixStream, len: usize) -> Result<Option<Vec<u8>>> {
     const STEP: usize = 64 << 10;
     let mut bytes = Vec::new();
@@ -231,97 +216,32 @@ async fn send(stream: &UnixStream, reply: Vec<u8>) -> Result<()> {
     sent.map_err(system)
 }
 
-fn answer(request: &Request, subject: &Subject) -> Reply {
-    match request {
-        Request::Stats => Reply::Stats(Box::new(stats(subject))),
-        Request::Search(search) => match query::search(&subject.view, search) {
-            Ok(found) => Reply::Found(found),
-            Err(why) => Reply::Failed(why),
-        },
-        Request::Lab(request) => match &subject.lab {
-            Some(lab) => lab_answer(lab, request).map_or_else(Reply::Failed, Reply::Lab),
-            None => Reply::Failed(
-                "the device was added without the crash lab: add it with --crash-model".into(),
-            ),
-        },
-    }
-}
-
-fn lab_answer(lab: &Lab, request: &LabRequest) -> std::result::Result<LabReply, String> {
-    Ok(match request {
-        LabRequest::Crash(keep) => LabReply::Cut(lab.crash(match keep {
-            KeepPolicy::None => Keep::None,
-            KeepPolicy::All => Keep::All,
-            KeepPolicy::Random(seed) => Keep::Random(*seed),
-        })?),
-        LabRequest::PowerOn => LabReply::Done(lab.power_on()),
-        LabRequest::Mark(text) => LabReply::Done(lab.mark(text)),
-        LabRequest::Set(fault) => LabReply::Number(lab.set(*fault)),
-        LabRequest::Clear(number) => LabReply::Number(lab.clear(*number) as u32),
-        LabRequest::Faults => LabReply::Faults(lab.faults()),
-    })
-}
-
-fn stats(subject: &Subject) -> Stats {
-    let snapshot = subject.view.now();
-    let kind = |kind: &Kind| {
-        let summary = summarise(subject.queues.iter().map(|queue| &**queue), *kind);
-        KindStats {
-            kind: kind.name().to_owned(),
-            requests: summary.requests,
-            bytes: summary.bytes,
-            errors: summary.errors,
-            latency_ns: summary.latency_ns,
-        }
-    };
-    let index = snapshot.index.as_ref().map(|index| {
-        let of = index.stats();
-        IndexStats {
-            files: of.files,
-            vectors: of.vectors,
-            segments: of.segments,
-            graphs: of.graphs,
-            tombstones: of.tombstones,
-            pending: of.pending,
-            skipped: of.skipped,
-            bytes: of.bytes,
-            generation: snapshot.generation,
-            lag: subject.observer.root_writes().saturating_sub(snapshot.roots),
-            unread: snapshot.pending,
-            checkpoint: of.generation,
-        }
-    });
-    let problem =
-        snapshot.problem.or_else(|| snapshot.index.as_ref().and_then(|i| i.stats().problem));
-    Stats {
-        uptime_seconds: subject.started.elapsed().as_secs(),
-        kinds: Kind::ALL.iter().map(kind).collect(),
-        index,
-        problem,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::client;
-    use crate::control::wire::{Query, Search};
+    use crate::control::wire::{Query, Request, Search};
+    use crate::dirty_log::DirtyLog;
+    use crate::indexer::view::View;
+    use crate::request::Kind;
+    use crate::stats::QueueStats;
     use std::io::Write;
+    use std::time::Instant;
 
-    fn start(socket: &Path, patience: Duration) -> (ControlThread, Arc<View>) {
+    fn start(socket: &Path, deadline: Duration) -> (ControlThread, Arc<View>) {
         let view = Arc::new(View::new().unwrap());
         let queue = Arc::new(QueueStats::default());
         queue.record(Kind::Write, 4096, false);
         queue.record_latency(Kind::Write, 1000);
-        let subject = Subject {
+        let sources = Sources {
             view: view.clone(),
-            observer: Arc::new(DirtyLog::new(1 << 30).unwrap()),
+            dirty_log: Arc::new(DirtyLog::new(1 << 30).unwrap()),
             queues: vec![queue],
             started: Instant::now(),
             lab: None,
         };
         let image = Path::new("/proc/self/exe");
-        (ControlThread::start_with(socket, image, subject, patience).unwrap(), view)
+        (ControlThread::start_with_deadline(socket, image, sources, deadline).unwrap(), view)
     }
 
     #[test]
@@ -335,12 +255,12 @@ mod tests {
             let Reply::Stats(stats) = client::ask(&socket, &Request::Stats).unwrap() else {
                 panic!("not statistics")
             };
-            let write = stats.kinds.iter().find(|k| k.kind == "write").unwrap();
+            let (_, write) = stats.kinds.iter().find(|(kind, _)| *kind == Kind::Write).unwrap();
             assert_eq!((write.requests, write.bytes, write.errors), (1, 4096, 0));
             let mut garbage = std::os::unix::net::UnixStream::connect(&socket).unwrap();
             garbage.write_all(&[0xff; 100]).unwrap();
         }
-        // A stopping follower serves no ticket: the answer says why there is none.
+        // A stopping indexer serves no ticket: the reply says why there are no hits.
         view.stop();
         let query = Query::Vector(vec![1.0]);
         let search = Search { files: vec![1], single: true, query, k: 1, ef: None, exact: false };
@@ -351,8 +271,8 @@ mod tests {
         assert!(error.contains("no daemon answers"), "{error}");
     }
 
-    // 64 clients that began to say something and never ended it shut everybody else out for good;
-    // so would as many that never read their answers.
+    // 64 clients that sent only part of a request kept everybody else out for good; so would as many that
+    // never read their answers.
     #[test]
     fn clients_that_stall_do_not_keep_others_out() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The control protocol: one request, one reply, as often as the client likes.
+//! The control protocol: a client sends a request and gets a reply, as often as it likes.
 //!
-//! A frame is a 32-bit little-endian length, a version byte and a `bincode` message of that
-//! length. Both sides bound what they accept before they allocate it.
+//! A frame is a 32-bit little-endian length, a version byte and a `bincode` message of that length. Both
+//! sides check a length before they allocate memory for it.
 
 use crate::error::{Error, Result};
 use crate::lab::{Cut, Fault, FaultState};
+use crate::request::Kind;
+use crate::stats::KindStats;
 use bincode::{Decode, Encode};
+use serde::Serialize;
 
-/// Version of the protocol; the two sides are one program, so it must match.
-pub const VERSION: u8 = 3;
-/// Bytes before a message: its length and the version.
+/// Version of the protocol. Both sides are the same program, so the versions must be equal.
+pub const VERSION: u8 = 4;
+/// Bytes before a message: its length, and the version.
 pub const HEAD_BYTES: usize = 5;
-/// Longest message. A search of a directory names all its files.
+/// Longest message: the search of a directory names all its files.
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 /// What a client asks.
@@ -22,35 +25,35 @@ pub enum Request {
     Stats,
     /// The nearest vectors.
     Search(Search),
-    /// Something of the crash lab.
+    /// A request to the crash lab.
     Lab(LabRequest),
 }
 
 /// What a client asks of the crash lab.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum LabRequest {
-    /// Cut the power; what is kept of the cache.
+    /// Cut the power, and keep this of the cache.
     Crash(KeepPolicy),
     /// Turn the power on again.
     PowerOn,
-    /// Put a remark into the recording.
+    /// Put a mark into the recording.
     Mark(String),
     /// Set a fault.
     Set(Fault),
     /// Clear a fault, or all.
     Clear(Option<u32>),
-    /// All faults.
+    /// List all faults.
     Faults,
 }
 
-/// What a cut keeps of what is not durable.
+/// What a power cut keeps of what is not durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum KeepPolicy {
     /// Nothing.
     None,
-    /// The newest of everything.
+    /// The newest version of every sector.
     All,
-    /// Of each sector any version, by this seed.
+    /// A random version of each sector; with this seed.
     Random(u64),
 }
 
@@ -59,9 +62,9 @@ pub enum KeepPolicy {
 pub enum LabReply {
     /// The power is off.
     Cut(Cut),
-    /// Whether something changed.
+    /// Whether the request changed anything.
     Done(bool),
-    /// Number of the fault that was set, or of faults that were cleared.
+    /// The number of the fault that was set, or how many faults were cleared.
     Number(u32),
     /// All faults.
     Faults(Vec<FaultState>),
@@ -70,21 +73,21 @@ pub enum LabReply {
 /// A search.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Search {
-    /// Inodes of the files to look in.
+    /// Inodes of the files to search.
     pub files: Vec<u64>,
-    /// Whether a single file was named, so that it must be searchable.
+    /// Whether a single file was named; it is an error then if it cannot be searched.
     pub single: bool,
-    /// What to look for.
+    /// What to search for.
     pub query: Query,
-    /// How many.
+    /// How many vectors to return.
     pub k: u32,
     /// Width of the search; the index's default if `None`.
     pub ef: Option<u32>,
-    /// Compare with every vector.
+    /// Compare the query with every vector.
     pub exact: bool,
 }
 
-/// What to look for.
+/// What to search for.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Query {
     /// A vector.
@@ -96,32 +99,32 @@ pub enum Query {
 /// What the daemon answers.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Reply {
-    /// To [`Request::Stats`].
+    /// The reply to [`Request::Stats`].
     Stats(Box<Stats>),
-    /// To [`Request::Search`].
+    /// The reply to [`Request::Search`].
     Found(Found),
-    /// To [`Request::Lab`].
+    /// The reply to [`Request::Lab`].
     Lab(LabReply),
-    /// It could not be done; one line.
+    /// The request failed; the reason in one line.
     Failed(String),
 }
 
-/// The nearest vectors.
+/// The result of a search.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Found {
     /// The generation that was searched.
     pub generation: u64,
-    /// Whether that is all that was committed before the request.
+    /// Whether everything that was committed before the request was searched.
     pub caught_up: bool,
-    /// Nearest first.
+    /// The nearest vectors, the nearest first.
     pub hits: Vec<Hit>,
-    /// What is to be said of some of the files: inode, text.
+    /// Files that were not searched as expected: inode and reason.
     pub notes: Vec<(u64, String)>,
-    /// Why the index does not follow the image any more.
+    /// Why the index is not kept up to date.
     pub problem: Option<String>,
 }
 
-/// One vector.
+/// A vector that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
 pub struct Hit {
     /// Inode of its file.
@@ -135,33 +138,18 @@ pub struct Hit {
 /// Statistics.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Stats {
-    /// Seconds since this daemon began to serve.
+    /// Seconds since this daemon started to serve.
     pub uptime_seconds: u64,
-    /// One for each kind of request, in the order of [`crate::request::Kind::ALL`].
-    pub kinds: Vec<KindStats>,
+    /// The requests of each kind.
+    pub kinds: Vec<(Kind, KindStats)>,
     /// The index, if there is a filesystem.
     pub index: Option<IndexStats>,
-    /// Why the index does not follow the image.
+    /// Why the index is not kept up to date.
     pub problem: Option<String>,
 }
 
-/// Requests of one kind.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct KindStats {
-    /// Its name.
-    pub kind: String,
-    /// Finished requests.
-    pub requests: u64,
-    /// Bytes of those that succeeded.
-    pub bytes: u64,
-    /// Requests that failed.
-    pub errors: u64,
-    /// Latency in nanoseconds: 50%, 90%, 99%, 99.9%, largest.
-    pub latency_ns: [u64; 5],
-}
-
-/// The index in numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+/// The index in numbers. `stats --json` prints the fields under these names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct IndexStats {
     /// Vector files.
     pub files: u64,
@@ -171,7 +159,7 @@ pub struct IndexStats {
     pub segments: u64,
     /// Segments with a graph.
     pub graphs: u64,
-    /// Removed or overwritten vectors that no merge has dropped.
+    /// Removed or overwritten vectors that no merge has dropped yet.
     pub tombstones: u64,
     /// Vectors that are not in a graph yet.
     pub pending: u64,
@@ -181,9 +169,9 @@ pub struct IndexStats {
     pub bytes: u64,
     /// The generation that is searched.
     pub generation: u64,
-    /// Commits that the index has not looked at.
+    /// Writes to the root ring that the index does not take into account yet.
     pub lag: u64,
-    /// Rows that have to be read.
+    /// Rows that still have to be read.
     pub unread: u64,
     /// The generation of the newest checkpoint.
     pub checkpoint: Option<u64>,
@@ -193,7 +181,7 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MESSAGE_BYTES_MAX>()
 }
 
-/// A whole frame.
+/// The frame of a message.
 pub fn frame<T: Encode>(message: &T) -> Result<Vec<u8>> {
     let body = bincode::encode_to_vec(message, config())
         .map_err(|e| Error::Protocol(format!("the message cannot be sent: {e}")))?;
@@ -207,7 +195,7 @@ pub fn frame<T: Encode>(message: &T) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Length of the message after that head.
+/// Length of the message that follows this head.
 pub fn head(bytes: [u8; HEAD_BYTES]) -> Result<usize> {
     let [a, b, c, d, version] = bytes;
     if version != VERSION {
@@ -221,7 +209,7 @@ pub fn head(bytes: [u8; HEAD_BYTES]) -> Result<usize> {
     }
 }
 
-/// The message in a frame's body.
+/// The message in the body of a frame.
 pub fn body<T: Decode<()>>(bytes: &[u8]) -> Result<T> {
     match bincode::decode_from_slice(bytes, config()) {
         Ok((message, used)) if used == bytes.len() => Ok(message),
@@ -264,7 +252,7 @@ mod tests {
         assert!(body::<Request>(&longer).is_err());
         assert!(head([0xff, 0xff, 0xff, 0xff, VERSION]).unwrap_err().to_string().contains("long"));
         assert!(head([0, 0, 0, 0, 9]).unwrap_err().to_string().contains("version 9"));
-        // A length that promises more than there can be must not be allocated.
+        // Memory for an impossible length must not be allocated.
         let mut huge = vec![1, 253];
         huge.extend_from_slice(&u64::MAX.to_le_bytes());
         assert!(body::<Request>(&huge).is_err());

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Control commands to the ublk driver, each bounded in time.
 //!
-//! Only the ioctl-encoded opcodes are used. Some kernels hang in a control command, so each one
-//! is given a deadline; one that misses it is named and its buffer is left to the kernel.
+//! Only the ioctl-encoded opcodes are used. Some kernels hang in a control command, so each one has a
+//! deadline. If a command misses it, the error names it, and its buffer is leaked, because the kernel
+//! may still write to it.
 
+use super::params::NO_DEVICE;
 use crate::error::{Error, Result};
 use io_uring::{IoUring, opcode, squeue, types};
 use libublk::sys;
@@ -12,14 +14,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Time that the driver gets for one command.
+/// Time for one command.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 const CONTROL_PATH: &str = "/dev/ublk-control";
 const NO_QUEUE: u16 = u16::MAX;
-const NO_DEVICE: u32 = u32::MAX;
 
-/// Opens the driver's control device, or says why it cannot be.
+/// Opens the driver's control device.
 pub fn open_control() -> Result<File> {
     match File::options().read(true).write(true).open(CONTROL_PATH) {
         Ok(file) => Ok(file),
@@ -36,9 +37,9 @@ pub enum State {
     Dead,
     /// Served.
     Live,
-    /// Its server died; requests wait for a recovery.
+    /// Its daemon died; requests wait for a recovery.
     Quiesced,
-    /// Its server died; requests fail until a recovery.
+    /// Its daemon died; requests fail until a recovery.
     FailIo,
     /// A state this program does not know.
     Unknown(u16),
@@ -68,22 +69,9 @@ impl State {
     }
 }
 
-/// What is asked of the driver for a new device.
+/// A device as the driver has it.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// Hardware queues.
-    pub queues: u16,
-    /// Requests per queue.
-    pub depth: u16,
-    /// Bytes of the largest request.
-    pub buffer_bytes: u32,
-    /// Feature flags.
-    pub flags: u64,
-}
-
-/// What the driver says of a device.
-#[derive(Clone, Copy, Debug)]
-pub struct Info {
+pub struct DeviceInfo {
     /// Its number.
     pub id: u32,
     /// Its state.
@@ -92,23 +80,17 @@ pub struct Info {
     pub queues: u16,
     /// Requests per queue.
     pub depth: u16,
-    /// Feature flags it was given.
-    pub flags: u64,
-    /// The server's process, or -1.
-    pub pid: i32,
     /// Bytes of the largest request.
     pub buffer_bytes: u32,
 }
 
-impl Info {
+impl DeviceInfo {
     fn from_raw(raw: &sys::ublksrv_ctrl_dev_info) -> Self {
         Self {
             id: raw.dev_id,
             state: State::from_raw(raw.state),
             queues: raw.nr_hw_queues,
             depth: raw.queue_depth,
-            flags: raw.flags,
-            pid: raw.ublksrv_pid,
             buffer_bytes: raw.max_io_buf_bytes,
         }
     }
@@ -120,8 +102,8 @@ pub struct Control {
     ring: Ring,
 }
 
-/// The commands' ring. A command that missed its deadline may complete at any time: each has a
-/// number, so that its completion is not taken for a later one's.
+/// The ring for commands. A command that missed its deadline may complete at any time. Commands are
+/// numbered, so that its completion is not taken for that of a later one.
 struct Ring {
     ring: IoUring<squeue::Entry128>,
     newest: u64,
@@ -152,31 +134,22 @@ impl Control {
         self.run_with(&command, Box::new(0u64))
     }
 
-    /// Makes a device. `id` `None`: the driver chooses one. Fails if the driver drops a feature.
-    pub fn add(&mut self, id: Option<u32>, wanted: &Wanted) -> Result<Info> {
-        let id = id.unwrap_or(NO_DEVICE);
+    /// Creates a device. Fails if the driver lacks a feature that the request asks for.
+    pub fn add(&mut self, request: sys::ublksrv_ctrl_dev_info) -> Result<DeviceInfo> {
+        let (id, flags) = (request.dev_id, request.flags);
         let command = Command { name: "ADD_DEV", opcode: sys::UBLK_U_CMD_ADD_DEV, id, data: 0 };
-        let body = Box::new(sys::ublksrv_ctrl_dev_info {
-            nr_hw_queues: wanted.queues,
-            queue_depth: wanted.depth,
-            max_io_buf_bytes: wanted.buffer_bytes,
-            dev_id: id,
-            ublksrv_pid: std::process::id() as i32,
-            flags: wanted.flags,
-            ..Default::default()
-        });
-        let raw = match self.run_with(&command, body) {
+        let raw = match self.run_with(&command, Box::new(request)) {
             Err(Error::Command { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
                 return Err(Error::DeviceExists(id));
             }
             other => other?,
         };
-        let dropped = wanted.flags & !raw.flags;
+        let dropped = flags & !raw.flags;
         if dropped != 0 {
             self.delete(raw.dev_id)?;
             return Err(Error::Unsupported(feature_names(dropped).join(", ")));
         }
-        Ok(Info::from_raw(&raw))
+        Ok(DeviceInfo::from_raw(&raw))
     }
 
     /// The processors that a queue's requests come from, lowest first.
@@ -194,7 +167,7 @@ impl Control {
     }
 
     /// State and geometry of a device.
-    pub fn info(&mut self, id: u32) -> Result<Info> {
+    pub fn info(&mut self, id: u32) -> Result<DeviceInfo> {
         let command =
             Command { name: "GET_DEV_INFO", opcode: sys::UBLK_U_CMD_GET_DEV_INFO, id, data: 0 };
         let raw = match self.run_with(&command, Box::new(sys::ublksrv_ctrl_dev_info::default())) {
@@ -203,10 +176,10 @@ impl Control {
             }
             other => other?,
         };
-        Ok(Info::from_raw(&raw))
+        Ok(DeviceInfo::from_raw(&raw))
     }
 
-    /// Gives a device its parameters.
+    /// Sets the parameters of a device.
     pub fn set_params(&mut self, id: u32, params: &sys::ublk_params) -> Result<()> {
         let command =
             Command { name: "SET_PARAMS", opcode: sys::UBLK_U_CMD_SET_PARAMS, id, data: 0 };
@@ -215,33 +188,23 @@ impl Control {
         self.run_with(&command, copy).map(|_| ())
     }
 
-    /// Parameters of a device.
-    pub fn params(&mut self, id: u32) -> Result<sys::ublk_params> {
-        let command =
-            Command { name: "GET_PARAMS", opcode: sys::UBLK_U_CMD_GET_PARAMS, id, data: 0 };
-        let mut params = Box::new(sys::ublk_params::default());
-        params.len = size_of::<sys::ublk_params>() as u32;
-        self.run_with(&command, params)
-    }
-
     /// Starts a device whose queues are fetching; returns when it can be opened.
     pub fn start(&mut self, id: u32) -> Result<()> {
         let data = u64::from(std::process::id());
         self.run(&Command { name: "START_DEV", opcode: sys::UBLK_U_CMD_START_DEV, id, data })
     }
 
-    /// Stops a device. Its queues must be live, for what is still dirty is written first.
+    /// Stops a device. Its queues must be served, because dirty data is written first.
     pub fn stop(&mut self, id: u32) -> Result<()> {
         self.run(&Command { name: "STOP_DEV", opcode: sys::UBLK_U_CMD_STOP_DEV, id, data: 0 })
     }
 
-    /// Removes a stopped device; waits until every descriptor of its character device is closed.
+    /// Removes a stopped device. Waits until every descriptor of its character device is closed.
     pub fn delete(&mut self, id: u32) -> Result<()> {
         self.run(&Command { name: "DEL_DEV", opcode: sys::UBLK_U_CMD_DEL_DEV, id, data: 0 })
     }
 
-    /// Removes a stopped device without waiting for those who have it open: it is gone when the
-    /// last of them is.
+    /// Removes a stopped device without waiting: it is gone when the last of its users has closed it.
     pub fn delete_later(&mut self, id: u32) -> Result<()> {
         let opcode = sys::UBLK_U_CMD_DEL_DEV_ASYNC;
         match self.run(&Command { name: "DEL_DEV_ASYNC", opcode, id, data: 0 }) {
@@ -255,10 +218,10 @@ impl Control {
         }
     }
 
-    /// Begins a recovery; waits while the dead server's descriptors are still being closed.
+    /// Begins a recovery. Waits while the dead daemon's descriptors are still being closed.
     ///
-    /// A recovery whose server died before it had a queue is still begun, and the driver refuses to
-    /// begin it again: it is simply gone on with.
+    /// If a daemon died in a recovery before any of its queues was there, the driver refuses to begin
+    /// another: that recovery is continued.
     pub fn start_recovery(&mut self, id: u32) -> Result<()> {
         let opcode = sys::UBLK_U_CMD_START_USER_RECOVERY;
         let command = Command { name: "START_USER_RECOVERY", opcode, id, data: 0 };
@@ -313,7 +276,7 @@ impl Control {
         let fd = types::Fd(self.file.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, command.opcode).cmd(bytes).build();
         // SAFETY: the entry points only to the command's buffer, which is kept until the completion
-        // arrives, or leaked.
+        // arrives, or else leaked.
         match unsafe { self.ring.run(entry, DEADLINE) } {
             Ok(result) if result >= 0 => Ok(*buffer),
             Ok(errno) => Err(Error::Command {
@@ -350,7 +313,7 @@ impl Ring {
         Ok(Self { ring, newest: 0 })
     }
 
-    /// Carries out one entry and returns its result; `ETIME` when the time is up.
+    /// Submits one entry and returns its result; `ETIME` if it does not complete in time.
     ///
     /// # Safety
     /// What the entry points to must live until its completion arrives, if it ever does.
@@ -358,7 +321,7 @@ impl Ring {
         let deadline = Instant::now() + limit;
         self.newest += 1;
         let entry = entry.user_data(self.newest);
-        // SAFETY: passed on to the caller.
+        // SAFETY: what the entry points to lives long enough, as this function requires.
         unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)?;
         loop {
             let newest = self.newest;
@@ -377,9 +340,8 @@ impl Ring {
     }
 }
 
-/// Whether the driver says that the device is not there.
-#[must_use]
-pub fn gone(error: &io::Error) -> bool {
+/// Whether this error of the driver means that there is no such device.
+fn gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT))
 }
 
@@ -388,12 +350,11 @@ fn command_device(id: u32) -> i64 {
 }
 
 /// Names of the features in a flag word.
-#[must_use]
-pub fn feature_names(flags: u64) -> Vec<&'static str> {
+fn feature_names(flags: u64) -> Vec<&'static str> {
     FEATURES.iter().filter(|(bit, ..)| flags & bit != 0).map(|(_, name, _)| *name).collect()
 }
 
-/// The driver's feature bits, lowest first, with their names and the kernel that brought them.
+/// The driver's feature bits, lowest first, with their names and the first kernel that has them.
 pub const FEATURES: [(u64, &str, &str); 20] = [
     (1 << 0, "SUPPORT_ZERO_COPY", "6.15"),
     (1 << 1, "URING_CMD_COMP_IN_TASK", "6.0"),

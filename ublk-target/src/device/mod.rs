@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The ublk device: made, served, recovered and removed. libublk is used here and nowhere else.
+//! The ublk device: created, served, recovered and removed. Only this module uses libublk.
 //!
-//! Queues run on threads of their own; each control command is bounded in time. The character
-//! device is closed when [`Served`] is gone, which must happen before the device is deleted.
+//! Each queue has a thread; each control command has a deadline. The character device is closed when
+//! [`Served`] is gone, which must happen before the device is deleted.
 
 pub mod command;
 pub mod params;
 mod queue;
 
-use crate::complaint::Complaints;
+use crate::backend::{Backend, Passthrough};
+use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
+use crate::failure_log::FailureLog;
 use crate::image::Image;
 use crate::lab::{Lab, LabLayer};
-use crate::latency::QueueStats;
-use crate::layer::{Layer, Plain};
 use crate::log_line;
-use crate::observe::DirtyLog;
+use crate::options::Options;
 use crate::request::Limits;
-use command::{Control, Info, State, Wanted};
+use crate::stats::QueueStats;
+use command::{Control, DeviceInfo, State};
 use libublk::UblkError;
 use libublk::ctrl::UblkCtrl;
 use libublk::io::UblkDev;
-use params::Recovery;
 use queue::QueueParts;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -30,9 +30,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Bits of the image a transfer is cut at.
+/// `log2` of the smallest unit at whose multiples a transfer may be continued.
 const SECTOR_SHIFT: u8 = 9;
-/// Time a queue gets to set itself up.
+/// Time for a queue to set itself up.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The block device's path.
@@ -41,127 +41,60 @@ pub fn block_path(id: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkb{id}"))
 }
 
-/// The character device's path.
-#[must_use]
-pub fn char_path(id: u32) -> PathBuf {
-    PathBuf::from(format!("/dev/ublkc{id}"))
-}
-
-/// What a device is to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Its number; the driver chooses if `None`.
-    pub id: Option<u32>,
-    /// Hardware queues.
-    pub queues: u16,
-    /// Requests per queue.
-    pub depth: u16,
-    /// What happens when the server dies.
-    pub recovery: Recovery,
-}
-
 /// A device whose queues are being served.
 pub struct Served {
     id: u32,
     control: Control,
-    // Queue threads hold references; the last one to go closes the character device.
+    // The queues' threads have references, too; the last one that is dropped closes the character device.
     _device: Arc<UblkDev>,
     queues: Vec<JoinHandle<()>>,
     stats: Vec<Arc<QueueStats>>,
 }
 
-/// Makes a new device, not yet started.
-pub fn add(control: &mut Control, shape: &Shape) -> Result<Info> {
-    let wanted = Wanted {
-        queues: shape.queues,
-        depth: shape.depth,
-        buffer_bytes: params::buffer_bytes(shape.queues, shape.depth),
-        flags: shape.recovery.flags(),
-    };
-    control.add(shape.id, &wanted)
+/// Creates a device, not yet started.
+pub fn add(control: &mut Control, id: Option<u32>, options: &Options) -> Result<DeviceInfo> {
+    control.add(params::device_info(id, options))
 }
 
-/// What queues work with.
+/// What the queues of a device share.
+#[derive(Clone, Copy)]
 pub struct Host<'a> {
     /// The image.
     pub image: &'a Arc<Image>,
-    /// Hears what is written.
-    pub observer: &'a Arc<DirtyLog>,
-    /// The crash lab, if it is to stand in between.
+    /// Where they mark what they write.
+    pub dirty_log: &'a Arc<DirtyLog>,
+    /// The crash lab, if the device has it.
     pub lab: Option<&'a Arc<Lab>>,
 }
 
-/// Starts serving: a new device, or one whose server died; `begun`: in the midst of a recovery, while
-/// its queues came up. `fetching` hears when queues come up, and when all of them are there.
+/// Starts to serve a new device, or one whose daemon died; `begun`: it died in a recovery, while its
+/// queues were starting. `fetching` is told when queues start, and when all of them have started.
 pub fn start(
     mut control: Control,
-    info: &Info,
-    host: &Host<'_>,
+    info: &DeviceInfo,
+    host: Host<'_>,
     begun: bool,
     fetching: &mut dyn FnMut(bool) -> Result<()>,
     on_queue_end: impl Fn() + Send + Clone + 'static,
 ) -> Result<Served> {
     let id = info.id;
-    let Host { image, observer, lab } = *host;
     let recovering = matches!(info.state, State::Quiesced | State::FailIo);
-    if recovering {
-        if !begun {
-            control.start_recovery(id)?;
-        }
-    } else {
-        control.set_params(id, &params::params(image, info.buffer_bytes))?;
+    if !recovering {
+        control.set_params(id, &params::params(host.image, info.buffer_bytes))?;
+    } else if !begun {
+        control.start_recovery(id)?;
     }
-    let device = open_device(id, image.file())?;
+    let device = open_device(id, host.image.file())?;
     let mut served = Served { id, control, _device: device.clone(), queues: vec![], stats: vec![] };
     fetching(true)?;
-    let (ready_tx, ready_rx) = mpsc::channel::<std::result::Result<(), String>>();
-    for queue in 0..info.queues {
-        let stats = Arc::new(QueueStats::default());
-        served.stats.push(stats.clone());
-        let cpus = served.control.queue_affinity(id, queue).unwrap_or_default();
-        let parts = QueueParts {
-            id: queue,
-            image: image.clone(),
-            layer: layer(info, image, lab),
-            observer: observer.clone(),
-            stats,
-            limits: Limits {
-                device_bytes: image.exposed_bytes(),
-                buffer_bytes: info.buffer_bytes,
-                read_only: image.read_only(),
-            },
-            complaints: lab.is_none().then(Complaints::default),
-        };
-        let (device, ready, end) = (device.clone(), ready_tx.clone(), on_queue_end.clone());
-        let spawned =
-            std::thread::Builder::new().name(format!("ublk{id}q{queue}")).spawn(move || {
-                pin(&cpus);
-                let report = ready.clone();
-                let ended = queue::serve(&device, parts, move || drop(report.send(Ok(()))));
-                if let Err(e) = ended {
-                    let _ = ready.send(Err(e.to_string()));
-                    log_line!("device {id}: queue {queue} failed: {e}");
-                }
-                drop(device);
-                end();
-            });
-        let handle = spawned.map_err(|source| Error::System { what: "thread", source })?;
-        served.queues.push(handle);
-    }
-    for _ in 0..info.queues {
-        match ready_rx.recv_timeout(QUEUE_DEADLINE) {
-            Ok(Ok(())) => {}
-            Ok(Err(what)) => return Err(Error::Queue { id, what }),
-            Err(e) => return Err(Error::Queue { id, what: e.to_string() }),
-        }
-    }
+    served.start_queues(&device, info, host, on_queue_end)?;
     fetching(begun)?;
     if recovering {
         served.control.end_recovery(id).map_err(|e| match e {
             Error::CommandTimeout { .. } if begun => Error::NotRecoverable {
                 id,
                 why: format!(
-                    "an earlier recovery died while its queues came up, which this kernel cannot undo; remove it with `vexfs-ublk del --id {id}` and add it again"
+                    "an earlier recovery died while its queues were starting, which this kernel cannot undo; remove it with `vexfs-ublk del --id {id}` and add it again"
                 ),
             },
             other => other,
@@ -174,19 +107,72 @@ pub fn start(
 }
 
 /// What turns a queue's requests into operations on the image.
-fn layer(info: &Info, image: &Image, lab: Option<&Arc<Lab>>) -> Box<dyn Layer> {
-    match lab {
+fn backend(depth: u16, host: Host<'_>) -> Box<dyn Backend> {
+    match host.lab {
         Some(lab) => Box::new(LabLayer(lab.clone())),
-        None => Box::new(Plain::new(
-            info.depth,
-            1 << image.logical_shift().max(SECTOR_SHIFT),
-            image.punch_hole(),
-            image.durability().clone(),
+        None => Box::new(Passthrough::new(
+            depth,
+            1 << host.image.logical_shift().max(SECTOR_SHIFT),
+            host.image.punch_hole(),
+            host.image.durability().clone(),
         )),
     }
 }
 
 impl Served {
+    /// Starts a thread for each queue, and waits until all of them fetch requests.
+    fn start_queues(
+        &mut self,
+        device: &Arc<UblkDev>,
+        info: &DeviceInfo,
+        host: Host<'_>,
+        on_queue_end: impl Fn() + Send + Clone + 'static,
+    ) -> Result<()> {
+        let id = info.id;
+        let (ready_tx, ready_rx) = mpsc::channel::<std::result::Result<(), String>>();
+        for queue in 0..info.queues {
+            let stats = Arc::new(QueueStats::default());
+            self.stats.push(stats.clone());
+            let cpus = self.control.queue_affinity(id, queue).unwrap_or_default();
+            let parts = QueueParts {
+                id: queue,
+                image: host.image.clone(),
+                backend: backend(info.depth, host),
+                dirty_log: host.dirty_log.clone(),
+                stats,
+                limits: Limits {
+                    device_bytes: host.image.exposed_bytes(),
+                    buffer_bytes: info.buffer_bytes,
+                    read_only: host.image.read_only(),
+                },
+                failures: host.lab.is_none().then(FailureLog::default),
+            };
+            let (device, ready, end) = (device.clone(), ready_tx.clone(), on_queue_end.clone());
+            let spawned =
+                std::thread::Builder::new().name(format!("ublk{id}q{queue}")).spawn(move || {
+                    pin(&cpus);
+                    let report = ready.clone();
+                    let ended = queue::serve(&device, parts, move || drop(report.send(Ok(()))));
+                    if let Err(e) = ended {
+                        let _ = ready.send(Err(e.to_string()));
+                        log_line!("device {id}: queue {queue} failed: {e}");
+                    }
+                    drop(device);
+                    end();
+                });
+            let handle = spawned.map_err(|source| Error::System { what: "thread", source })?;
+            self.queues.push(handle);
+        }
+        for _ in 0..info.queues {
+            match ready_rx.recv_timeout(QUEUE_DEADLINE) {
+                Ok(Ok(())) => {}
+                Ok(Err(what)) => return Err(Error::Queue { id, what }),
+                Err(e) => return Err(Error::Queue { id, what: e.to_string() }),
+            }
+        }
+        Ok(())
+    }
+
     /// Number of the device.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -199,7 +185,7 @@ impl Served {
         &self.stats
     }
 
-    /// Asks the driver to take the device down. What is dirty is written first.
+    /// Asks the driver to stop the device. Dirty data is written first.
     pub fn stop(&mut self) -> Result<()> {
         self.control.stop(self.id)
     }
@@ -232,8 +218,8 @@ fn open_device(id: u32, image: &File) -> Result<Arc<UblkDev>> {
     UblkDev::new("vexfs".to_owned(), setup, &control).map(Arc::new).map_err(|e| failed(&e))
 }
 
-/// Runs something that writes to standard error what is no error: libublk misses its own state
-/// file there. Only for a process with one thread.
+/// Runs `what` without standard error, where libublk complains that its own state file is missing, which
+/// is no error here. Only for a process with one thread.
 fn quietly<T>(what: impl FnOnce() -> T) -> T {
     let silence = File::options().write(true).open("/dev/null");
     let saved = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
@@ -247,14 +233,14 @@ fn quietly<T>(what: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Keeps this thread on the processors its requests come from.
+/// Pins this thread to the processors that its requests come from.
 fn pin(cpus: &[usize]) {
     let mut set = rustix::thread::CpuSet::new();
     for cpu in cpus.iter().copied().filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
         set.set(cpu);
     }
     if set.count() > 0 {
-        // Serving from elsewhere is slower, not wrong.
+        // On another processor it is slower, not wrong.
         let _ = rustix::thread::sched_setaffinity(None, &set);
     }
 }

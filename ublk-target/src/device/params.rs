@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What a device is asked to be, in the driver's terms.
+//! What is asked of the driver for a device, in its terms.
 //!
-//! Every limit here is one the driver or the block layer enforces; see the comments.
+//! Every limit here is one that the driver or the block layer enforces.
 
 use crate::image::Image;
+use crate::options::Options;
 use crate::request::SECTOR_BYTES;
 use libublk::sys;
 use serde::{Deserialize, Serialize};
 
-/// What happens to requests when the server dies.
+/// What happens to requests when the daemon dies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Recovery {
     /// They fail and the device goes away.
     None,
-    /// Those that were with the server fail, new ones wait.
+    /// Those that the daemon had fail, new ones wait.
     Wait,
-    /// All of them wait; those that were with the server are done again.
+    /// All of them wait; those that the daemon had are done again.
     #[default]
     Reissue,
     /// They fail until the device is recovered (Linux 6.13).
@@ -49,24 +50,40 @@ impl Recovery {
     }
 }
 
-/// Memory that all requests' buffers together may take.
+/// Memory for the buffers of all requests together.
 const BUFFERS_BYTES_MAX: u32 = 32 << 20;
 const BUFFER_BYTES_MAX: u32 = 512 << 10;
 const BUFFER_BYTES_MIN: u32 = 16 << 10;
 
-/// Bytes of one request's buffer: as large as memory allows, for large requests are cheaper.
+/// Bytes of one request's buffer: as many as memory allows, because large requests are cheaper.
 #[must_use]
-pub fn buffer_bytes(queues: u16, depth: u16) -> u32 {
+fn buffer_bytes(queues: u16, depth: u16) -> u32 {
     let share = BUFFERS_BYTES_MAX / (u32::from(queues.max(1)) * u32::from(depth.max(1)));
     let power = if share == 0 { 0 } else { 1 << share.ilog2() };
     power.clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX)
 }
 
 const PAGE_SHIFT: u8 = 12;
+/// As the number of a device: whichever the driver chooses.
+pub const NO_DEVICE: u32 = u32::MAX;
 /// The block layer counts a bio's bytes in 32 bits.
 const RANGE_SECTORS_MAX: u32 = u32::MAX >> 9;
 
-/// The driver's parameters for a device on that image.
+/// The `ADD_DEV` request for a new device; the driver chooses its number if `id` is `None`.
+#[must_use]
+pub fn device_info(id: Option<u32>, options: &Options) -> sys::ublksrv_ctrl_dev_info {
+    sys::ublksrv_ctrl_dev_info {
+        nr_hw_queues: options.queues,
+        queue_depth: options.depth,
+        max_io_buf_bytes: buffer_bytes(options.queues, options.depth),
+        dev_id: id.unwrap_or(NO_DEVICE),
+        ublksrv_pid: std::process::id() as i32,
+        flags: options.recovery.flags(),
+        ..Default::default()
+    }
+}
+
+/// The driver's parameters for a device made of that image.
 #[must_use]
 pub fn params(image: &Image, buffer_bytes: u32) -> sys::ublk_params {
     let mut attrs = sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA;
@@ -104,7 +121,7 @@ pub fn params(image: &Image, buffer_bytes: u32) -> sys::ublk_params {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::ImageOptions;
+    use crate::options::ImageOptions;
 
     #[test]
     fn buffers_stay_within_their_memory_and_hold_at_least_a_few_pages() {
@@ -124,8 +141,9 @@ mod tests {
     fn the_device_has_the_images_size_and_a_cache_that_can_be_flushed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
-        let options = ImageOptions { raw: true, read_only: false, buffered: true };
-        let image = Image::open(file.path(), options).unwrap();
+        let path = file.path().to_owned();
+        let options = ImageOptions { path, raw: true, read_only: false, buffered: true };
+        let image = Image::open(&options).unwrap();
         let params = params(&image, 512 << 10);
         assert_eq!(params.basic.dev_sectors, 2048);
         assert_eq!(params.basic.logical_bs_shift, 9);
@@ -133,7 +151,7 @@ mod tests {
         assert_eq!(params.basic.attrs, sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA);
         assert_eq!(params.discard.max_discard_segments, 1);
         drop(image);
-        let image = Image::open(file.path(), ImageOptions { read_only: true, ..options }).unwrap();
+        let image = Image::open(&ImageOptions { read_only: true, ..options }).unwrap();
         let read_only = super::params(&image, 512 << 10);
         assert_eq!(read_only.basic.attrs & sys::UBLK_ATTR_READ_ONLY, sys::UBLK_ATTR_READ_ONLY);
         assert_eq!(read_only.types, sys::UBLK_PARAM_TYPE_BASIC);

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! One queue: one thread, one ring for the driver's commands and the image's I/O together.
+//! One queue: one thread with one ring, for the driver's commands and the image's I/O.
 //!
-//! A request is decoded, handed to the [`Layer`], carried out on the same ring and completed;
-//! nothing is passed to another thread and nothing waits but the ring. Each tag owns one buffer
-//! and has at most one entry in the ring at any time. The buffers outlive every image operation,
-//! also when the driver takes the queue down under them.
+//! A request is decoded, translated by the [`Backend`], carried out on the same ring and completed;
+//! nothing is passed to another thread, and the thread only waits for the ring. Each tag owns one
+//! buffer and has at most one entry in the ring at any time. The buffers outlive every image
+//! operation, even if the driver stops the queue in the meantime.
 
-use crate::complaint::Complaints;
+use crate::backend::{Backend, ImageOp, Step, ZEROES_MAX};
+use crate::dirty_log::DirtyLog;
+use crate::failure_log::FailureLog;
 use crate::image::{Image, Page};
-use crate::latency::QueueStats;
-use crate::layer::{ImageOp, Layer, Step, ZEROES_MAX};
 use crate::log_line;
-use crate::observe::DirtyLog;
 use crate::request::{Kind, Limits, Op, Request, decode};
+use crate::stats::QueueStats;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use libublk::helpers::IoBuf;
 use libublk::io::{UblkDev, UblkIOCtx, UblkQueue};
@@ -22,13 +22,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Place of the image among the ring's registered files; the driver's is 0.
+/// Index of the image among the ring's registered files; the character device is 0.
 const IMAGE: types::Fixed = types::Fixed(1);
 
-/// Largest write that this thread does by itself when nothing else is under way.
+/// Largest write that this thread does itself while no other request is in flight.
 const INLINE_BYTES_MAX: u32 = 128 << 10;
 
-/// The latency of the first of so many requests of a kind is measured.
+/// Of so many requests of a kind, the latency of one is measured.
 const MEASURED_ONE_IN: u32 = 8;
 
 static ZEROES: [Page; ZEROES_MAX as usize / 4096] =
@@ -38,24 +38,24 @@ static ZEROES: [Page; ZEROES_MAX as usize / 4096] =
 pub struct QueueParts {
     /// Number of the queue.
     pub id: u16,
-    /// The image, for what is not I/O.
+    /// The image.
     pub image: Arc<Image>,
     /// Turns requests into image operations.
-    pub layer: Box<dyn Layer>,
-    /// Hears what was written.
-    pub observer: Arc<DirtyLog>,
-    /// Counts.
+    pub backend: Box<dyn Backend>,
+    /// Where it marks what was written.
+    pub dirty_log: Arc<DirtyLog>,
+    /// Its statistics.
     pub stats: Arc<QueueStats>,
     /// What the device accepts.
     pub limits: Limits,
-    /// Tells the log of requests that fail; `None` where failures are made on purpose.
-    pub complaints: Option<Complaints>,
+    /// Logs failed requests; `None` if they are made to fail on purpose.
+    pub failures: Option<FailureLog>,
 }
 
 #[derive(Clone, Copy)]
 struct InFlight {
     request: Request,
-    /// When it arrived, for those whose latency is measured.
+    /// When it arrived, if its latency is measured.
     started: Option<Instant>,
 }
 
@@ -65,18 +65,18 @@ struct Server<'a> {
     parts: QueueParts,
     requests: Box<[Option<InFlight>]>,
     /// Requests that are not completed.
-    under_way: usize,
-    /// The ring knows the buffers.
+    in_flight: usize,
+    /// The buffers are registered with the ring.
     fixed: bool,
-    /// Image operations that the ring has not given back.
+    /// Image operations that the ring has not completed.
     pending: usize,
-    /// The time of this batch of completions, once somebody asked.
+    /// The time of this batch of completions, if it was read.
     now: Option<Instant>,
-    /// Requests of each kind that arrived so far.
+    /// Requests of each kind so far.
     arrivals: [u32; Kind::ALL.len()],
 }
 
-/// Gives this thread the ring that libublk finds and uses.
+/// Creates the ring of this thread, which libublk uses, too.
 pub fn make_ring(depth: u16) -> Result<(), UblkError> {
     let entries = (u32::from(depth) * 2).next_power_of_two();
     libublk::ublk_init_task_ring(|cell| {
@@ -86,29 +86,29 @@ pub fn make_ring(depth: u16) -> Result<(), UblkError> {
             .setup_defer_taskrun()
             .setup_coop_taskrun()
             .build(entries)
-            // Kernels before 6.1 know neither.
+            // For kernels before 6.1, which lack these flags.
             .or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
             .map_err(UblkError::IOError)?;
         cell.set(RefCell::new(ring)).map_err(|_| UblkError::OtherError(-libc::EEXIST))
     })
 }
 
-/// Tells the ring of the buffers, so that the kernel need not look up and hold their pages for every
-/// request. They stay resident; how much that is at most, `params` says. False where the memory one may lock does not allow it.
+/// Registers the buffers with the ring, so that the kernel need not look up and pin their pages for every
+/// request. They stay resident; `params` limits their size. False if that exceeds the limit on locked
+/// memory.
 fn fix_buffers(buffers: &[IoBuf<u8>]) -> bool {
     let known: Vec<libc::iovec> = buffers
         .iter()
         .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
         .collect();
     libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
-        // SAFETY: the ranges lie in buffers that `serve` keeps until the ring has given back
-        // every operation, and nothing unmaps them before.
+        // SAFETY: the ranges lie in buffers that `serve` keeps until the ring has completed every
+        // operation, and nothing unmaps them before.
         unsafe { ring.submitter().register_buffers(&known) }.is_ok()
     })
 }
 
-/// Serves a queue until the driver takes it down. `ready` is called once its requests are being
-/// fetched, which the device's start waits for.
+/// Serves a queue until the driver stops it. `ready` is called once requests are being fetched.
 pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Result<(), UblkError> {
     make_ring(device.dev_info.queue_depth)?;
     let buffers = device.alloc_queue_io_bufs();
@@ -121,7 +121,7 @@ pub fn serve(device: &UblkDev, parts: QueueParts, ready: impl FnOnce()) -> Resul
         buffers,
         parts,
         requests: vec![None; depth].into(),
-        under_way: 0,
+        in_flight: 0,
         fixed,
         pending: 0,
         now: None,
@@ -155,14 +155,14 @@ impl Server<'_> {
             self.pending = self.pending.saturating_sub(1);
             let len = self.data_len(tag);
             let buffer = buffer(&mut self.buffers, tag, len);
-            let step = self.parts.layer.advance(tag, entry.result(), buffer);
-            self.take(tag, step);
+            let step = self.parts.backend.advance(tag, entry.result(), buffer);
+            self.carry_out(tag, step);
         } else if entry.result() == sys::UBLK_IO_RES_OK as i32 {
             self.arrived(tag);
         }
     }
 
-    /// Bytes of the request's data in its buffer.
+    /// Bytes in the buffer that are the request's data.
     fn data_len(&self, tag: u16) -> usize {
         match self.requests.get(usize::from(tag)) {
             Some(Some(InFlight {
@@ -173,13 +173,13 @@ impl Server<'_> {
         }
     }
 
-    /// The time, read once in a batch: on some machines that costs as much as a request.
+    /// The time, read once per batch: on some machines reading it costs as much as a request.
     fn clock(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
     }
 
-    /// Counts a request that arrived; whether its latency is to be measured.
-    fn is_measured(&mut self, kind: Kind) -> bool {
+    /// Counts a request that arrived; true if its latency is to be measured.
+    fn count_arrival(&mut self, kind: Kind) -> bool {
         let Some(count) = self.arrivals.get_mut(kind as usize) else { return false };
         let measured = count.is_multiple_of(MEASURED_ONE_IN);
         *count = count.wrapping_add(1);
@@ -200,16 +200,16 @@ impl Server<'_> {
         };
         match decoded {
             Ok(request) => {
-                let started = self.is_measured(request.op.kind()).then(|| self.clock());
+                let started = self.count_arrival(request.op.kind()).then(|| self.clock());
                 let in_flight = InFlight { request, started };
                 if let Some(slot) = self.requests.get_mut(usize::from(tag)) {
                     *slot = Some(in_flight);
-                    self.under_way += 1;
+                    self.in_flight += 1;
                 }
                 let len = self.data_len(tag);
                 let buffer = buffer(&mut self.buffers, tag, len);
-                let step = self.parts.layer.begin(tag, &request, buffer);
-                self.take(tag, step);
+                let step = self.parts.backend.begin(tag, &request, buffer);
+                self.carry_out(tag, step);
             }
             Err(errno) => {
                 if let Some(kind) = Kind::of(descriptor.op_flags) {
@@ -220,7 +220,7 @@ impl Server<'_> {
         }
     }
 
-    fn take(&mut self, tag: u16, mut step: Step) {
+    fn carry_out(&mut self, tag: u16, mut step: Step) {
         loop {
             match step {
                 Step::Image(op) => {
@@ -229,7 +229,7 @@ impl Server<'_> {
                     };
                     let len = self.data_len(tag);
                     let buffer = buffer(&mut self.buffers, tag, len);
-                    step = self.parts.layer.advance(tag, result, buffer);
+                    step = self.parts.backend.advance(tag, result, buffer);
                 }
                 Step::Done(result) => {
                     self.account(tag, result);
@@ -239,11 +239,11 @@ impl Server<'_> {
         }
     }
 
-    /// Writes to the page cache at once if no other request could be waiting for this thread
-    /// meanwhile; the ring would hand it to another thread, which costs more than the write.
+    /// Writes to the page cache at once if no other request has to wait for it: the ring would hand the
+    /// write to another thread, which costs more than the write itself.
     fn write_inline(&self, tag: u16, op: ImageOp) -> Option<i32> {
         let ImageOp::Write { offset, len, at, durable: false } = op else { return None };
-        if self.parts.image.direct() || self.under_way > 1 || len > INLINE_BYTES_MAX {
+        if self.parts.image.direct() || self.in_flight > 1 || len > INLINE_BYTES_MAX {
             return None;
         }
         let own = self.buffers.get(usize::from(tag))?.as_slice();
@@ -254,27 +254,27 @@ impl Server<'_> {
         })
     }
 
-    /// Tells the observer and the statistics of a finished request.
+    /// Records a finished request in the dirty log, the statistics and, if it failed, the log.
     fn account(&mut self, tag: u16, result: i32) {
         let Some(done) = self.requests.get_mut(usize::from(tag)).and_then(Option::take) else {
             return;
         };
-        self.under_way = self.under_way.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
         let Request { op, offset, len } = done.request;
         let kind = op.kind();
         if op.changes() {
-            // A failed write may have changed a part.
+            // A failed write may have changed part of the range.
             let durable = matches!(op, Op::Write { fua: true });
-            self.parts.observer.mark(offset, len, durable);
+            self.parts.dirty_log.mark(offset, len, durable);
         } else if kind == Kind::Flush && result >= 0 {
-            self.parts.observer.flushed();
+            self.parts.dirty_log.flushed();
         }
         if result < 0 {
-            self.complain(&done.request, -result);
+            self.log_failure(&done.request, -result);
         }
         self.parts.stats.record(kind, len, result < 0);
         if let Some(started) = done.started {
-            // What began and ended in one batch took time of which the batch's clock knows nothing.
+            // The batch's time is too old for a request that arrived in the same batch.
             if self.now == Some(started) {
                 self.now = None;
             }
@@ -283,16 +283,16 @@ impl Server<'_> {
         }
     }
 
-    /// Has the log say that the image failed a request, and why.
-    fn complain(&mut self, request: &Request, errno: i32) {
+    /// Logs that the image failed a request, and why.
+    fn log_failure(&mut self, request: &Request, errno: i32) {
         if let Some(why) = self.parts.image.check_identity() {
             return log_line!("{why}");
         }
         let now = self.clock();
-        let QueueParts { complaints, image, .. } = &mut self.parts;
-        if let Some(complaints) = complaints
+        let QueueParts { failures, image, .. } = &mut self.parts;
+        if let Some(failures) = failures
             && !image.lost()
-            && let Some(line) = complaints.hear(now, image.path(), request, errno)
+            && let Some(line) = failures.report(now, image.path(), request, errno)
         {
             log_line!("{line}");
         }
@@ -312,7 +312,7 @@ impl Server<'_> {
         let start = own.as_mut_ptr();
         let entry = match op {
             ImageOp::Read { offset, len, at } => {
-                // In range: the layer stays within the request, which fits its buffer.
+                // In range: the backend stays within the request, which fits into its buffer.
                 let to = start.wrapping_add(at as usize);
                 if self.fixed {
                     opcode::ReadFixed::new(IMAGE, to, len, tag).offset(offset).build()
@@ -350,7 +350,7 @@ impl Server<'_> {
         push(&entry.user_data(UblkIOCtx::build_user_data(tag, 0, 0, true)));
     }
 
-    /// Waits for image operations that still use the buffers.
+    /// Waits until no image operation uses the buffers any more.
     fn drain(&mut self) {
         while self.pending > 0 {
             let waited = libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
@@ -366,11 +366,11 @@ impl Server<'_> {
                 Err(e) if transient(&e) => {}
                 Err(e) => {
                     log_line!(
-                        "queue {}: {} image operations were left: {e}",
+                        "queue {}: {} image operations did not complete: {e}",
                         self.parts.id,
                         self.pending
                     );
-                    // The kernel may still write to the buffers; they must outlive it.
+                    // The kernel may still write to the buffers, so they must not be freed.
                     std::process::exit(1);
                 }
             }
@@ -378,7 +378,7 @@ impl Server<'_> {
     }
 }
 
-/// Whether entering the ring may simply be tried again.
+/// Whether entering the ring can be tried again after this error.
 fn transient(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
@@ -392,12 +392,13 @@ fn buffer(buffers: &mut [IoBuf<u8>], tag: u16, len: usize) -> &mut [u8] {
 fn push(entry: &squeue::Entry) {
     libublk::with_task_io_ring_mut(|ring: &mut IoUring| {
         loop {
-            // SAFETY: the entry points into a buffer that `serve` keeps until the ring gave the
-            // operation back, or into a static.
+            // SAFETY: the entry points into a buffer that `serve` keeps until the ring has completed the
+            // operation, or into a static.
             if unsafe { ring.submission().push(entry) }.is_ok() {
                 return;
             }
-            // Every tag has one entry at most, so the ring never fills; if it did, submit.
+            // The ring has room for one entry per tag and a tag has at most one; were it full all the same,
+            // this makes room.
             let _ = ring.submit();
         }
     });

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Faults that are set while a device runs: for which requests, how often, and what happens then.
+//! Faults that are set while a device runs: which requests they hit, how often, and what they do.
+//!
+//! Chance is decided by each fault's own seed, so the same requests meet the same faults.
 
-use super::millis;
 use crate::request::{Op, Request};
 use bincode::{Decode, Encode};
 use std::time::Duration;
 use vexfs_crash::Rng;
 
-/// Which requests a fault is for.
+/// Which kind of request a fault is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, clap::ValueEnum)]
 pub enum On {
     /// Reads.
@@ -20,7 +21,7 @@ pub enum On {
     Any,
 }
 
-/// What happens to them.
+/// What a fault does to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FaultKind {
     /// It fails with this errno and does nothing.
@@ -28,7 +29,7 @@ pub enum FaultKind {
         /// The errno.
         errno: i32,
     },
-    /// A write claims to have been done.
+    /// A write reports success and does nothing.
     Lost,
     /// A write goes to this byte instead.
     Misdirect {
@@ -39,14 +40,14 @@ pub enum FaultKind {
     Stale,
     /// One bit is inverted, of what a read returns or of what a write stores.
     Flip,
-    /// A flush claims to have been done.
+    /// A flush reports success and does nothing.
     IgnoreFlush,
     /// It takes longer.
     Latency {
         /// Milliseconds.
         ms: u64,
     },
-    /// The device dies: as a cut that keeps nothing.
+    /// The device dies, as at a cut that keeps nothing.
     Die,
 }
 
@@ -55,30 +56,30 @@ pub enum FaultKind {
 pub struct Fault {
     /// What happens.
     pub kind: FaultKind,
-    /// To which requests.
+    /// To which kind of request.
     pub on: On,
     /// First byte of the range it is for.
     pub from: u64,
-    /// The byte after it.
+    /// The byte after the range.
     pub to: u64,
-    /// Requests that pass first.
+    /// How many such requests pass unharmed first.
     pub skip: u64,
-    /// Requests it hits; [`None`] for all.
+    /// How many it hits then; [`None`] for all.
     pub times: Option<u64>,
-    /// The part of the requests it hits, from 0 to 1.
+    /// The share of these that it hits, from 0 to 1.
     pub rate: f64,
-    /// Decides which, and which bit.
+    /// Decides which ones it hits, and which bit it inverts.
     pub seed: u64,
 }
 
-/// A fault and what became of it.
+/// A fault and how often it was met.
 #[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
 pub struct FaultState {
     /// Its number.
     pub number: u32,
     /// The fault.
     pub fault: Fault,
-    /// Requests it was for.
+    /// Requests of its kind and range.
     pub met: u64,
     /// Requests it hit.
     pub hit: u64,
@@ -109,13 +110,13 @@ impl Faults {
         self.list.iter().map(|(state, _)| *state).collect()
     }
 
-    /// How long a request is held up, and what else happens to it: the kind and a number by chance.
-    pub(super) fn meet(&mut self, request: &Request) -> (Duration, Option<(FaultKind, u64)>) {
+    /// How long a request is delayed, and what else happens to it, with a random number for it.
+    pub(super) fn inject(&mut self, request: &Request) -> (Duration, Option<(FaultKind, u64)>) {
         let mut delay = Duration::ZERO;
         let mut kind = None;
         for (state, rng) in &mut self.list {
             let fault = &state.fault;
-            let concerned = match fault.on {
+            let of_kind = match fault.on {
                 On::Any => true,
                 On::Read => request.op == Op::Read,
                 On::Write => request.op.changes(),
@@ -123,18 +124,17 @@ impl Faults {
             };
             let end = request.offset.saturating_add(request.len);
             let ranged = request.op == Op::Flush || (request.offset < fault.to && end > fault.from);
-            if !concerned || !ranged || fault.times.is_some_and(|times| state.hit >= times) {
+            if !of_kind || !ranged || fault.times.is_some_and(|times| state.hit >= times) {
                 continue;
             }
             state.met += 1;
-            let chance = rng.next();
-            let drawn = (chance >> 11) as f64 / (1u64 << 53) as f64;
+            let drawn = (rng.next() >> 11) as f64 / (1u64 << 53) as f64;
             if state.met <= fault.skip || drawn >= fault.rate {
                 continue;
             }
             state.hit += 1;
             match fault.kind {
-                FaultKind::Latency { ms } => delay += millis(ms),
+                FaultKind::Latency { ms } => delay += Duration::from_millis(ms),
                 other => kind = kind.or(Some((other, rng.next()))),
             }
         }

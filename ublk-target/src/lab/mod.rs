@@ -1,58 +1,58 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The crash lab under a real device: a volatile cache, faults on command, power cuts, a recording.
 //!
-//! Invariant: what a cut may leave is what `crash/FAULTS.md` says. Until a flush completes, every
-//! version of every sector written since the last one is kept in memory and the image is not
-//! touched. All queues share one cache and take turns: an experiment is to be exact, not fast. The
-//! medium is the image as this machine sees it; nothing here waits for a real disk.
+//! Invariant: what a cut may leave is what `crash/FAULTS.md` says; the cache is that of the crate
+//! `vexfs_crash`. Until a flush completes, every version of every sector written since the last one
+//! is kept in memory and the image is not touched, up to the bound below. All queues share one
+//! cache and take turns, because an experiment has to be exact, not fast. The lab writes to the
+//! image through this machine's page cache and never syncs it: the cuts are the lab's own, and a
+//! power failure of the machine itself is not covered.
 
-mod cache;
 mod fault;
 mod layer;
+mod medium;
 
 pub use fault::{Fault, FaultKind, FaultState, On};
 pub use layer::LabLayer;
+pub use vexfs_crash::cache::Cut;
 
+use crate::dirty_log::DirtyLog;
 use crate::log_line;
-use crate::observe::DirtyLog;
 use crate::request::{Op, Request};
-use cache::Cache;
 use fault::Faults;
+use medium::ImageFile;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use vexfs_crash::cache::VolatileCache;
+use vexfs_crash::image::SECTOR;
 use vexfs_crash::{Event, Keep, Request as Recorded, recording::Writer};
 
 const EIO: i32 = libc::EIO;
+/// Bytes of versions in memory beyond which the cache flushes itself. A cut no longer loses those.
+const CACHED_BYTES_MAX: u64 = 1 << 30;
+/// Zeroing of more bytes than this is durable at once.
+const CACHED_ZEROES_MAX: u64 = 1 << 20;
 
 /// The lab of one device, shared by its queues and its control service.
 pub struct Lab(Mutex<State>);
 
 struct State {
-    cache: Cache,
+    cache: VolatileCache<ImageFile>,
     faults: Faults,
     recorder: Option<Writer>,
     off: bool,
+    /// The number of the next request that is recorded.
     requests: u64,
 }
 
-/// What a cut left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Cut {
-    /// Sectors that were not durable.
-    pub unflushed: u64,
-    /// Those of them of which a version was kept.
-    pub kept: u64,
-}
-
 impl Lab {
-    /// A lab on `image`, opened for reading and writing, of `bytes` bytes; `record` is a file that
-    /// everything is written to. `observer` hears what reaches the image.
+    /// A lab on `image`, a file of `bytes` bytes opened for reading and writing. Everything is
+    /// recorded in the file `record`, if there is one. `observer` is told what reaches the image.
     ///
     /// # Errors
-    /// If the recording cannot be begun.
+    /// If the recording cannot be created, or the image not be read for it.
     pub fn new(
         image: File,
         bytes: u64,
@@ -68,7 +68,7 @@ impl Lab {
             None => None,
         };
         Ok(Self(Mutex::new(State {
-            cache: Cache::new(image, bytes, observer),
+            cache: VolatileCache::new(ImageFile { file: image, bytes, observer }, CACHED_BYTES_MAX),
             faults: Faults::default(),
             recorder,
             off: false,
@@ -77,18 +77,19 @@ impl Lab {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A thread that died holding it died between two requests' steps; each step is whole.
+        // A thread that panicked with the lock held did so in a request of its own: the cache holds
+        // whole sectors at any moment, so the others can go on.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries a request out; what the driver is told.
+    /// Carries a request out and returns what the driver is told: bytes, 0, or a negative errno.
     pub fn request(&self, request: &Request, buffer: &mut [u8]) -> i32 {
         let (delay, kind) = {
             let mut state = self.state();
             if state.off {
                 return -EIO;
             }
-            state.faults.meet(request)
+            state.faults.inject(request)
         };
         if !delay.is_zero() {
             std::thread::sleep(delay);
@@ -104,20 +105,20 @@ impl Lab {
         }
     }
 
-    /// Cuts the power: what was not durable is resolved, everything fails until
-    /// [`power_on`](Self::power_on). The recording ends here.
+    /// Cuts the power: `keep` decides what is left of what was not durable, and every request fails
+    /// until [`power_on`](Self::power_on). The recording ends here.
     ///
     /// # Errors
-    /// The image's, and if the power is off already.
+    /// If the power is off already, or the image cannot be written.
     pub fn crash(&self, keep: Keep) -> Result<Cut, String> {
         let mut state = self.state();
         if state.off {
             return Err("the power is off already: `vexfs-ublk recover` turns it on".into());
         }
-        state.cut(keep).map_err(|e| format!("the image: {e}"))
+        state.cut(keep).map_err(|e| format!("the image cannot be written: {e}"))
     }
 
-    /// Turns the power on again; false if it was on. Faults are gone.
+    /// Turns the power on again and clears all faults; false if it was on.
     pub fn power_on(&self) -> bool {
         let mut state = self.state();
         state.faults.clear(None);
@@ -129,7 +130,7 @@ impl Lab {
         self.state().faults.add(fault)
     }
 
-    /// Clears a fault, or all; how many there were.
+    /// Clears the fault with that number, or all; returns how many there were.
     pub fn clear(&self, number: Option<u32>) -> usize {
         self.state().faults.clear(number)
     }
@@ -139,7 +140,7 @@ impl Lab {
         self.state().faults.list()
     }
 
-    /// Puts a remark into the recording; false if there is none.
+    /// Puts a mark into the recording; false if there is none.
     pub fn mark(&self, text: &str) -> bool {
         let mut state = self.state();
         let recording = state.recorder.is_some();
@@ -147,42 +148,52 @@ impl Lab {
         recording
     }
 
-    /// The device is taken down in good order: what is cached goes to the image.
+    /// Ends the lab when the device is removed in good order: what is cached goes to the image.
     pub fn finish(&self) {
         let mut state = self.state();
         if !state.off
             && let Err(e) = state.cache.flush()
         {
-            log_line!("the cache could not be written to the image: {e}");
+            log_line!(
+                "the cache could not be written to the image, what was not flushed is lost: {e}"
+            );
         }
-        if let Some(recorder) = state.recorder.take()
-            && let Err(e) = recorder.finish()
-        {
-            log_line!("the end of the recording is lost: {e}");
-        }
+        state.end_recording();
     }
 }
 
 impl State {
+    /// Records a request that changes something, before it is done.
+    fn submit(&mut self, request: impl FnOnce() -> Recorded) {
+        if self.recorder.is_some() {
+            self.record(&Event::Submit { id: self.requests, request: request() });
+        }
+    }
+
     fn record(&mut self, event: &Event) {
         if let Some(recorder) = &mut self.recorder
             && let Err(e) = recorder.event(event)
         {
-            log_line!("the recording ends here: {e}");
+            log_line!("the recording cannot be written and ends here: {e}");
             self.recorder = None;
+        }
+    }
+
+    fn end_recording(&mut self) {
+        if let Some(recorder) = self.recorder.take()
+            && let Err(e) = recorder.finish()
+        {
+            log_line!("the recording cannot be written, its end is missing: {e}");
         }
     }
 
     fn cut(&mut self, keep: Keep) -> io::Result<Cut> {
         self.off = true;
-        if let Some(recorder) = self.recorder.take()
-            && let Err(e) = recorder.finish()
-        {
-            log_line!("the end of the recording is lost: {e}");
-        }
+        self.end_recording();
         self.cache.cut(keep)
     }
 
+    /// Does a request, or what the fault `kind` makes of it. The number beside the kind is random.
     fn carry_out(
         &mut self,
         request: &Request,
@@ -191,77 +202,86 @@ impl State {
     ) -> Result<(), i32> {
         let errno = |e: io::Error| e.raw_os_error().unwrap_or(EIO);
         let Request { op, mut offset, len } = *request;
-        let mut altered = None;
+        let mut flipped_bit = None;
         match kind {
             Some((FaultKind::Eio { errno }, _)) => return Err(errno),
             Some((FaultKind::Die, _)) => {
-                log_line!("the device died, as a fault asked for");
+                log_line!("a fault with --set die: the device is dead until `vexfs-ublk recover`");
                 self.cut(Keep::None).map_err(errno)?;
                 return Err(EIO);
             }
             Some((FaultKind::Lost, _)) if op.changes() => return Ok(()),
             Some((FaultKind::IgnoreFlush, _)) if op == Op::Flush => return Ok(()),
             Some((FaultKind::Misdirect { to }, _)) if matches!(op, Op::Write { .. }) => {
-                offset = to.min(self.cache.bytes().saturating_sub(len)) / 512 * 512;
+                let last = self.cache.medium().bytes.saturating_sub(len);
+                offset = to.min(last) / SECTOR as u64 * SECTOR as u64;
             }
             Some((FaultKind::Stale, _)) if op == Op::Read => {
-                return self.cache.read(offset, buffer, true).map_err(errno);
+                return self.cache.read_stale(offset, buffer).map_err(errno);
             }
-            Some((FaultKind::Flip, chance)) => altered = Some(chance),
+            Some((FaultKind::Flip, random)) => flipped_bit = Some(random),
             _ => {}
         }
-        let id = self.requests;
-        let fua = match op {
-            Op::Write { fua } | Op::WriteZeroes { fua, .. } => fua,
-            _ => false,
-        };
         match op {
             Op::Read => {
-                self.cache.read(offset, buffer, false).map_err(errno)?;
-                if let Some(chance) = altered {
-                    flip(buffer, chance);
+                self.cache.read(offset, buffer).map_err(errno)?;
+                if let Some(random) = flipped_bit {
+                    flip(buffer, random);
                 }
                 return Ok(());
             }
-            // A hint that this device does not take.
+            // A hint, which this device does not take.
             Op::Discard => return Ok(()),
-            Op::Write { .. } => {
-                if let Some(chance) = altered {
-                    flip(buffer, chance);
+            Op::Write { fua } => {
+                if let Some(random) = flipped_bit {
+                    flip(buffer, random);
                 }
-                if self.recorder.is_some() {
-                    let request = Recorded::Write { at: offset, data: (&*buffer).into(), fua };
-                    self.record(&Event::Submit { id, request });
+                self.submit(|| Recorded::Write { at: offset, data: (&*buffer).into(), fua });
+                if fua {
+                    self.cache.write_fua(offset, buffer)
+                } else {
+                    self.cache.write(offset, buffer)
                 }
-                self.cache.write(offset, buffer, fua).map_err(errno)?;
             }
-            Op::WriteZeroes { .. } => {
-                let request = Recorded::Zeroes { at: offset, len, fua };
-                self.record(&Event::Submit { id, request });
-                self.cache.zero(offset, len, fua).map_err(errno)?;
+            Op::WriteZeroes { fua, .. } => {
+                self.submit(|| Recorded::Zeroes { at: offset, len, fua });
+                self.zero(offset, len, fua)
             }
             Op::Flush => {
-                self.record(&Event::Submit { id, request: Recorded::Flush });
-                self.cache.flush().map_err(errno)?;
+                self.submit(|| Recorded::Flush);
+                self.cache.flush()
             }
         }
+        .map_err(errno)?;
+        self.record(&Event::Complete { id: self.requests, ok: true });
         self.requests += 1;
-        self.record(&Event::Complete { id, ok: true });
+        Ok(())
+    }
+
+    fn zero(&mut self, at: u64, len: u64, fua: bool) -> io::Result<()> {
+        let part = vec![0; len.min(CACHED_ZEROES_MAX) as usize];
+        let durable = fua || len > CACHED_ZEROES_MAX;
+        let mut done = 0;
+        while done < len {
+            let left = (len - done).min(part.len() as u64) as usize;
+            let part = part.get(..left).unwrap_or_default();
+            if durable {
+                self.cache.write_fua(at + done, part)?;
+            } else {
+                self.cache.write(at + done, part)?;
+            }
+            done += left as u64;
+        }
         Ok(())
     }
 }
 
-/// Inverts one bit.
-fn flip(buffer: &mut [u8], chance: u64) {
-    let bit = chance % (buffer.len() as u64 * 8).max(1);
+/// Inverts one bit, chosen by a random number.
+fn flip(buffer: &mut [u8], random: u64) {
+    let bit = random % (buffer.len() as u64 * 8).max(1);
     if let Some(byte) = buffer.get_mut((bit / 8) as usize) {
         *byte ^= 1 << (bit % 8);
     }
-}
-
-/// A fault's delay.
-const fn millis(ms: u64) -> Duration {
-    Duration::from_millis(ms)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 use super::*;
-use crate::observe::DirtyRange;
+use crate::dirty_log::DirtyRange;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 use vexfs_crash::Recording;
 
 const BYTES: u64 = 1 << 20;
 
-struct Bench {
+struct TestLab {
     _directory: tempfile::TempDir,
     image: File,
     record: std::path::PathBuf,
@@ -15,7 +16,7 @@ struct Bench {
     lab: Lab,
 }
 
-fn bench() -> Bench {
+fn test_lab() -> TestLab {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     let image = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
@@ -24,10 +25,10 @@ fn bench() -> Bench {
     let observer = Arc::new(DirtyLog::new(BYTES).unwrap());
     let file = image.try_clone().unwrap();
     let lab = Lab::new(file, BYTES, Some(&record), observer.clone()).unwrap();
-    Bench { _directory: directory, image, record, observer, lab }
+    TestLab { _directory: directory, image, record, observer, lab }
 }
 
-impl Bench {
+impl TestLab {
     fn write(&self, at: u64, byte: u8, fua: bool) -> i32 {
         let request = Request { op: Op::Write { fua }, offset: at, len: 1024 };
         self.lab.request(&request, &mut [byte; 1024])
@@ -66,11 +67,11 @@ impl Bench {
     }
 }
 
-/// The soak's find: a row was overwritten, the follower looked before the flush and saw the old one on
-/// the medium, and nothing told it to look again when a flush or a cut brought the new one there.
+/// Found by the soak test: a row was overwritten, the follower looked before the flush and saw the old
+/// row on the medium, and nothing told it to look again when a flush or a cut brought the new one there.
 #[test]
 fn what_reaches_the_image_is_marked_when_it_does() {
-    let b = bench();
+    let b = test_lab();
     let block = |at| DirtyRange { start: at, end: at + 4096 };
     for cut in [false, true] {
         b.write(256 << 10, 1, false);
@@ -85,7 +86,7 @@ fn what_reaches_the_image_is_marked_when_it_does() {
     b.lab.power_on();
     b.write(512 << 10, 1, true);
     assert_eq!(b.observer.drain(), [block(512 << 10)]);
-    // A root record that a cut keeps makes a newer generation.
+    // A root record that a cut keeps is a newer generation for the follower.
     b.write(0, 1, false);
     let roots = b.observer.root_writes();
     b.lab.crash(Keep::All).unwrap();
@@ -94,14 +95,14 @@ fn what_reaches_the_image_is_marked_when_it_does() {
 
 #[test]
 fn nothing_reaches_the_image_before_a_flush_but_what_is_durable_at_once() {
-    let b = bench();
+    let b = test_lab();
     assert_eq!(b.write(0, 1, false), 1024);
     assert_eq!((b.medium(0), b.read(0).unwrap()[0]), (0, 1));
     assert_eq!(b.write(4096, 2, true), 1024);
     assert_eq!((b.medium(4096), b.medium(0)), (2, 0));
     assert_eq!(b.flush(), 0);
     assert_eq!(b.medium(0), 1);
-    // What FUA has overwritten does not come back.
+    // What a write with FUA has overwritten does not come back.
     b.write(8192, 3, false);
     b.write(8192, 4, true);
     assert_eq!(b.lab.crash(Keep::All).unwrap(), Cut { unflushed: 0, kept: 0 });
@@ -111,7 +112,7 @@ fn nothing_reaches_the_image_before_a_flush_but_what_is_durable_at_once() {
 #[test]
 fn a_cut_keeps_what_its_policy_says_and_everything_fails_until_the_power_is_on() {
     for (keep, left) in [(Keep::None, 1), (Keep::All, 3)] {
-        let b = bench();
+        let b = test_lab();
         b.write(0, 1, false);
         b.flush();
         b.write(0, 2, false);
@@ -125,7 +126,7 @@ fn a_cut_keeps_what_its_policy_says_and_everything_fails_until_the_power_is_on()
     }
     let mut met = std::collections::BTreeSet::new();
     for seed in 0..60 {
-        let b = bench();
+        let b = test_lab();
         b.write(0, 1, false);
         b.write(0, 2, false);
         b.lab.crash(Keep::Random(seed)).unwrap();
@@ -136,7 +137,7 @@ fn a_cut_keeps_what_its_policy_says_and_everything_fails_until_the_power_is_on()
 
 #[test]
 fn every_kind_of_fault_does_what_it_says() {
-    let b = bench();
+    let b = test_lab();
     b.write(0, 1, false);
     b.fault(FaultKind::Eio { errno: 28 }, On::Write);
     assert_eq!((b.write(0, 2, false), b.read(0).unwrap()[0]), (-28, 1));
@@ -170,7 +171,7 @@ fn every_kind_of_fault_does_what_it_says() {
 
 #[test]
 fn a_fault_is_for_a_range_an_nth_request_or_a_part_of_them() {
-    let b = bench();
+    let b = test_lab();
     let fault = Fault {
         kind: FaultKind::Eio { errno: 5 },
         on: On::Read,
@@ -197,7 +198,7 @@ fn a_fault_is_for_a_range_an_nth_request_or_a_part_of_them() {
 
 #[test]
 fn the_recording_rebuilds_the_image_at_any_mark() {
-    let b = bench();
+    let b = test_lab();
     b.write(0, 1, false);
     b.flush();
     assert!(b.lab.mark("one"));
@@ -221,7 +222,7 @@ fn the_recording_rebuilds_the_image_at_any_mark() {
 
 #[test]
 fn a_device_in_good_order_loses_nothing() {
-    let b = bench();
+    let b = test_lab();
     b.write(0, 5, false);
     b.lab.finish();
     assert_eq!(b.medium(0), 5);

@@ -2,7 +2,8 @@
 //! `cargo xtask build`: the tools and the module, collected in the dist directory.
 //!
 //! `bin/` holds the programs, `modules/<release>/vexfs.ko` the module of each kernel (and
-//! `modules/<release>/safe/vexfs.ko` the one without the engine), `share/` the manual pages
+//! `modules/<release>/safe/vexfs.ko` the one without the engine; tests add
+//! `modules/<release>/test/vexfs.ko`, the one with test hooks), `share/` the manual pages
 //! and shell completions. Nothing is built in the source tree.
 
 pub mod module;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use self::object::Hooks;
 use crate::kernel::Kernel;
 use crate::shell::Cmd;
 use crate::ui::Ui;
@@ -41,19 +43,27 @@ pub struct BuildArgs {
     /// Only the engine as an object for the kernel, written to FILE (kernel/Makefile wants it)
     #[arg(long, value_name = "FILE", conflicts_with = "safe")]
     object: Option<PathBuf>,
+    /// With what only tests use: self-tests, and a panic on request; the module goes to modules/<release>/test
+    #[arg(long, conflicts_with = "safe")]
+    test_hooks: bool,
 }
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BuildArgs) -> Result<()> {
     let ui = Ui::new();
     if let Some(to) = &args.object {
-        let object = object::build(workspace, ui)?;
+        let hooks = if args.test_hooks { Hooks::With } else { Hooks::Without };
+        let object = object::build(workspace, hooks, ui)?;
         fs::copy(object, to).with_context(|| format!("cannot write {}", to.display()))?;
         println!("{}", to.display());
         return Ok(());
     }
     if args.safe {
         println!("{}", module::build_safe(workspace, kernel, ui)?.display());
+        return Ok(());
+    }
+    if args.test_hooks {
+        println!("{}", module::build_test(workspace, kernel, ui)?.display());
         return Ok(());
     }
     tools(workspace, ui)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::object::Hooks;
 use super::{install, object};
 use crate::kernel::Kernel;
 use crate::shell::{Cmd, describe};
@@ -14,13 +15,26 @@ use crate::workspace::Workspace;
 
 /// The module with the engine; returns where it was put.
 pub fn build(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<PathBuf> {
-    let object = object::build(workspace, ui)?;
-    let step = ui.step(&format!("vexfs.ko for {}", kernel.release));
-    let dir = workspace.target.join("kernel").join(&kernel.release);
+    with_engine(workspace, kernel, Hooks::Without, ui)
+}
+
+/// The module with test hooks, for the scripts that need them; returns where it was put.
+pub fn build_test(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<PathBuf> {
+    with_engine(workspace, kernel, Hooks::With, ui)
+}
+
+fn with_engine(workspace: &Workspace, kernel: &Kernel, hooks: Hooks, ui: Ui) -> Result<PathBuf> {
+    let (suffix, place, title, options): (_, _, _, &[&str]) = match hooks {
+        Hooks::Without => ("", "vexfs.ko", "", &[]),
+        Hooks::With => ("-test", "test/vexfs.ko", " with test hooks", &["TEST_HOOKS=1"]),
+    };
+    let object = object::build(workspace, hooks, ui)?;
+    let step = ui.step(&format!("vexfs.ko for {}{title}", kernel.release));
+    let dir = workspace.target.join("kernel").join(format!("{}{suffix}", kernel.release));
     copy_sources(&workspace.root.join("kernel"), &dir)?;
     copy_changed(&object, &dir.join("rust_all.o_shipped"))?;
-    let place = workspace.dist.join("modules").join(&kernel.release).join("vexfs.ko");
-    make(kernel, &dir, false, &step)?;
+    let place = workspace.dist.join("modules").join(&kernel.release).join(place);
+    make(kernel, &dir, options, &step)?;
     object::check_registers(&dir.join("vexfs.ko"))?;
     install_stripped(&dir, &place, &step)?;
     step.done();
@@ -33,7 +47,7 @@ pub fn build_safe(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<Path
     let dir = workspace.target.join("kernel").join(format!("{}-safe", kernel.release));
     copy_sources(&workspace.root.join("kernel"), &dir)?;
     let place = workspace.dist.join("modules").join(&kernel.release).join("safe/vexfs.ko");
-    make(kernel, &dir, true, &step)?;
+    make(kernel, &dir, &["SAFE=1"], &step)?;
     install_stripped(&dir, &place, &step)?;
     step.done();
     Ok(place)
@@ -51,15 +65,15 @@ fn install_stripped(dir: &Path, place: &Path, step: &Step) -> Result<()> {
     install(&stripped, place)
 }
 
-/// sparse over every C file; returns its complaints about our own files.
+/// sparse over every C file, test hooks included; returns its complaints about our own files.
 pub fn sparse(workspace: &Workspace, kernel: &Kernel, ui: Ui) -> Result<Vec<String>> {
     let step = ui.step("sparse");
     let dir = workspace.target.join("kernel").join(format!("{}-sparse", kernel.release));
     copy_sources(&workspace.root.join("kernel"), &dir)?;
-    let object = workspace.target.join("kernel/object/rust_all.o");
+    let object = object::path(workspace, Hooks::With);
     copy_changed(&object, &dir.join("rust_all.o_shipped"))?;
     let (status, lines) = kbuild(kernel, &dir)
-        .args(["C=2", "CHECK=sparse", "CF=-D__CHECK_ENDIAN__"])
+        .args(["TEST_HOOKS=1", "C=2", "CHECK=sparse", "CF=-D__CHECK_ENDIAN__"])
         .lines(|line| step.message(line))?;
     if !status.success() {
         bail!("sparse did not run ({}):\n{}", describe(status), complaints(&lines));
@@ -81,12 +95,15 @@ fn kbuild(kernel: &Kernel, dir: &Path) -> Cmd {
         // What the outer make or cargo left in the environment is not meant for Kbuild.
         .without("MAKEFLAGS")
         .without("CARGO_MAKEFLAGS")
+        // Nor are options of ours that the environment may hold.
+        .without("SAFE")
+        .without("TEST_HOOKS")
         .env("LC_ALL", "C.UTF-8")
 }
 
-fn make(kernel: &Kernel, dir: &Path, safe: bool, step: &Step) -> Result<()> {
-    let safe = if safe { "SAFE=1" } else { "SAFE=" };
-    let (status, lines) = kbuild(kernel, dir).arg(safe).lines(|line| step.message(line))?;
+/// `options` are the variables that `kernel/Kbuild` reads.
+fn make(kernel: &Kernel, dir: &Path, options: &[&str], step: &Step) -> Result<()> {
+    let (status, lines) = kbuild(kernel, dir).args(options).lines(|line| step.message(line))?;
     if !status.success() {
         bail!("the module does not build ({}):\n{}", describe(status), complaints(&lines));
     }

@@ -22,6 +22,8 @@ const FLAGS: &str = "-Zcf-protection=branch -Zfunction-return=thunk-extern \
                      -Cforce-unwind-tables=n";
 /// What every function of ours that C calls begins with.
 const EXPORTED: &str = "vexfs_rust_";
+/// What those begin with that only a module with test hooks calls.
+const TEST_HOOKS: &str = "vexfs_rust_test_";
 /// What the object may expect of the kernel and of our C.
 const ALLOWED: &[&str] = &["memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen"];
 const ALLOWED_PREFIXES: &[&str] = &["__x86_indirect_thunk_", "__x86_return_thunk", "vexfs_host_"];
@@ -50,14 +52,25 @@ const PANICS: &[&str] = &[
     "22panic_on_ord_violation",
 ];
 
-/// Builds and checks it; returns its path.
-pub fn build(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
+/// Whether a module has what only tests use: self-tests, and a panic on request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// As it is shipped.
+    Without,
+    /// For `kernel-damage.sh`.
+    With,
+}
+
+/// Builds and checks it; returns its path. With test hooks it is the same library, linked with more of its functions.
+pub fn build(workspace: &Workspace, hooks: Hooks, ui: Ui) -> Result<PathBuf> {
     ensure!(Path::new(RUSTC).is_file(), "{RUSTC} is missing (package rustc-web): run setup");
     let step = ui.step("engine for the kernel (core and alloc from source)");
     let target = workspace.target.join("kernel").join("object");
     Cmd::cargo()
         // With the crate's other types left in, cargo would not optimise across crates.
         .args(["rustc", "--release", "-p", "vexfs-ffi", "--lib", "--crate-type", "staticlib"])
+        // Without what only hosts in userspace call.
+        .arg("--no-default-features")
         .args(["-Zbuild-std=core,alloc", "-Zjson-target-spec", "--target"])
         .arg(workspace.root.join("kernel/ffi").join(TARGET).with_extension("json"))
         .dir(&workspace.root)
@@ -76,25 +89,37 @@ pub fn build(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
         .run(&step)
         .context("the engine does not build for the kernel")?;
     let library = target.join(TARGET).join("release/libvexfs_ffi.a");
-    let object = target.join("rust_all.o");
-    link(&library, &object, &step)?;
+    let object = path(workspace, hooks);
+    link(&library, hooks, &object, &step)?;
     check_undefined(&object)?;
     check_registers(&object)?;
     check_stack(&object)?;
-    let sites = panic_sites(&object)?;
-    let list = workspace.target.join("kernel/panic-sites.list");
-    judge_panics(&sites, &workspace.root.join("kernel/panic-sites.txt"), &list)?;
+    // The hooks are there to panic.
+    if hooks == Hooks::Without {
+        let sites = panic_sites(&object)?;
+        let list = workspace.target.join("kernel/panic-sites.list");
+        judge_panics(&sites, &workspace.root.join("kernel/panic-sites.txt"), &list)?;
+    }
     step.done();
     Ok(object)
 }
 
-fn link(library: &Path, object: &Path, step: &Step) -> Result<()> {
+/// Where [`build`] puts the object.
+pub fn path(workspace: &Workspace, hooks: Hooks) -> PathBuf {
+    workspace.target.join("kernel/object").join(match hooks {
+        Hooks::Without => "rust_all.o",
+        Hooks::With => "rust_all-test.o",
+    })
+}
+
+fn link(library: &Path, hooks: Hooks, object: &Path, step: &Step) -> Result<()> {
     step.message("ld -r");
     let symbols = Cmd::new("nm").args(["-g", "--defined-only"]).arg(library).output()?;
     let exported: Vec<&str> = symbols
         .lines()
         .filter_map(|line| line.split_whitespace().nth(2))
         .filter(|name| name.starts_with(EXPORTED))
+        .filter(|name| hooks == Hooks::With || !name.starts_with(TEST_HOOKS))
         .collect();
     ensure!(!exported.is_empty(), "the engine's library exports no {EXPORTED}* function");
     let mut ld = Cmd::new("ld").args(["-r", "--strip-debug", "--gc-sections"]);

@@ -48,7 +48,7 @@ pub const SET: &[Covered] = &[
     },
     Covered { file: "src/fs/truncate.rs", functions: &["evict"], why: "one step of that" },
     whole("src/follow.rs", "reading a tree that somebody else replaces"),
-    whole("index/src/codec.rs", "whether bytes are a manifest"),
+    whole("index/src/manifest.rs", "whether bytes are a manifest"),
     whole("index/src/checkpoint.rs", "writing and loading a checkpoint"),
     whole("index/src/store/mod.rs", "whether a blob is what the manifest says"),
     whole("index/src/store/tail.rs", "which slot and which manifest an image's tail holds"),
@@ -58,9 +58,11 @@ pub const SET: &[Covered] = &[
         functions: &["open"],
         why: "an index from a checkpoint, or without one",
     },
-    whole("ublk-target/src/follow/mod.rs", "which filesystem is followed, and until when"),
-    whole("ublk-target/src/follow/tracker.rs", "which rows are read again"),
-    whole("ublk-target/src/follow/slots.rs", "bytes, extents and slots"),
+    whole("ublk-target/src/indexer/mod.rs", "which filesystem is indexed, and until when"),
+    whole("ublk-target/src/indexer/tracker.rs", "which rows are read again"),
+    whole("ublk-target/src/indexer/vector_file.rs", "the same of one file"),
+    whole("ublk-target/src/indexer/slots.rs", "bytes, extents and slots"),
+    whole("ublk-target/src/indexer/intervals.rs", "sets of them"),
 ];
 
 /// One test program, and which of its tests.
@@ -81,7 +83,7 @@ pub const RUNS: &[Run] = &[
     Run { package: "vexfs", test: Some("smoke"), filter: "" },
     Run { package: "vexfs-index", test: None, filter: "" },
     Run { package: "vexfs-index", test: Some("checkpoint"), filter: "" },
-    Run { package: "vexfs-ublk", test: None, filter: "follow::" },
+    Run { package: "vexfs-ublk", test: None, filter: "indexer::" },
 ];
 
 /// Packages that are instrumented: those of [`SET`], and the one in which the engine is compiled for

@@ -72,6 +72,7 @@ pub fn kernel(workspace: &Workspace, kernel: &Kernel) -> Tally {
         Err(error) => tally.fail(&format!("{what}: {error:#}")),
     };
     note(module::build(workspace, kernel, ui).map(drop), "vexfs.ko");
+    note(module::build_test(workspace, kernel, ui).map(drop), "vexfs.ko with test hooks");
     note(module::build_safe(workspace, kernel, ui).map(drop), "vexfs.ko without the engine");
     let sparse = module::sparse(workspace, kernel, ui).and_then(|complaints| {
         ensure!(complaints.is_empty(), "complaints:\n{}", complaints.join("\n"));

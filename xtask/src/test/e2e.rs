@@ -51,6 +51,7 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
     build::tools(workspace, ui)?;
     lab::build(workspace, false)?;
     module::build(workspace, kernel, ui)?;
+    module::build_test(workspace, kernel, ui)?;
     module::build_safe(workspace, kernel, ui)?;
     let mut tally = Tally::default();
     for script in scripts {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs-lab ace`: many small workloads on all processors.
 
-use crate::report::{bar, quote, rate, table};
+use crate::report::{bar, quote, rate, table, threads};
+use indicatif::ProgressBar;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vexfs_crash::Rng;
 use vexfs_crash::explore::{Explored, Limits, PointTally, picture};
 use vexfs_crash::workload::{Fixture, Script, pairs, singles, triple};
@@ -14,22 +15,22 @@ use vexfs_crash::workload::{Fixture, Script, pairs, singles, triple};
 /// What to explore.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Operations of each workload, beside the synchronisations
+    /// Operations in each workload, not counting the synchronisations
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     ops: u8,
-    /// Only so many of the workloads, taken by the seed (3 operations: 1000)
+    /// Explore only that many workloads, chosen by the seed [default with 3 operations: 1000]
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
-    /// Stop after so many distinct states
+    /// Stop after that many distinct states
     #[arg(long, value_name = "N")]
     states: Option<usize>,
     /// Decides samples
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// States a point in which every sector is kept or lost by chance
+    /// States of each point in which every sector is kept or lost at random
     #[arg(long, default_value_t = Limits::default().torn)]
     torn: u64,
-    /// Run the engine on every state, even one that agrees with another on all that is read
+    /// Run the engine on every state, even if it agrees with another in all that is read
     #[arg(long)]
     no_memo: bool,
     /// Size of the image in bytes
@@ -41,7 +42,7 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the states explored
+    /// Draw a picture of the states explored
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -62,7 +63,7 @@ struct Shared {
     points: Vec<PointTally>,
 }
 
-/// Failures that are made short; the others are counted.
+/// At most this many failures are made short; the others are only counted.
 const SHORTENED: usize = 8;
 
 fn scripts(args: &Args) -> Vec<Script> {
@@ -74,7 +75,7 @@ fn scripts(args: &Args) -> Vec<Script> {
             return (0..count).map(|i| triple(args.seed.wrapping_mul(1 << 32) + i)).collect();
         }
     };
-    // In an order of the seed's, so that a run that stops early has seen a bit of everything.
+    // In random order, so that a run that stops early has seen some of everything.
     let mut rng = Rng::new(args.seed);
     for place in (1..all.len()).rev() {
         all.swap(place, rng.below(place as u64 + 1) as usize);
@@ -83,17 +84,30 @@ fn scripts(args: &Args) -> Vec<Script> {
     all
 }
 
-/// Runs it; false if a state was wrong.
+/// Runs the command; false if a state was wrong.
 pub fn run(args: &Args) -> Result<bool, String> {
     let fixture = Fixture::new(args.image_bytes)?;
-    let scripts = scripts(args);
+    let threads = threads(args.threads);
+    let began = Instant::now();
+    let shared = explore_all(args, &fixture, &scripts(args), threads)?;
+    let took = began.elapsed();
+    if let Some(file) = &args.svg {
+        let svg = picture::draw(&shared.points);
+        std::fs::write(file, svg).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    }
+    print(&shared, took, threads, args.json);
+    Ok(shared.explored.failed == 0)
+}
+
+/// Explores scripts, each on one of the threads.
+fn explore_all(
+    args: &Args,
+    fixture: &Fixture,
+    scripts: &[Script],
+    threads: usize,
+) -> Result<Shared, String> {
     let limits =
         Limits { torn: args.torn, seed: args.seed, no_memo: args.no_memo, ..Limits::default() };
-    let threads = args
-        .threads
-        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
-        .unwrap_or(1)
-        .max(1);
     let shared = Mutex::new(Shared::default());
     let (next, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
     let bar = bar(Some(scripts.len() as u64), "workloads");
@@ -104,39 +118,9 @@ pub fn run(args: &Args) -> Result<bool, String> {
                 while !enough.load(Relaxed)
                     && let Some(script) = scripts.get(next.fetch_add(1, Relaxed))
                 {
-                    let mut own = Explored::default();
-                    let mut points = Vec::new();
-                    let ran = fixture.explore(script, &limits, &mut own, &mut |point| {
-                        points.push(point.clone());
-                        true
-                    });
-                    let failed = own.failed > 0 || ran.is_err();
-                    let short = failed && {
-                        let shared = shared.lock();
-                        shared.is_ok_and(|shared| shared.found.len() < SHORTENED)
-                    };
-                    let short = short.then(|| fixture.shortest(script, &limits)).flatten();
+                    let one = explore_one(fixture, script, &limits, &shared);
                     let Ok(mut shared) = shared.lock() else { return };
-                    if ran.is_err() {
-                        shared.explored.failed += 1;
-                    }
-                    shared.explored.merge(own);
-                    shared.scripts += 1;
-                    if args.svg.is_some() {
-                        shared.points.append(&mut points);
-                    }
-                    if let Some((script, failure)) = short {
-                        let found = Found {
-                            script: script.to_string(),
-                            event: failure.event,
-                            keep: failure.chosen.to_string(),
-                            what: failure.what,
-                        };
-                        if !shared.found.iter().any(|f| f.script == found.script) {
-                            bar.suspend(|| show(&found));
-                            shared.found.push(found);
-                        }
-                    }
+                    shared.add(one, args.svg.is_some(), &bar);
                     bar.inc(1);
                     let distinct = shared.explored.distinct.len();
                     bar.set_message(format!(
@@ -152,37 +136,61 @@ pub fn run(args: &Args) -> Result<bool, String> {
             });
         }
     });
-    let took = began.elapsed();
     bar.finish_and_clear();
-    let shared = shared.into_inner().map_err(|_| "a thread of the explorer died".to_owned())?;
-    if let Some(file) = &args.svg {
-        let svg = picture::draw(&shared.points);
-        std::fs::write(file, svg).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    shared.into_inner().map_err(|_| "a thread of the explorer died".to_owned())
+}
+
+/// What one script came to.
+struct One {
+    explored: Explored,
+    points: Vec<PointTally>,
+    found: Option<Found>,
+}
+
+/// Explores one script and makes it short if it fails, unless enough are short already.
+fn explore_one(fixture: &Fixture, script: &Script, limits: &Limits, shared: &Mutex<Shared>) -> One {
+    let (mut explored, mut points) = (Explored::default(), Vec::new());
+    let ran = fixture.explore(script, limits, &mut explored, &mut |point| {
+        points.push(point.clone());
+        true
+    });
+    let failed = explored.failed > 0 || ran.is_err();
+    if ran.is_err() {
+        explored.failed += 1;
     }
+    let shorten = failed && shared.lock().is_ok_and(|shared| shared.found.len() < SHORTENED);
+    let found =
+        shorten.then(|| fixture.shortest(script, limits)).flatten().map(|(script, failure)| {
+            Found {
+                script: script.to_string(),
+                event: failure.event,
+                keep: failure.chosen.to_string(),
+                what: failure.what,
+            }
+        });
+    One { explored, points, found }
+}
+
+impl Shared {
+    fn add(&mut self, mut one: One, keep_points: bool, bar: &ProgressBar) {
+        self.explored.merge(one.explored);
+        self.scripts += 1;
+        if keep_points {
+            self.points.append(&mut one.points);
+        }
+        if let Some(found) = one.found
+            && !self.found.iter().any(|known| known.script == found.script)
+        {
+            bar.suspend(|| show(&found));
+            self.found.push(found);
+        }
+    }
+}
+
+fn print(shared: &Shared, took: Duration, threads: usize, json: bool) {
     let all = &shared.explored;
     let rate = rate(all.states, took, threads);
-    if args.json {
-        let failures: Vec<_> = shared
-            .found
-            .iter()
-            .map(|f| json!({"script": f.script, "event": f.event, "keep": f.keep, "what": f.what}))
-            .collect();
-        println!(
-            "{}",
-            json!({
-                "workloads": shared.scripts,
-                "points": all.points,
-                "states": all.states,
-                "distinct_states": all.distinct.len(),
-                "evaluations": all.evaluations,
-                "states_per_second_per_core": rate,
-                "seconds": took.as_secs_f64(),
-                "threads": threads,
-                "wrong_states": all.failed,
-                "failures": failures,
-            })
-        );
-    } else {
+    if !json {
         table(&[
             ("workloads", shared.scripts as u64),
             ("points of a cut", all.points),
@@ -193,8 +201,28 @@ pub fn run(args: &Args) -> Result<bool, String> {
             ("seconds", took.as_secs()),
             ("wrong states", all.failed),
         ]);
+        return;
     }
-    Ok(all.failed == 0)
+    let failures: Vec<_> = shared
+        .found
+        .iter()
+        .map(|f| json!({"script": f.script, "event": f.event, "keep": f.keep, "what": f.what}))
+        .collect();
+    println!(
+        "{}",
+        json!({
+            "workloads": shared.scripts,
+            "points": all.points,
+            "states": all.states,
+            "distinct_states": all.distinct.len(),
+            "evaluations": all.evaluations,
+            "states_per_second_per_core": rate,
+            "seconds": took.as_secs_f64(),
+            "threads": threads,
+            "wrong_states": all.failed,
+            "failures": failures,
+        })
+    );
 }
 
 fn show(found: &Found) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `vexfs-lab`: the crash lab on the command line, natively.
 //!
-//! Results go to standard output, a table or JSON; progress to standard error. The exit code is 1 if
-//! anything was wrong, and whatever was is printed with the command that shows it again.
+//! Results go to standard output, as a table or JSON; progress and failures to standard error. The exit
+//! code is 1 if anything was wrong; each failure is printed with a command that shows it again.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,7 @@ mod simulate;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Loses power, and proves that nothing was lost.
+/// Cuts the power at every moment, and proves that nothing that was promised is lost.
 #[derive(Parser)]
 #[command(
     name = "vexfs-lab",
@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Explore all small workloads: every cut, every subset of what was not flushed, torn sectors
+    /// Explore all small workloads: every cut, every subset of what was not flushed, torn writes
     Ace(ace::Args),
     /// Run one workload again, or judge one state of it
     Replay(replay::Args),
@@ -48,18 +48,18 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         ops: u64,
     },
-    /// Operations, commits, faults, full filesystems and cuts at random
+    /// Run random operations with commits, faults, full filesystems and cuts
     Simulate(simulate::Args),
-    /// Let the engine make one mistake after another, and see each
+    /// Build one mistake after another into the engine, and find each
     #[cfg(feature = "mutants")]
     Mutants(mutants::Args),
 }
 
 fn main() -> ExitCode {
-    // Any command can be run on an engine that makes a mistake, to see what it prints then.
+    // Every command can be run on an engine that makes a mistake, to see what it prints then.
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("VEXFS_MUTANT") {
-        let Some(mutant) = mutants::named(&name) else {
+        let Some(mutant) = mutants::by_name(&name) else {
             eprintln!("vexfs-lab: VEXFS_MUTANT={name}: there is no such mutant");
             return ExitCode::from(2);
         };

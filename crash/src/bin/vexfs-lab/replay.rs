@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `vexfs-lab replay`: one workload again, or one state of it.
+//! `vexfs-lab replay`: runs one workload again, or judges one state of it.
 
 use crate::report::table;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub struct Args {
     /// Which writes were kept: 'none' or numbers as in '3,5[0+1]'
     #[arg(long, requires = "event")]
     keep: Option<Chosen>,
-    /// Write the image that the workload ends with
+    /// Write the image that the workload leaves, all of it durable
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     image: Option<PathBuf>,
     /// Size of the image in bytes
@@ -27,13 +27,15 @@ pub struct Args {
     image_bytes: u64,
 }
 
-/// Runs it; false if a state was wrong.
+/// Runs the command; false if a state was wrong.
 pub fn run(args: &Args) -> Result<bool, String> {
     let ran = Fixture::new(args.image_bytes)?.run(&args.script)?;
     if let (Some(event), Some(keep)) = (args.event, &args.keep) {
         let verdict = ran.replay(event, keep);
         return match verdict {
-            None => Err(format!("the workload has no point after {event} events")),
+            None => Err(format!(
+                "--event {event}: the workload has no point there; without --event all points are listed"
+            )),
             Some(Ok(generation)) => {
                 println!("right: generation {generation} comes back");
                 Ok(true)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `vexfs-lab simulate`: seed after seed, for as long as asked.
+//! `vexfs-lab simulate`: one seed after another, for a given time.
 
-use crate::report::{bar, rate, table};
+use crate::report::{bar, rate, table, threads};
 use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -12,13 +12,13 @@ use vexfs_crash::{Options, Outcome, simulate_each};
 /// What to simulate.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The first seed; every run takes the next one
+    /// The first seed; each run takes the next one
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How long; 0 is one run of the first seed
+    /// How long to go on; 0 for one run of the first seed
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Operations of each run
+    /// Operations in each run
     #[arg(long, default_value_t = 1000)]
     steps: u64,
     /// Stop at the first failure
@@ -40,14 +40,9 @@ struct Shared {
     failures: Vec<(u64, String)>,
 }
 
-/// Runs it; false if anything was wrong.
+/// Runs the command; false if anything was wrong.
 pub fn run(args: &Args) -> bool {
-    let threads = args
-        .threads
-        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
-        .unwrap_or(1)
-        .max(1);
-    let threads = if args.seconds == 0 { 1 } else { threads };
+    let threads = if args.seconds == 0 { 1 } else { threads(args.threads) };
     let shared = Mutex::new(Shared::default());
     let next = AtomicU64::new(args.seed);
     let (began, long) = (Instant::now(), Duration::from_secs(args.seconds));
@@ -91,6 +86,11 @@ pub fn run(args: &Args) -> bool {
     let took = began.elapsed();
     bar.finish_and_clear();
     let Ok(shared) = shared.into_inner() else { return false };
+    print(&shared, took, threads, args);
+    shared.failures.is_empty()
+}
+
+fn print(shared: &Shared, took: Duration, threads: usize, args: &Args) {
     let total = &shared.total;
     let rate = rate(total.states, took, threads);
     if args.json {
@@ -138,5 +138,4 @@ pub fn run(args: &Args) -> bool {
             println!("again: vexfs-lab simulate --seed {seed} --seconds 0 --steps {}", args.steps);
         }
     }
-    shared.failures.is_empty()
 }

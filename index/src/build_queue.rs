@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The queue of files that may have something to build, and the thread that builds it.
+//!
+//! One thread builds all graphs and merges all segments of an index. It holds no lock while it
+//! builds, runs at a lower priority, and stops in the middle of a graph when it is told to.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::IndexError,
+    sync::{lock, read, write},
+    vector_file::{Files, Limits, VectorFile},
+};
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<u64>,
+    /// The same files, so that none waits twice.
+    queued: HashSet<u64>,
+    /// Whether the thread is at work on a file.
+    busy: bool,
+}
+
+/// What the index and the build thread share.
+pub(crate) struct BuildQueue {
+    pub limits: Limits,
+    stop: AtomicBool,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    problem: Mutex<Option<String>>,
+}
+
+impl BuildQueue {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            stop: AtomicBool::new(false),
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            problem: Mutex::default(),
+        }
+    }
+
+    /// Puts a file in the queue.
+    pub(crate) fn push(&self, file: u64) {
+        let mut queue = lock(&self.queue);
+        if queue.queued.insert(file) {
+            queue.waiting.push_back(file);
+            self.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        // Set under the lock: the thread has not checked it yet, or is waiting to be notified.
+        let queue = lock(&self.queue);
+        self.stop.store(true, Ordering::Relaxed);
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn building(&self) -> bool {
+        lock(&self.queue).busy
+    }
+
+    pub(crate) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
+    }
+
+    /// Waits until nothing is left to build; false if the time is up or the thread was stopped.
+    pub(crate) fn settle(&self, limit: Option<Duration>) -> bool {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut queue = lock(&self.queue);
+        while queue.busy || !queue.waiting.is_empty() {
+            if self.stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            let left = match deadline {
+                None => Duration::from_secs(3600),
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            };
+            if left.is_zero() {
+                return false;
+            }
+            (queue, _) =
+                self.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// What the build thread runs, until it is told to stop.
+    pub(crate) fn run(&self, files: &RwLock<Files>, nice: i32) {
+        if nice != 0 {
+            // If it is refused, the work is done at the normal priority.
+            let _ = rustix::process::nice(nice);
+        }
+        while let Some(id) = self.next() {
+            let file = read(files).get(&id).map(Arc::clone);
+            let again = file.is_some_and(|file| self.build(&file));
+            let mut queue = lock(&self.queue);
+            queue.busy = false;
+            if again && queue.queued.insert(id) {
+                queue.waiting.push_back(id);
+            }
+            drop(queue);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next file; `None` if the thread is to end.
+    fn next(&self) -> Option<u64> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(id) = queue.waiting.pop_front() {
+                queue.queued.remove(&id);
+                queue.busy = true;
+                return Some(id);
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Does one job of a file; true if there may be another.
+    fn build(&self, file: &RwLock<VectorFile>) -> bool {
+        let Some(job) = read(file).plan(self.limits) else { return false };
+        match job.run(&self.stop) {
+            Ok(None) => true,
+            Ok(Some(segment)) => write(file).replace(&job, segment),
+            Err(IndexError::Stopped) => false,
+            Err(error) => {
+                job.give_up();
+                *lock(&self.problem) = Some(error.to_string());
+                true
+            }
+        }
+    }
+}

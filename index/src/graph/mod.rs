@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Graphs over the rows of a sealed segment: what the rest of the index asks of any of them.
+//!
+//! A graph finds rows that are probably near; their distances are computed by the caller, so a
+//! graph can miss a row but cannot return a wrong distance. It refers to rows by number and reads
+//! them from the segment's array. It never changes.
+//!
+//! [`hnsw`] is the only implementation. Nothing outside it knows which library builds the graph:
+//! another implementation is another file here and a choice in [`build`] and [`receive`].
+
+mod hnsw;
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use crate::{
+    error::{IndexError, Result},
+    vector::{Params, Row},
+    vector_array::VectorArray,
+};
+
+/// The most rows of a graph, and so of a segment.
+pub(crate) const GRAPH_ROWS_MAX: usize = 1 << 24;
+
+/// An approximate index over the rows of one segment.
+pub(crate) trait Graph: Send + Sync {
+    /// About `ef` row numbers near the query, each at most once, in any order.
+    fn search(&self, query: &Row, ef: usize) -> Vec<u32>;
+    /// The graph as bytes. An implementation may use fresh files in `dir`, a private directory.
+    fn dump(&self, dir: &Path) -> Result<Box<dyn Dump>>;
+    /// Resident bytes, estimated; without the rows.
+    fn bytes(&self) -> usize;
+}
+
+/// A graph as bytes, on its way into a checkpoint or out of one. Its temporary files go with it.
+pub(crate) trait Dump {
+    /// Bytes that [`write_to`](Self::write_to) writes.
+    fn bytes(&self) -> u64;
+    /// Writes the graph.
+    fn write_to(&self, out: &mut dyn Write) -> Result<()>;
+    /// The graph over these rows. The bytes must be those of a graph that was written: call it
+    /// only once their checksum has matched.
+    fn load(&self, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>>;
+}
+
+/// Builds a graph on this thread; `stop` abandons it.
+pub(crate) fn build(
+    rows: &Arc<VectorArray>,
+    params: Params,
+    stop: &AtomicBool,
+) -> Result<Arc<dyn Graph>> {
+    if rows.len() > GRAPH_ROWS_MAX {
+        return Err(IndexError::Build {
+            rows: rows.len(),
+            why: format!("a graph holds at most {GRAPH_ROWS_MAX} vectors"),
+        });
+    }
+    Ok(Arc::new(hnsw::HnswGraph::build(rows, params, stop)?))
+}
+
+/// Reads the `bytes` bytes that [`Dump::write_to`] wrote, and interprets nothing of them.
+pub(crate) fn receive(dir: &Path, bytes: u64, from: &mut dyn Read) -> Result<Box<dyn Dump>> {
+    Ok(Box::new(hnsw::HnswDump::receive(dir, bytes, from)?))
+}
