@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Feature words of the superblock: what a reader must know to mount, to write, or may ignore.
+//! Feature words of the superblock.
 //!
-//! As in ext4 and XFS: an unknown `incompat` bit refuses the mount, an unknown `ro_compat` bit
-//! refuses writing, an unknown `compat` bit is ignored.
+//! As in ext4 and XFS: with an unknown `incompat` bit a filesystem cannot be mounted, with an unknown
+//! `ro_compat` bit it can only be mounted read-only, and an unknown `compat` bit is ignored.
 
 /// `incompat`: the image may hold vector files.
 pub const INCOMPAT_VECTORS: u64 = 1 << 0;
