@@ -6,11 +6,11 @@
 
 /// `incompat`: the image may hold vector files.
 pub const INCOMPAT_VECTORS: u64 = 1 << 0;
-/// Every `incompat` bit this version understands.
+/// Every `incompat` bit that this version knows.
 pub const INCOMPAT_KNOWN: u64 = INCOMPAT_VECTORS;
-/// Every `ro_compat` bit this version understands.
+/// Every `ro_compat` bit that this version knows.
 pub const RO_COMPAT_KNOWN: u64 = 0;
-/// Every `compat` bit this version understands.
+/// Every `compat` bit that this version knows.
 pub const COMPAT_KNOWN: u64 = 0;
 
 /// Name of an `incompat` bit, for messages.
