@@ -115,7 +115,7 @@ fn long_functions(text: &str) -> Vec<String> {
         }
         let indent = &line[..line.len() - words.len()];
         let ends = |line: &&str| line.strip_prefix(indent).is_some_and(|rest| rest == "}");
-        let Some(length) = lines[start..].iter().position(|line| ends(line)) else { continue };
+        let Some(length) = lines[start..].iter().position(ends) else { continue };
         if length + 1 > FUNCTION_LINES {
             let name: String =
                 after.chars().take_while(|&c| c == '_' || c.is_alphanumeric()).collect();
