@@ -11,10 +11,6 @@
 #ifndef VEXFS_H
 #define VEXFS_H
 
-#ifndef pr_fmt
-#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
-#endif
-
 #include <linux/fs.h>
 #include <linux/iomap.h>
 #include <linux/lockdep.h>

@@ -149,6 +149,8 @@ fn superblock_of(options: &MkfsOptions<'_>) -> Result<Superblock> {
 }
 
 /// Commits generation 1: a tree of one leaf with the root directory.
+// Not inlined: a volume by value takes much of a kernel's stack.
+#[inline(never)]
 fn first_commit<D: Device>(
     device: &D,
     geometry: Geometry,
