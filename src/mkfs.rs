@@ -105,6 +105,8 @@ fn write_at(block: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+// Never inlined, like those below: their frames would add up, and a kernel's stack is small.
+#[inline(never)]
 fn superblock_of(options: &MkfsOptions<'_>) -> Result<Superblock> {
     let shift = options.block_bytes.trailing_zeros();
     if !options.block_bytes.is_power_of_two()
@@ -157,6 +159,11 @@ fn first_commit<D: Device>(
     options: &MkfsOptions<'_>,
 ) -> Result<()> {
     let mut volume = Volume::empty(device, geometry)?;
+    commit_root(&mut volume, options)
+}
+
+#[inline(never)]
+fn commit_root<D: Device>(volume: &mut Volume<D>, options: &MkfsOptions<'_>) -> Result<()> {
     let root = Inode {
         ino: Ino::ROOT,
         mode: FileType::Directory.mode_bits() | 0o755,
