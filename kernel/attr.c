@@ -42,7 +42,10 @@ int vexfs_setsize(struct inode *inode, loff_t size)
 	lockdep_assert_held_write(&inode->i_rwsem);
 	inode_dio_wait(inode);
 	filemap_invalidate_lock(mapping);
-	/* What becomes readable past the old end, or later past the new one, must read as zeroes. */
+	/*
+	 * What becomes readable past the old end, or later past the new one, must read
+	 * as zeroes.
+	 */
 	if (size > old)
 		err = iomap_zero_range(inode, old, size - old, NULL, &vexfs_iomap_ops);
 	else
@@ -53,7 +56,10 @@ int vexfs_setsize(struct inode *inode, loff_t size)
 	if (!err) {
 		truncate_setsize(inode, size);
 		err = vexfs_change_size(inode, size);
-		/* The file then has the size that the engine has, and keeps what was written past that. */
+		/*
+		 * The file then has the size that the engine has, and keeps what was
+		 * written past that.
+		 */
 		if (err)
 			i_size_write(inode, max(VEXFS_I(inode)->disk_size, min(old, size)));
 	}

@@ -72,7 +72,10 @@ static void vexfs_batch_add(struct vexfs_batch *batch, struct block_device *bdev
 		} else if (*bio) {
 			goto added;
 		}
-		/* May wait for memory of its pool; full bios are submitted already and will give it back. */
+		/*
+		 * May wait for memory of its pool; full bios are submitted already and
+		 * will give it back.
+		 */
 		*bio = bio_alloc(bdev, batch->vecs, opf, GFP_NOFS);
 		(*bio)->bi_iter.bi_sector = at >> SECTOR_SHIFT;
 		__bio_add_page(*bio, page, piece, offset);

@@ -9,7 +9,10 @@
 
 #include "vexfs.h"
 
-/* Entries are copied out of the engine in batches: the reader's buffer may fault, which must not happen under the lock. */
+/*
+ * Entries are copied out of the engine in batches: the reader's buffer may fault,
+ * which must not happen under the lock.
+ */
 #define VEXFS_READDIR_BYTES 8192
 
 /* Where the engine finds the name of @dentry, which is in @dir. */
@@ -126,7 +129,10 @@ static struct inode *vexfs_new_inode(struct mnt_idmap *idmap, struct inode *dir,
 	return inode;
 }
 
-/* The end of every change of names: with -o dirsync the change is durable before the call returns. */
+/*
+ * The end of every change of names: with -o dirsync the change is durable before the
+ * call returns.
+ */
 static int vexfs_dirsync(struct inode *dir)
 {
 	return IS_DIRSYNC(dir) ? vexfs_fsync_inode(dir) : 0;

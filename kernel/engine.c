@@ -348,7 +348,10 @@ static int vexfs_commit_once(struct vexfs_fs *fs, struct vexfs_call *call, unsig
 	if (err || !commit)
 		return err;
 
-	/* The next transaction goes on meanwhile. The commit keeps the result for the call that ends it. */
+	/*
+	 * The next transaction goes on meanwhile. The commit keeps the result for the
+	 * call that ends it.
+	 */
 	vexfs_call_init(call, fs, VEXFS_UNLOCKED);
 	do {
 		err = vexfs_call_enter(call) ?:
@@ -429,5 +432,7 @@ int vexfs_sync(struct vexfs_fs *fs, unsigned int mode)
 /* Makes one inode durable; its data was written and waited for. */
 int vexfs_fsync_inode(struct inode *inode)
 {
-	return vexfs_sync_generation(VEXFS_SB(inode->i_sb), READ_ONCE(VEXFS_I(inode)->generation), 0);
+	u64 generation = READ_ONCE(VEXFS_I(inode)->generation);
+
+	return vexfs_sync_generation(VEXFS_SB(inode->i_sb), generation, 0);
 }

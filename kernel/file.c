@@ -108,7 +108,10 @@ static bool vexfs_unaligned(struct kiocb *iocb, struct iov_iter *from)
 	return (iocb->ki_pos | iov_iter_count(from)) & (VEXFS_BLOCK_BYTES - 1);
 }
 
-/* A direct write needs i_rwsem exclusively if it changes the size, shares a block, or has to clear setuid. */
+/*
+ * A direct write needs i_rwsem exclusively if it changes the size, shares a block, or
+ * has to clear setuid.
+ */
 static bool vexfs_may_share(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -128,7 +131,10 @@ again:
 	done = vexfs_lock_inode(iocb, inode, shared);
 	if (done)
 		return done;
-	/* The file may have changed before we got the lock, and the checks may shorten the write. */
+	/*
+	 * The file may have changed before we got the lock, and the checks may shorten
+	 * the write.
+	 */
 	if (!shared || vexfs_may_share(iocb, from))
 		done = vexfs_write_checks(iocb, from);
 	if (shared && done >= 0 && !vexfs_may_share(iocb, from)) {

@@ -8,6 +8,8 @@
  * memory the engine was working on is not touched again. This is setjmp and
  * longjmp over frames of Rust only, which hold no lock and no kernel resource.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/kernel.h>
 #include <linux/linkage.h>
 #include <linux/mm.h>

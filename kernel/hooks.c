@@ -3,6 +3,8 @@
  * Test hooks: module parameters that only tests set. In the module only if it
  * is built with TEST_HOOKS=1.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/module.h>
 #include <linux/slab.h>
 

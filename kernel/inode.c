@@ -12,7 +12,10 @@
 
 #include "vexfs.h"
 
-/* i_version counts in steps this much finer than the engine's version: it never falls behind that. */
+/*
+ * i_version counts in steps this much finer than the engine's version: it never falls
+ * behind that.
+ */
 #define VEXFS_VERSION_SHIFT 16
 
 int vexfs_fill_inode(struct inode *inode, const struct vexfs_attr *attr)
@@ -136,7 +139,10 @@ int vexfs_destroy_inode(struct vexfs_fs *fs, u64 ino, const bool *stop)
 
 	sb_start_intwrite(fs->sb);
 	do {
-		/* VEXFS_NOKILL also means not to wait for orphans, whose worker may wait for this inode. */
+		/*
+		 * VEXFS_NOKILL also means not to wait for orphans, whose worker may
+		 * wait for this inode.
+		 */
 		vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE | VEXFS_NOKILL);
 		do {
 			err = vexfs_call_enter(&call) ?:
@@ -198,7 +204,10 @@ struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_att
 		iget_failed(inode);
 		return ERR_PTR(err);
 	}
-	/* It may have been changed while it was in memory before: then at the latest in this generation. */
+	/*
+	 * It may have been changed while it was in memory before: then at the latest
+	 * in this generation.
+	 */
 	VEXFS_I(inode)->generation = READ_ONCE(fs->newest);
 	unlock_new_inode(inode);
 	return inode;

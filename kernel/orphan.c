@@ -58,7 +58,10 @@ static void vexfs_orphan_work(struct work_struct *work)
 		if (!err)
 			err = vexfs_clear_orphan(fs, ino);
 		if (err) {
-			/* They stay in the list; one that has a name is finished when it is used. */
+			/*
+			 * They stay in the list; one that has a name is finished when
+			 * it is used.
+			 */
 			if (!vexfs_failed(fs))
 				vexfs_warn(fs->sb, "what was removed before a crash cannot be freed now (%d); the next mount will\n",
 					   err);

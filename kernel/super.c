@@ -2,6 +2,8 @@
 /*
  * Mounting, remounting, unmounting; the module itself.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/blkdev.h>
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>

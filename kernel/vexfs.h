@@ -11,10 +11,6 @@
 #ifndef VEXFS_H
 #define VEXFS_H
 
-#ifndef pr_fmt
-#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
-#endif
-
 #include <linux/fs.h>
 #include <linux/iomap.h>
 #include <linux/lockdep.h>
@@ -48,7 +44,7 @@ enum vexfs_state_level {
 	VEXFS_LIVE,		/* everything */
 	VEXFS_FAILED,		/* reading: the filesystem is damaged */
 	VEXFS_DEAD,		/* unmounting: what the medium holds is not known */
-	VEXFS_ABANDONED,	/* as above, and the engine's memory is not touched again: it panicked */
+	VEXFS_ABANDONED,	/* as above; the engine panicked and is not entered again */
 };
 
 /* One mounted filesystem. */
@@ -239,7 +235,10 @@ void __vexfs_call_init(struct vexfs_call *call, struct vexfs_fs *fs, unsigned in
 int vexfs_call_lock(struct vexfs_call *call);
 bool vexfs_call_again(struct vexfs_call *call, int *err);
 
-/* The guard returns 0, and should the engine panic, once more: then -EIO. Not a function: its frame must last. */
+/*
+ * The guard returns 0, and should the engine panic, once more: then -EIO. Not a
+ * function: its frame must last.
+ */
 #define vexfs_call_enter(call) (vexfs_call_lock(call) ?: vexfs_guard_enter(&(call)->guard))
 
 int vexfs_commit(struct vexfs_fs *fs, u64 target, unsigned int mode);

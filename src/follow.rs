@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Following a filesystem that somebody else writes: which inodes changed since a commit, and where
+//! Following a filesystem that another host writes: which inodes changed since a commit, and where
 //! their contents are.
 //!
 //! The follower reads the newest committed tree and skips every subtree whose pointer is not newer than

@@ -16,7 +16,7 @@
 //! | run it on another medium | [`Device`], with an example; what it has to guarantee is in [`device`] |
 //! | understand a failure | [`Error`]: a variant per cause, with a message that says what to do |
 //! | check an image | [`check()`] |
-//! | read what somebody else writes | [`Follower`] |
+//! | read a filesystem that another host writes | [`Follower`] |
 //! | cut the power | `examples/power_cut.rs`, and the crate `vexfs-crash` |
 //!
 //! # Rooms

@@ -105,6 +105,8 @@ fn write_at(block: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+// Never inlined, like those below: their frames would add up, and a kernel's stack is small.
+#[inline(never)]
 fn superblock_of(options: &MkfsOptions<'_>) -> Result<Superblock> {
     let shift = options.block_bytes.trailing_zeros();
     if !options.block_bytes.is_power_of_two()
@@ -149,12 +151,19 @@ fn superblock_of(options: &MkfsOptions<'_>) -> Result<Superblock> {
 }
 
 /// Commits generation 1: a tree of one leaf with the root directory.
+// Not inlined: a volume by value takes much of a kernel's stack.
+#[inline(never)]
 fn first_commit<D: Device>(
     device: &D,
     geometry: Geometry,
     options: &MkfsOptions<'_>,
 ) -> Result<()> {
     let mut volume = Volume::empty(device, geometry)?;
+    commit_root(&mut volume, options)
+}
+
+#[inline(never)]
+fn commit_root<D: Device>(volume: &mut Volume<D>, options: &MkfsOptions<'_>) -> Result<()> {
     let root = Inode {
         ino: Ino::ROOT,
         mode: FileType::Directory.mode_bits() | 0o755,

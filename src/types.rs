@@ -63,7 +63,7 @@ impl FileType {
         Self::from_dt((mode >> 12) as u8)
     }
 
-    /// The type that `DT_*` value `dt` of `readdir(3)` stands for.
+    /// The type of the `DT_*` value `dt` of `readdir(3)`.
     #[must_use]
     pub const fn from_dt(dt: u8) -> Option<Self> {
         Some(match dt {

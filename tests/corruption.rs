@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Damage: flipped bits everywhere, stale and misplaced blocks, items whose checksums are right and
-//! whose contents are nonsense. Every operation then returns, and what it returns is true or an error.
+//! Damage: flipped bits everywhere, stale and misplaced blocks, and structures with right checksums and
+//! impossible contents. Every operation returns, with the truth or an error.
 
 mod common;
 
@@ -19,7 +19,7 @@ use vexfs_format::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-/// What a reader sees; errors in place of what cannot be read.
+/// All that a reader sees, by path; an error in place of what cannot be read.
 fn read_all(image: &Image) -> Result<BTreeMap<String, String>> {
     let options = OpenOptions { read_only: true, ..OpenOptions::default() };
     let mut v = Volume::open(image, &options)?;
@@ -37,7 +37,7 @@ fn read_all(image: &Image) -> Result<BTreeMap<String, String>> {
                     batch.len() < 50
                 })
             });
-            if let Err(e) = told(result) {
+            if let Err(e) = no_bug(result) {
                 seen.insert(format!("{path}/"), format!("error {}", e.errno()));
                 break;
             }
@@ -63,7 +63,7 @@ fn read_all(image: &Image) -> Result<BTreeMap<String, String>> {
 
 fn describe(v: &mut Volume<&Image>, ino: Ino) -> String {
     fn part<T: std::fmt::Debug>(result: Result<T>) -> String {
-        told(result).map_or_else(|e| format!("error {}", e.errno()), |value| format!("{value:?}"))
+        no_bug(result).map_or_else(|e| format!("error {}", e.errno()), |value| format!("{value:?}"))
     }
     let inode = v.resolve(|v| v.inode(ino));
     let mut text = part(inode);
@@ -85,7 +85,7 @@ fn describe(v: &mut Volume<&Image>, ino: Ino) -> String {
         text += &part(v.resolve(|v| v.readlink(ino)));
     }
     if inode.is_file() {
-        // Data carry no checksum: where they are is what counts.
+        // File data has no checksum, so only its place is compared.
         let mut at = 0;
         while at < 64 {
             let mapping = v.resolve(|v| v.map(ino, FileBlock(at), 64 - at));
@@ -102,13 +102,13 @@ fn describe(v: &mut Volume<&Image>, ino: Ino) -> String {
     text
 }
 
-/// What damage leads to is told as damage or an ordinary error, never as a mistake of the engine.
-fn told<T: std::fmt::Debug>(result: Result<T>) -> Result<T> {
+/// Fails on [`Error::Bug`]: damage leads to `Corrupt` or an ordinary error, never to a bug.
+fn no_bug<T: std::fmt::Debug>(result: Result<T>) -> Result<T> {
     assert!(!matches!(result, Err(Error::Bug(_))), "{result:?}");
     result
 }
 
-/// Every operation that changes something; each ends and none panics.
+/// Calls every operation that changes something; each has to end and none may panic.
 fn change_all(image: &Image) {
     let Ok(mut v) = open(CacheDevice::new(image.clone())) else {
         return;
@@ -118,47 +118,48 @@ fn change_all(image: &Image) {
         inos.push(ino);
     }
     let layout = VectorLayout::parse("type=f32,dim=8,metric=l2").unwrap();
-    let _ = told(v.evict_orphans(NOW));
+    let _ = no_bug(v.evict_orphans(NOW));
     for ino in inos {
-        let _ = told(v.run(NOW, |v| v.create(ino, b"new", &FILE)));
-        let _ = told(v.run(NOW, |v| v.create(ino, b"new dir", &DIR)));
-        let _ = told(v.run(NOW, |v| v.create(ino, b"new link", &LINK)));
-        let _ = told(v.run(NOW, |v| v.link(ino, Ino::ROOT, b"linked", NOW)));
-        let _ = told(v.run(NOW, |v| v.unlink(Ino::ROOT, b"linked", NOW)));
+        let _ = no_bug(v.run(NOW, |v| v.create(ino, b"new", &FILE)));
+        let _ = no_bug(v.run(NOW, |v| v.create(ino, b"new dir", &DIR)));
+        let _ = no_bug(v.run(NOW, |v| v.create(ino, b"new link", &LINK)));
+        let _ = no_bug(v.run(NOW, |v| v.link(ino, Ino::ROOT, b"linked", NOW)));
+        let _ = no_bug(v.run(NOW, |v| v.unlink(Ino::ROOT, b"linked", NOW)));
         for flags in [
             RenameFlags::default(),
             RenameFlags { exchange: true, no_replace: false },
             RenameFlags { exchange: false, no_replace: true },
         ] {
-            let _ = told(v.run(NOW, |v| v.rename(Ino::ROOT, b"dir", ino, b"x", flags, NOW)));
-            let _ = told(v.run(NOW, |v| v.rename(ino, b"x", Ino::ROOT, b"file", flags, NOW)));
+            let _ = no_bug(v.run(NOW, |v| v.rename(Ino::ROOT, b"dir", ino, b"x", flags, NOW)));
+            let _ = no_bug(v.run(NOW, |v| v.rename(ino, b"x", Ino::ROOT, b"file", flags, NOW)));
         }
-        let _ = told(v.write_at(ino, 5000, &[7; 9000], NOW));
-        let _ = told(v.run(NOW, |v| v.allocate(ino, FileBlock(100), 40)));
-        let _ = told(v.run(NOW, |v| v.mark_written(ino, FileBlock(0), 200, None, Some(NOW))));
-        let _ = told(v.run(NOW, |v| v.punch(ino, FileBlock(1), 3, Some(NOW))));
-        let _ = told(v.truncate(ino, 10_000, NOW));
-        let _ = told(v.run(NOW, |v| v.xattr_set(ino, b"user.x", &[1; 2000], XattrMode::Set, NOW)));
-        let _ = told(v.run(NOW, |v| v.xattr_set(ino, b"user.y", &[1; 90], XattrMode::Set, NOW)));
-        let _ = told(v.run(NOW, |v| v.xattr_remove(ino, b"user.x", NOW)));
-        let _ = told(v.run(NOW, |v| v.set_vector(ino, Some(&layout), NOW)));
+        let _ = no_bug(v.write_at(ino, 5000, &[7; 9000], NOW));
+        let _ = no_bug(v.run(NOW, |v| v.allocate(ino, FileBlock(100), 40)));
+        let _ = no_bug(v.run(NOW, |v| v.mark_written(ino, FileBlock(0), 200, None, Some(NOW))));
+        let _ = no_bug(v.run(NOW, |v| v.punch(ino, FileBlock(1), 3, Some(NOW))));
+        let _ = no_bug(v.truncate(ino, 10_000, NOW));
         let _ =
-            told(v.run(NOW, |v| {
+            no_bug(v.run(NOW, |v| v.xattr_set(ino, b"user.x", &[1; 2000], XattrMode::Set, NOW)));
+        let _ = no_bug(v.run(NOW, |v| v.xattr_set(ino, b"user.y", &[1; 90], XattrMode::Set, NOW)));
+        let _ = no_bug(v.run(NOW, |v| v.xattr_remove(ino, b"user.x", NOW)));
+        let _ = no_bug(v.run(NOW, |v| v.set_vector(ino, Some(&layout), NOW)));
+        let _ =
+            no_bug(v.run(NOW, |v| {
                 v.set_attr(ino, &SetAttr { mode: Some(0o600), ..SetAttr::default() })
             }));
-        let _ = told(v.run(NOW, |v| v.rmdir(ino, b"new dir", NOW)));
-        let _ = told(v.commit(NOW));
-        let _ = told(v.truncate(ino, 0, NOW));
+        let _ = no_bug(v.run(NOW, |v| v.rmdir(ino, b"new dir", NOW)));
+        let _ = no_bug(v.commit(NOW));
+        let _ = no_bug(v.truncate(ino, 0, NOW));
     }
-    let _ = told(v.commit(NOW));
+    let _ = no_bug(v.commit(NOW));
     let mut follower = Follower::open(v.device(), 1 << 20).ok();
     if let Some(follower) = &mut follower {
-        let _ = told(follower.changes(Generation(0), &mut |_| Ok(())));
+        let _ = no_bug(follower.changes(Generation(0), &mut |_| Ok(())));
     }
 }
 
 fn findings(image: &Image) -> Result<u64> {
-    told(check(image, &mut |_| {})).map(|summary| summary.findings)
+    no_bug(check(image, &mut |_| {})).map(|summary| summary.findings)
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn flipped_bits_are_found_or_change_nothing() {
         match read_all(&image) {
             Err(_) => harmed += 1,
             Ok(seen) => {
-                // An older root may serve, or a part is an error; nothing else may be different.
+                // An older root may have been opened, or a part is an error; all else is as it was.
                 for (path, text) in &seen {
                     let same = truth.get(path) == Some(text);
                     let error = text.contains("error 117");
@@ -201,7 +202,7 @@ fn flipped_bits_are_found_or_change_nothing() {
 
 type Edit = Box<dyn Fn(&mut Vec<u8>)>;
 
-fn nonsense() -> Vec<(&'static str, Kind, Edit)> {
+fn impossible_items() -> Vec<(&'static str, Kind, Edit)> {
     let mut list: Vec<(&'static str, Kind, Edit)> = Vec::new();
     for kind in [
         Kind::Inode,
@@ -267,9 +268,9 @@ fn nonsense() -> Vec<(&'static str, Kind, Edit)> {
 }
 
 #[test]
-fn nonsense_with_right_checksums_ends_in_errors() {
+fn impossible_items_with_right_checksums_end_in_errors() {
     let image = populated();
-    for (what, kind, edit) in nonsense() {
+    for (what, kind, edit) in impossible_items() {
         for target in 0..8 {
             let mut left = target;
             let left = std::cell::RefCell::new(&mut left);
@@ -300,14 +301,14 @@ fn nonsense_with_right_checksums_ends_in_errors() {
 }
 
 #[test]
-fn a_root_record_that_lies_is_survived() {
+fn a_wrong_root_record_ends_in_an_older_commit_or_an_error() {
     let image = populated();
     let generation = root(&image).1.generation.get();
     let opened = |image: &Image| open(image).map(|v| v.generation().0);
     assert_eq!(opened(&image), Ok(generation));
     let (at, record) = root(&image);
     let pointer = Pointer::from(record.tree);
-    // What cannot be is passed over: the commit before serves.
+    // An impossible record is ignored: the commit before it is opened.
     for edit in [
         (|r| r.tree.block.set(5000)) as fn(&mut RootRecord),
         |r| r.tree.generation.set(r.generation.get() + 1),
@@ -321,7 +322,7 @@ fn a_root_record_that_lies_is_survived() {
     let mut torn = image.clone();
     torn.flip(at * 8 + 999);
     assert_eq!(opened(&torn), Ok(generation - 1));
-    // What can be and is not true is found when it is used.
+    // A possible record that is wrong is noticed when it is used.
     for edit in [
         (|r| r.tree.block.set(40)) as fn(&mut RootRecord),
         |r| r.tree.crc.set(1),
@@ -349,7 +350,7 @@ fn a_root_record_that_lies_is_survived() {
         assert_ne!(findings(&bad), Ok(0));
         change_all(&bad);
     }
-    // A number that is in use is not given again.
+    // A number in use is not given to a new inode.
     let bad = with_record(&image, |r| r.next_ino.set(2));
     let mut v = open(CacheDevice::new(bad)).unwrap();
     let made = v.run(NOW, |v| v.create(Ino::ROOT, b"another", &FILE));
@@ -358,7 +359,7 @@ fn a_root_record_that_lies_is_survived() {
     let mut v = open(CacheDevice::new(bad)).unwrap();
     let made = v.run(NOW, |v| v.create(Ino::ROOT, b"another", &FILE));
     assert_eq!(made.map(|inode| inode.ino), Err(Error::NoSpace));
-    // Nothing left of the ring.
+    // A ring without any record.
     let mut bare = image.clone();
     for slot in 0..ROOT_SLOTS {
         bare.put((ROOT_RING_START + slot) * BLOCK as u64, &[0; 512]);
@@ -437,7 +438,7 @@ fn a_stale_or_misplaced_node_is_not_believed() {
 }
 
 #[test]
-fn superblocks_are_believed_in_their_order() {
+fn the_primary_superblock_is_preferred_and_a_backup_used_where_it_is_damaged() {
     let image = populated();
     let at = [1024, 33 * BLOCK as u64, 1023 * BLOCK as u64];
     let copy = |image: &Image| Superblock::read_from_bytes(&image.bytes(1024, 512)).unwrap();
@@ -494,9 +495,9 @@ fn superblocks_are_believed_in_their_order() {
     assert_eq!(read_all(&short), Err(Error::NotVexfs));
 }
 
-/// Its cookie would stand still, and a host read the directory for ever.
+/// Its cookie would not advance, and a host would read the directory for ever.
 #[test]
-fn an_entry_behind_every_cookie_is_refused() {
+fn an_entry_beyond_every_cookie_is_refused() {
     let image = populated();
     let bad = craft(&image, |data| {
         let (header, _) = NodeHeader::read_from_prefix(&*data).unwrap();
@@ -518,7 +519,7 @@ fn an_entry_behind_every_cookie_is_refused() {
     change_all(&bad);
 }
 
-/// A group's bitmap whose checksum is right and whose bits are not.
+/// Changes the bits of the first group's bitmap, with a right checksum.
 fn craft_bitmap(image: &Image, edit: impl Fn(&mut [u8])) -> Image {
     let is_group = |key: Key| key.kind() == Some(Kind::Group);
     let block = Cell::new(0);
@@ -536,7 +537,7 @@ fn craft_bitmap(image: &Image, edit: impl Fn(&mut [u8])) -> Image {
     craft_item(&bad, is_group, structure(|group: &mut GroupItem| group.bitmap.crc.set(crc)))
 }
 
-/// Blocks of all nodes of the tree.
+/// The blocks of all nodes of the tree.
 fn node_blocks(image: &Image) -> Vec<usize> {
     let mut blocks = Vec::new();
     let record = root(image).1;
@@ -553,8 +554,8 @@ fn node_blocks(image: &Image) -> Vec<usize> {
     blocks
 }
 
-/// The block of a node is handed out while the tree reaches it: told as damage, and no operation
-/// reads the same block again and again.
+/// The node's block is allocated again while the tree still reaches it. That is reported as damage, and
+/// no operation reads the same block again and again.
 #[test]
 fn a_node_that_the_bitmap_marks_free_is_damage() {
     let image = populated();
@@ -570,8 +571,8 @@ fn a_node_that_the_bitmap_marks_free_is_damage() {
         let mut failed = false;
         for i in 0..100 {
             let (new, known) = (format!("new {i}"), format!("entry {}", i % 60));
-            let made = told(v.run(NOW, |v| v.create(Ino::ROOT, new.as_bytes(), &FILE)));
-            let seen = told(v.resolve(|v| v.lookup(dir, known.as_bytes())));
+            let made = no_bug(v.run(NOW, |v| v.create(Ino::ROOT, new.as_bytes(), &FILE)));
+            let seen = no_bug(v.resolve(|v| v.lookup(dir, known.as_bytes())));
             failed |= made.is_err() || seen.is_err();
         }
         noticed += u64::from(failed);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Power cuts: every reopening is exactly a commit that was promised, or a later one. See
-//! `crash/FAULTS.md` for what a cut may do.
+//! Power cuts: a reopened filesystem is exactly the last durable commit, or a later one. What a cut may
+//! do is in `crash/FAULTS.md`.
 
 mod common;
 
@@ -43,7 +43,7 @@ fn rare_cuts_of_a_larger_filesystem() {
     });
 }
 
-/// The oracle sees what a broken promise does, whatever the seed.
+/// The oracle notices what an ignored flush does, with every seed.
 #[test]
 fn a_device_that_ignores_flushes_is_found_out() {
     for seed in 0..20 {
@@ -73,7 +73,7 @@ fn try_names(v: &mut Volume<CacheDevice>) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// A commit with every one of its requests cut or failed in turn.
+/// A commit, with the power cut at, or a failure of, each of its requests in turn.
 #[test]
 fn a_commit_dies_at_every_request() {
     let mut base = open(formatted(4 << 20)).unwrap();
@@ -117,13 +117,14 @@ fn a_commit_dies_at_every_request() {
                 outcomes[usize::from(new)] += 1;
             }
         }
-        // With EIO nothing of the failed request happens, so the new root is never there.
+        // A request that fails with EIO writes nothing, so the new root is never there.
         assert!(outcomes[0] > 0);
         assert_eq!(outcomes[1] > 0, effect == Effect::PowerOff);
     }
 }
 
-/// Devices that lie break the promise; what comes back is still a commit, or an error.
+/// With a device that loses, misdirects or changes writes, a reopened filesystem is still a commit, or
+/// opening or reading it fails.
 #[test]
 fn lying_devices_are_noticed_or_harmless() {
     let mut noticed = 0;
@@ -163,8 +164,8 @@ fn lying_devices_are_noticed_or_harmless() {
 
 type Operation = fn(&mut Volume<CacheDevice>, Ino) -> Result<()>;
 
-/// Each operation on a cold cache, each of its reads failed in turn: nothing is half done, and the
-/// next try succeeds.
+/// Each operation with an empty cache and each of its reads failing in turn: nothing is half done, and
+/// the next try succeeds.
 #[test]
 fn a_failed_read_changes_nothing() {
     let mut base = open(formatted(4 << 20)).unwrap();
@@ -212,7 +213,7 @@ fn a_failed_read_changes_nothing() {
             match result {
                 Err(Error::Device(DeviceError::Io(5))) => {
                     failed += 1;
-                    // Failed in its commit, it is done already.
+                    // If only its commit failed, the operation is done already.
                     match operation(&mut v, f) {
                         Ok(()) | Err(Error::Exists | Error::NotFound | Error::NoAttr) => {}
                         Err(other) => panic!("{what}, read {nth}: {other}"),

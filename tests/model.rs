@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The engine beside a filesystem in memory, without power cuts: every answer, every tree, full
-//! filesystems, small caches. A failure prints the seed that repeats it.
+//! The engine compared with a model, without power cuts: every answer, every tree, full filesystems,
+//! small caches. A failure prints the seed that repeats it.
 
 mod common;
 
@@ -54,7 +54,7 @@ fn a_larger_filesystem_agrees_with_the_model() {
     assert!(sum.generations > 500, "only {} commits", sum.generations);
 }
 
-/// Growing it once never ended, because a file without a name is among the orphans.
+/// A file without a name is an orphan, like one with an interrupted truncation, but may grow.
 #[test]
 fn a_file_without_a_name_can_grow() {
     let mut v = open(formatted(1 << 20)).unwrap();
@@ -62,13 +62,13 @@ fn a_file_without_a_name_can_grow() {
     v.write_at(f.ino, 0, &[7; 5000], NOW).unwrap();
     assert_eq!(v.run(NOW, |v| v.set_size(f.ino, 100_000, NOW)).unwrap(), Progress::Done);
     assert_eq!(v.resolve(|v| v.inode(f.ino)).unwrap().size, 100_000);
-    // Blocks that a page cache got and has not written yet stay.
+    // Blocks that were allocated for a page cache and not written yet stay.
     let held = v.run(NOW, |v| v.allocate(f.ino, FileBlock(30), 9)).unwrap();
     assert_eq!(v.run(NOW, |v| v.set_size(f.ino, 200_000, NOW)).unwrap(), Progress::Done);
     assert_eq!(v.resolve(|v| v.map(f.ino, FileBlock(30), 9)).unwrap(), held);
 }
 
-/// What a step has marked is inside the file, so that a cut leaves nothing behind its end.
+/// After each step the size covers what is marked as written, so a cut leaves nothing beyond it.
 #[test]
 fn a_file_grows_with_each_step_of_marking() {
     let mut v = open(formatted(4 << 20)).unwrap();
@@ -95,7 +95,7 @@ fn a_file_grows_with_each_step_of_marking() {
     assert_eq!(v.resolve(|v| v.inode(f)).unwrap().size, 40 * 8192);
 }
 
-/// What a cut left behind a file's end must not come up when the file grows.
+/// Data that a cut left beyond a file's end must not become visible when the file grows.
 #[test]
 fn growing_shows_zeroes_where_uncommitted_data_was() {
     for grow_by_writing in [false, true] {
@@ -118,7 +118,7 @@ fn growing_shows_zeroes_where_uncommitted_data_was() {
     }
 }
 
-/// Long extents go in steps, the groups they lie in come back into memory, and nothing is left over.
+/// Long extents are freed in steps, for which their groups are loaded again, and nothing is left.
 #[test]
 fn gigabytes_are_freed_in_steps() {
     let mut v = open(formatted(8 << 30)).unwrap();
@@ -137,7 +137,7 @@ fn gigabytes_are_freed_in_steps() {
     while v.run(NOW, |v| v.set_size(f, 0, NOW)).unwrap() == Progress::More {
         steps += 1;
         if steps == 2 {
-            // What a crash leaves of it, the mount finishes.
+            // After a crash the mount finishes it.
             v.commit(NOW).unwrap();
             let image = v.device().cut(Keep::None);
             let mut v = open(CacheDevice::new(image)).unwrap();
@@ -149,6 +149,6 @@ fn gigabytes_are_freed_in_steps() {
     assert!(steps > 2);
     v.commit(NOW).unwrap();
     assert_clean(v.device());
-    // The bitmaps stay.
+    // One bitmap of each group stays in use.
     assert!(fresh - v.statfs().blocks_free <= 8 << 30 >> 27);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What a mount believes after a cut, and a follower of a tree that moves on: the rare turns, each
-//! with what must come of it. The set whose branches have to be taken is in `xtask/src/coverage`.
+//! Opening after a cut, loading blocks, orphans, and a follower of a tree that changes: the rare
+//! branches and their results. The branches that have to be covered are listed in `xtask/src/coverage`.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn unreadable(from: u64, bytes: u64) -> Fault {
     Fault { on: On::Read, from, to, skip: 0, times: u64::MAX, effect: Effect::Fail(5) }
 }
 
-/// The backup of a filesystem of larger blocks lies behind the places of the smaller ones.
+/// The larger the blocks, the further back is the backup.
 #[test]
 fn a_backup_is_found_at_every_block_size() {
     for shift in 12..=BLOCK_SHIFT_MAX {
@@ -36,19 +36,19 @@ fn a_place_that_cannot_be_read_does_not_end_the_search_for_a_backup() {
     let mut image = formatted_in(4 << 20, 8192).cut(Keep::None);
     image.flip(1024 * 8 + 1000);
     let device = CacheDevice::new(image);
-    // Only then: later a part of the root ring is read there.
+    // Only once: part of the root ring is read from there later.
     device.fault(Fault { times: 1, ..unreadable(BACKUP_FIRST << 12, 4096) });
     assert_eq!(open(&device).unwrap().geometry().block_shift, 13);
     assert!(device.has_failed());
     device.fault(unreadable(BACKUP_FIRST << 13, 4096));
     assert!(matches!(open(&device).map(drop), Err(Error::Corrupt(_))));
-    // The primary itself: its sector may be whole, nobody knows.
+    // A primary that cannot be read may be valid, so no backup is used.
     device.mend();
     device.fault(unreadable(0, 4096));
     assert_eq!(open(&device).map(drop), Err(EIO));
 }
 
-/// A copy of a superblock, as a file's contents may be one, where another block size has its backup.
+/// A copy of a superblock, perhaps a file's contents, where a filesystem of larger blocks has its backup.
 #[test]
 fn a_backup_of_another_block_size_is_not_believed() {
     let mut image = formatted_in(4 << 20, 4096).cut(Keep::None);
@@ -98,7 +98,7 @@ fn unknown_features_that_only_readers_may_ignore_refuse_a_mount_for_writing() {
     assert!(volume.resolve(|v| v.lookup(Ino::ROOT, b"file")).is_ok());
 }
 
-// --- blocks on their way into memory ---
+// --- loading blocks ---
 
 fn miss<T>(result: &Result<T>) -> Missing {
     match result {
@@ -108,9 +108,9 @@ fn miss<T>(result: &Result<T>) -> Missing {
     }
 }
 
-/// Two threads of a host read the same block: the second one's copy is dropped.
+/// Two threads of a host read the same block: the second copy is dropped.
 #[test]
-fn a_block_that_was_read_twice_comes_in_once() {
+fn a_block_that_was_read_twice_is_cached_once() {
     let mut v = open(CacheDevice::new(populated())).unwrap();
     let missing = miss(&v.inode(Ino::ROOT));
     let (one, other) = (v.fetch(&missing).unwrap(), v.fetch(&missing).unwrap());
@@ -123,8 +123,8 @@ fn a_block_that_was_read_twice_comes_in_once() {
     assert_clean(v.device());
 }
 
-/// A host that read a block long ago: by now the block holds a newer node, perhaps one that no
-/// medium has yet. The old one must not take its place.
+/// A host read a block long ago, and it holds a newer node by now, perhaps one that is not durable. The
+/// old node must not displace it.
 #[test]
 fn a_block_that_was_read_too_early_does_not_displace_a_newer_node() {
     let image = populated();
@@ -138,7 +138,7 @@ fn a_block_that_was_read_too_early_does_not_displace_a_newer_node() {
     let mut names = Vec::new();
     let again = |v: &Volume<CacheDevice>| {
         v.device().events().iter().any(|event| {
-            // By a node: there a bitmap would do no harm.
+            // By a node: a bitmap there would do no harm.
             matches!(event, Event::Submit { request: Request::Write { at, data, .. }, .. }
                 if *at == block * BLOCK as u64 && data.starts_with(&NODE_MAGIC.to_le_bytes()))
         })
@@ -152,7 +152,7 @@ fn a_block_that_was_read_too_early_does_not_displace_a_newer_node() {
     }
     let known = v.resolve(|v| v.lookup(Ino::ROOT, b"file")).unwrap();
     v.install(early).unwrap();
-    // Nothing is missing: what was in memory still is.
+    // Nothing is missed: what was cached still is.
     assert_eq!(v.lookup(Ino::ROOT, b"file"), Ok(known));
     for name in &names {
         assert!(v.resolve(|v| v.lookup(Ino::ROOT, name)).is_ok());
@@ -161,7 +161,7 @@ fn a_block_that_was_read_too_early_does_not_displace_a_newer_node() {
     assert_clean(v.device());
 }
 
-/// The same for a group's bitmap, which is no node: the group has been placed again meanwhile.
+/// The same for a group's bitmap, which got a new block meanwhile.
 #[test]
 fn a_bitmap_that_was_read_too_early_is_dropped() {
     let image = populated();
@@ -188,7 +188,7 @@ fn a_bitmap_that_was_read_too_early_is_dropped() {
     assert_clean(v.device());
 }
 
-/// An operation that misses blocks for ever is stopped, and says that it is the engine's fault.
+/// An operation that misses for ever is stopped and reported as a bug.
 #[test]
 fn an_operation_that_always_misses_ends() {
     let mut v = open(CacheDevice::new(populated())).unwrap();
@@ -240,7 +240,7 @@ fn what_was_removed_before_a_cut_is_gone_after_it_and_its_blocks_are_free() {
     assert!(left + 4 >= free, "{left} of {free} blocks are free again");
 }
 
-/// The power goes halfway through a long truncation: the mount ends it, and the file stays.
+/// The power is cut halfway through a long truncation: the mount finishes it, and the file stays.
 #[test]
 fn a_truncation_that_was_cut_short_is_finished_by_the_mount() {
     let mut v = open(formatted(4 << 20)).unwrap();
@@ -257,14 +257,14 @@ fn a_truncation_that_was_cut_short_is_finished_by_the_mount() {
     let inode = v.resolve(|v| v.inode(ino)).unwrap();
     assert_eq!((inode.nlink, inode.size, inode.blocks), (1, 4096, 1));
     assert_eq!(v.resolve(|v| v.lookup(Ino::ROOT, b"long")).unwrap().0, ino);
-    // What is finished is left alone.
+    // Evicting a file that is no orphan changes nothing.
     v.steps(NOW, |v| v.evict(ino)).unwrap();
     assert!(!v.is_dirty());
     assert_eq!(v.resolve(|v| v.next_orphan(Ino::ROOT)), Ok(None));
     assert_clean(v.device());
 }
 
-/// A host may evict what another thread of it has evicted already.
+/// A thread of a host may evict an inode that another thread evicted already.
 #[test]
 fn evicting_what_is_gone_changes_no_count() {
     let mut v = open(formatted(4 << 20)).unwrap();
@@ -278,7 +278,7 @@ fn evicting_what_is_gone_changes_no_count() {
     assert_clean(v.device());
 }
 
-/// An orphan's item without its inode, as a damaged tree may have one: it goes, the mount succeeds.
+/// A damaged tree may have an orphan item without an inode: it is removed and the mount succeeds.
 #[test]
 fn an_orphan_item_without_an_inode_is_removed() {
     let mut v = open(formatted(4 << 20)).unwrap();
@@ -304,20 +304,20 @@ fn an_orphan_item_without_an_inode_is_removed() {
 }
 
 #[test]
-fn no_number_outside_those_of_inodes_has_one() {
+fn a_number_that_no_inode_can_have_is_not_found() {
     let mut v = open(CacheDevice::new(populated())).unwrap();
     for ino in [Ino::SYSTEM, Ino(Ino::MAX.0 + 1), Ino(u64::MAX)] {
         assert_eq!(v.resolve(|v| v.inode(ino)), Err(Error::NotFound));
     }
-    // Only what is given is changed.
+    // Only the given attributes change.
     let before = v.resolve(|v| v.inode(Ino::ROOT)).unwrap();
     let set = SetAttr { uid: Some(7), ctime: NOW, ..SetAttr::default() };
     let after = v.run(NOW, |v| v.set_attr(Ino::ROOT, &set)).unwrap();
     assert_eq!((after.uid, after.mode), (7, before.mode));
 }
 
-/// Of a leaf whose checksum is right: no item, and a heap that begins behind its end; two items in
-/// one place, which together are longer than the heap.
+/// Leaves with right checksums: one without items whose heap begins behind its end, and one whose items
+/// share bytes and are together longer than the heap.
 #[test]
 fn a_leaf_whose_heap_cannot_be_is_refused() {
     let image = populated();
@@ -340,7 +340,7 @@ fn a_leaf_whose_heap_cannot_be_is_refused() {
         header.heap_start.set(BLOCK as u32 + 1);
     });
     leaf(&|header, data| {
-        // All of them at the end, as long as can be.
+        // All at the end, as long as possible.
         let count = usize::from(header.count.get());
         let room = BLOCK as u32 - header.heap_start.get();
         let len = room.min(ITEM_BYTES_MAX as u32);
@@ -387,16 +387,16 @@ fn a_follower_without_anything_new_is_told_so() {
     assert_eq!((seen.ranges, seen.inodes.len()), (0, 0));
     let all = changes(&mut follower, Generation(0)).unwrap();
     assert!(all.ranges == 1 && all.inodes.len() > 60, "{:?}", all.inodes);
-    // Once more, from memory.
+    // Again, from the cache.
     assert_eq!(changes(&mut follower, Generation(0)).unwrap().inodes, all.inodes);
     device.fault(Fault { times: u64::MAX, ..Fault::nth(On::Read, 0, Effect::Fail(5)) });
     assert_eq!(follower.poll(), Err(EIO));
 }
 
-/// The writer reuses blocks of the tree that is being followed: that is no damage. Without a newer
-/// root, or where none can be read, it is.
+/// The writer reuses blocks of the tree that is being followed. That is not damage; without a newer
+/// root, or if none can be read, it is.
 #[test]
-fn damage_is_only_excused_by_a_newer_root() {
+fn a_mismatch_is_stale_with_a_newer_root_and_damage_without_one() {
     let device = CacheDevice::new(populated());
     let mut follower = Follower::open(&device, 1 << 20).unwrap();
     let began = follower.generation();
@@ -421,19 +421,19 @@ fn damage_is_only_excused_by_a_newer_root() {
     assert!(stale, "no block of the old tree was used again");
     assert_eq!(follower.generation(), began);
     assert_eq!(follower.judge(Error::NotFound), Error::Stale);
-    // Other errors are what they are.
+    // Other errors stay as they are.
     assert_eq!(follower.judge(EIO), EIO);
     assert_eq!(follower.judge(Error::IsDirectory), Error::IsDirectory);
     assert_eq!(follower.poll(), Ok(Some(v.generation())));
     assert_eq!(follower.judge(Error::NotFound), Error::NotFound);
     assert!(changes(&mut follower, began).unwrap().inodes.len() > 1);
-    // A newer root may be there, but who knows.
+    // If the ring cannot be read, there is no newer root to excuse it.
     device.fault(Fault { times: u64::MAX, ..Fault::nth(On::Read, 0, Effect::Fail(5)) });
     assert_eq!(follower.judge(Error::NotFound), Error::NotFound);
 }
 
 #[test]
-fn what_a_follower_is_asked_to_do_may_fail_and_that_is_told() {
+fn an_error_of_the_visitor_ends_the_walk_and_is_returned() {
     let device = CacheDevice::new(populated());
     let mut follower = Follower::open(&device, 1 << 20).unwrap();
     let result = follower.changes(Generation(0), &mut |change| match change {
@@ -443,7 +443,7 @@ fn what_a_follower_is_asked_to_do_may_fail_and_that_is_told() {
     assert_eq!(result, Err(Error::NoSpace));
 }
 
-/// The system's items have a number that no inode has; one that says it is an inode is none.
+/// Number 0 is no inode's: an inode item under it is damage and not reported as an inode.
 #[test]
 fn a_follower_passes_over_an_inode_of_the_system() {
     let image = populated();
@@ -479,7 +479,7 @@ fn written_parts_of_a_file_are_those_that_hold_data() {
     assert_eq!(follower.written(Ino(4_000_000)).map(drop), Err(Error::NotFound));
     let empty = v.run(NOW, |v| v.create(Ino::ROOT, b"empty", &FILE)).unwrap().ino;
     v.commit(NOW).unwrap();
-    // Not there yet for the follower: perhaps in the newer tree.
+    // The follower's tree does not have it, but there is a newer one.
     assert_eq!(follower.written(empty).map(drop), Err(Error::Stale));
     follower.poll().unwrap();
     assert!(follower.written(empty).unwrap().is_empty());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The engine's operations, one after the other, on a device in memory.
+//! The engine's operations, one after the other, on a device in memory that takes only whole blocks.
 
 mod common;
 
@@ -14,7 +14,7 @@ impl Device for Memory {
         self.0.borrow().len() as u64
     }
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
-        // As a device with blocks of 4096 bytes has it.
+        // As a device with sectors of 4096 bytes demands.
         assert!(at.is_multiple_of(4096) && buf.len().is_multiple_of(4096));
         buf.copy_from_slice(&self.0.borrow()[at as usize..at as usize + buf.len()]);
         Ok(())
@@ -113,7 +113,7 @@ fn thousands_of_files_come_back() {
     let s = v.statfs();
     assert_eq!(s.inodes, 1);
     assert_clean(v.device());
-    // 34 reserved blocks and the backup, a bitmap, a leaf.
+    // 34 blocks at the front and the last backup, a bitmap, a leaf.
     assert_eq!(s.blocks - s.blocks_free, 35 + 2);
 }
 
@@ -302,7 +302,7 @@ fn vector_files_start_aligned() {
     assert_eq!((block.0 % 512, first.count), (0, 512));
 }
 
-/// Counts the requests that a commit's nodes and bitmaps make: blocks that lie in a row are one.
+/// Counts the requests for a commit's nodes and bitmaps: contiguous blocks are one request.
 struct Requests(Memory, std::cell::Cell<usize>);
 
 impl Device for Requests {
@@ -328,10 +328,10 @@ impl Device for Requests {
     }
 }
 
-/// An fsync of a file that grows is a handful of blocks. Taken from wherever one was free, they were
-/// five requests each, among the holes that older commits had left.
+/// An fsync of a growing file writes a few blocks. If each were allocated wherever one is free, among the
+/// holes that older commits leave, they would be about five requests.
 #[test]
-fn what_a_small_commit_writes_lies_in_a_row() {
+fn the_blocks_of_a_small_commit_are_contiguous() {
     let device = Memory(RefCell::new(vec![0; 64 << 20]));
     mkfs(&device, &options(64 << 20)).unwrap();
     let mut v = open(Requests(device, std::cell::Cell::new(0))).unwrap();
@@ -354,7 +354,7 @@ fn what_a_small_commit_writes_lies_in_a_row() {
     assert!(requests <= 300, "{requests} requests for 200 commits");
 }
 
-/// A mode and the ACL that goes with it were two changes, which a crash or a lack of memory could part.
+/// If they were two changes, a crash or a lack of memory could separate a mode from its ACL.
 #[test]
 fn an_acl_and_its_mode_are_one_change() {
     const NAME: &[u8] = b"system.posix_acl_access";
@@ -364,7 +364,7 @@ fn an_acl_and_its_mode_are_one_change() {
     v.run(NOW, |v| v.acl_set(ino, NAME, Some(b"rules"), &mode(0o750))).unwrap();
     assert_eq!(v.xattr_get(ino, NAME).unwrap(), b"rules");
     assert_eq!(v.inode(ino).unwrap().mode, 0o100_750);
-    // Nothing of it where one half cannot be.
+    // If one half is refused, nothing is changed.
     let long = vec![0; 70_000];
     let refused = v.run(NOW, |v| v.acl_set(ino, NAME, Some(&long), &mode(0o700)));
     assert_eq!(refused, Err(Error::AttrTooBig));

@@ -6,7 +6,7 @@
 //! before it gets there. The device is used by one thread and knows no time.
 
 use crate::cache::{Keep, VolatileCache};
-use crate::image::Image;
+use crate::image::{Image, flip_bit};
 use crate::recording::{Event, Request};
 use crate::rng::Rng;
 use std::borrow::Cow;
@@ -222,7 +222,7 @@ impl CacheDevice {
         match effect {
             Some(Effect::Ignore) => return Ok(()),
             Some(Effect::Misdirect(to)) => at = to,
-            Some(Effect::Flip(bit)) => flip(data.to_mut(), bit),
+            Some(Effect::Flip(bit)) => flip_bit(data.to_mut(), bit),
             _ => {}
         }
         let mut cache = self.cache.borrow_mut();
@@ -235,13 +235,6 @@ impl CacheDevice {
         let Ok(()) =
             if fua && completes { cache.write_fua(at, &data) } else { cache.write(at, &data) };
         if completes { Ok(()) } else { Err(EIO) }
-    }
-}
-
-/// Inverts one bit, if there is such a bit.
-fn flip(data: &mut [u8], bit: u64) {
-    if let Some(byte) = data.get_mut((bit / 8) as usize) {
-        *byte ^= 1 << (bit % 8);
     }
 }
 
@@ -258,7 +251,7 @@ impl Device for CacheDevice {
         }
         let Ok(()) = cache.read(at, buf);
         if let Some(Effect::Flip(bit)) = effect {
-            flip(buf, bit);
+            flip_bit(buf, bit);
         }
         Ok(())
     }

@@ -11,6 +11,13 @@ pub const SECTOR: usize = 512;
 /// One sector.
 pub type Sector = [u8; SECTOR];
 
+/// Inverts one bit, counted from the start; nothing if there is no such bit.
+pub fn flip_bit(bytes: &mut [u8], bit: u64) {
+    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
+    }
+}
+
 /// An image. A clone costs a pointer for each page.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -69,7 +76,8 @@ impl Image {
     pub fn flip(&mut self, bit: u64) {
         let mut byte = [0];
         if self.get(bit / 8, &mut byte) {
-            self.put(bit / 8, &[byte[0] ^ (1 << (bit % 8))]);
+            flip_bit(&mut byte, bit % 8);
+            self.put(bit / 8, &byte);
         }
     }
 

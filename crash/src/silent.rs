@@ -9,7 +9,7 @@
 use crate::device::CacheDevice;
 use crate::halt::Halt;
 use crate::history::{DataVersions, History};
-use crate::image::{Image, SECTOR};
+use crate::image::{Image, SECTOR, flip_bit};
 use crate::oracle::{assert_clean, compare};
 use crate::recording::{Event, Request};
 use crate::rng::Rng;
@@ -75,9 +75,7 @@ impl SilentFault {
             touched.extend(sectors_of(at, data.len()));
             let mut data = data.to_vec();
             let bit = Rng::new(salt).below(data.len() as u64 * 8);
-            if let Some(byte) = data.get_mut((bit / 8) as usize) {
-                *byte ^= 1 << (bit % 8);
-            }
+            flip_bit(&mut data, bit);
             Some((at, data))
         });
         Self { image, touched, what: format!("write {nth} altered on the way") }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! CRC-32C (Castagnoli, RFC 3720 appendix B.4): with the feature `std` a library's, without an operating
-//! system what [`vexfs_crc`] does. A test there holds the two against each other.
+//! CRC-32C (Castagnoli, RFC 3720 appendix B.4): of the crate `crc32c` with the feature `std`, else of
+//! [`vexfs_crc`], which has a test that compares the two.
 
 #[cfg(feature = "std")]
 pub use ::crc32c::crc32c;

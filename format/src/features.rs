@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Feature words of the superblock: what a reader must know to mount, to write, or may ignore.
+//! Feature words of the superblock.
 //!
-//! As in ext4 and XFS: an unknown `incompat` bit refuses the mount, an unknown `ro_compat` bit
-//! refuses writing, an unknown `compat` bit is ignored.
+//! As in ext4 and XFS: with an unknown `incompat` bit a filesystem cannot be mounted, with an unknown
+//! `ro_compat` bit it can only be mounted read-only, and an unknown `compat` bit is ignored.
 
 /// `incompat`: the image may hold vector files.
 pub const INCOMPAT_VECTORS: u64 = 1 << 0;
-/// Every `incompat` bit this version understands.
+/// Every `incompat` bit that this version knows.
 pub const INCOMPAT_KNOWN: u64 = INCOMPAT_VECTORS;
-/// Every `ro_compat` bit this version understands.
+/// Every `ro_compat` bit that this version knows.
 pub const RO_COMPAT_KNOWN: u64 = 0;
-/// Every `compat` bit this version understands.
+/// Every `compat` bit that this version knows.
 pub const COMPAT_KNOWN: u64 = 0;
 
 /// Name of an `incompat` bit, for messages.

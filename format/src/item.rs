@@ -110,7 +110,7 @@ pub struct XattrHead {
 }
 const _: () = assert!(size_of::<XattrHead>() == 8);
 
-/// The header's length is to be read from the file itself (`.npy`).
+/// The header's length is read from the file itself (`.npy`).
 pub const VECTOR_AUTO_HEADER: u16 = 1 << 0;
 /// Every vector flag of this version.
 pub const VECTOR_KNOWN: u16 = VECTOR_AUTO_HEADER;

@@ -5,7 +5,7 @@ use crate::units::{FileBlock, Ino};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What an item is. The kinds of one inode stand next to each other in this order.
+/// The kind of an item. The items of one inode are sorted by kind, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind a byte stands for.
+    /// The kind with this number.
     #[must_use]
     pub const fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
@@ -82,13 +82,13 @@ impl Key {
         Ino(self.hi >> 8)
     }
 
-    /// The item's kind, or `None` if no version of the format has it.
+    /// The item's kind, or `None` for a number that is no kind.
     #[must_use]
     pub const fn kind(self) -> Option<Kind> {
         Kind::from_byte(self.hi as u8)
     }
 
-    /// The offset within the kind; each kind says what it counts.
+    /// The offset; what it counts depends on the kind.
     #[must_use]
     pub const fn offset(self) -> u64 {
         self.lo

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The on-disk structures of VexFS and nothing else.
 //!
-//! Every structure is little-endian, free of padding, and parsed in place by `zerocopy` without
-//! `unsafe`; its size is pinned by an assertion beside it. Magic numbers, versions and feature
-//! bits stand here once. `FORMAT.md` beside this crate is the specification in prose.
+//! Every structure is little-endian, without padding, and parsed in place by `zerocopy` without
+//! `unsafe`; an assertion beside it fixes its size. Magic numbers, versions and feature bits are
+//! defined only here. `FORMAT.md` in this crate's folder is the specification in prose.
 //!
-//! This crate does no I/O and makes no decision: the engine (`vexfs`) reads and writes.
+//! This crate does no I/O and decides nothing: the engine (`vexfs`) reads and writes.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -55,11 +55,12 @@ pub const NAME_MAX: usize = 255;
 pub const SYMLINK_MAX: usize = 4095;
 /// Longest value of an extended attribute, in bytes.
 pub const XATTR_VALUE_MAX: usize = 65_536;
-/// Largest payload of one item in a leaf, in bytes. A quarter of the smallest node, so that a split always makes room.
+/// Largest payload of one item in a leaf, in bytes: less than a quarter of the smallest node, so that
+/// a split always makes room.
 pub const ITEM_BYTES_MAX: usize = 960;
 /// Bytes of one chunk of data that spans several items (long symlinks and attribute values).
 pub const CHUNK_BYTES: usize = 640;
-/// Deepest tree that is believed; 16 levels of at least 40 children reach every block there can be.
+/// Most levels of a tree; 16 levels of at least 40 children reach every block there can be.
 pub const LEVELS_MAX: usize = 16;
 /// Largest file, in bytes.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of a node: "VXND".
 pub const NODE_MAGIC: u32 = u32::from_le_bytes(*b"VXND");
 
-/// A pointer in memory: where a block is, when it was written, and what it must contain.
+/// A pointer in memory: where a block is, which commit wrote it, and its checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pointer {
     /// The block's address.

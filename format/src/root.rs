@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The root record: one sector that makes a commit.
+//! The root record: the sector whose writing makes a commit.
 
 use crate::node::RawPointer;
 use crate::seal;
@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of a root record: "VXRR".
 pub const ROOT_MAGIC: u32 = u32::from_le_bytes(*b"VXRR");
 
-/// A root record: 512 bytes, at the start of its slot's block. A sector is written whole or not at
-/// all; should a medium tear it all the same, the checksum tells.
+/// A root record: 512 bytes at the start of its slot's block. A sector is written whole or not at all;
+/// if a medium tears it all the same, the checksum is wrong.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct RootRecord {
@@ -24,7 +24,7 @@ pub struct RootRecord {
     pub generation: U64,
     /// The tree's root node.
     pub tree: RawPointer,
-    /// The number the next created inode gets.
+    /// The number that the next new inode gets.
     pub next_ino: U64,
     /// Blocks that no structure uses.
     pub free_blocks: U64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The seal of a structure that fills a sector: its last four bytes are the CRC-32C of those before.
+//! The checksum of a structure that fills a sector: its last four bytes are the CRC-32C of those before.
 
 use crate::crc::crc32c;
 use zerocopy::{Immutable, IntoBytes};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The superblock: what never changes after `mkfs`, kept three times.
+//! The superblock: written by `mkfs` in three copies and never changed.
 
 use crate::seal;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// First bytes of a superblock. Like PNG's, it shows a transfer that mangled line ends.
+/// First bytes of a superblock. As in PNG, they reveal a transfer that converted line ends.
 pub const SUPER_MAGIC: [u8; 8] = *b"VexFS\r\n\x1a";
 /// The number `statfs` reports: "VEXF".
 pub const STATFS_MAGIC: u32 = 0x5645_5846;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Quantities that must not be mixed up: each is a `u64` that says what it counts.
+//! Types for quantities that must not be confused: each is a `u64` whose type says what it counts.
 
 use core::fmt;
 
@@ -52,7 +52,7 @@ unit! {
 }
 
 impl Ino {
-    /// Not a file: the items of the filesystem itself (orphans, groups) stand under it.
+    /// Not a file: the number of the filesystem's own items (orphans, groups).
     pub const SYSTEM: Self = Self(0);
     /// The root directory.
     pub const ROOT: Self = Self(1);

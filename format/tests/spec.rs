@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! FORMAT.md tells the truth: its tables are compared with the structures and constants they describe.
+//! The tables of FORMAT.md are compared with the structures and constants that they describe.
 //!
 //! A table of fields follows a heading "### `Name`: N bytes"; every field has its row, in order, and
 //! offsets and sizes are the structure's. Prose is not checked.

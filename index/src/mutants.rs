@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Deliberate mistakes in the checkpoints, one at a time, for the simulator to find.
 //!
-//! Nothing that is shipped has the feature `mutants`. Without it [`is`] is the constant `false`, and
+//! Nothing that is shipped has the feature `mutants`. Without it `is` is the constant `false`, and
 //! the compiler removes every mistake.
 
 /// A promise of the checkpoints that can be broken.

@@ -232,7 +232,7 @@ void test_vectors(void)
 	device_free(&device);
 }
 
-/* One file is made durable while everything that can fails once. */
+/* Makes one file durable; whatever it needs may fail. */
 static int work(struct vexfs_volume *v)
 {
 	struct vexfs_new_attrs file = { .now = NOW, .mode = 0100600 };
@@ -269,7 +269,7 @@ void test_failures(void)
 		device.fail_with = 0;
 		if (v) {
 			vexfs_rust_get_state(v, &state);
-			/* A failed commit is never made good. */
+			/* After a failed commit the volume stays dead. */
 			if (err && state.dead && vexfs_rust_sync_fs(v, NOW, NULL, &report) != -EIO)
 				bad++;
 			vexfs_rust_cleanup_superblock(v);
@@ -278,7 +278,7 @@ void test_failures(void)
 			printf("# request %d: %d dead %u\n", tried, err, state.dead);
 			bad++;
 		}
-		/* Whatever happened, a committed state is there. */
+		/* The device still holds a committed state. */
 		v = open_volume(&device, 0);
 		if (RUN(v, vexfs_rust_init_inode(v, ROOT, &attr, &report)))
 			bad++;

@@ -38,7 +38,7 @@ void vexfs_host_panic(const uint8_t *message, size_t len)
 	abort();
 }
 
-/* The standard library's objects ask for it; nothing unwinds here. */
+/* Referenced by the standard library's objects, never called: nothing unwinds. */
 void rust_eh_personality(void);
 void rust_eh_personality(void)
 {
@@ -172,7 +172,7 @@ int again(struct vexfs_volume *volume, struct vexfs_report *report, int *err)
 
 int main(void)
 {
-	/* A line is not lost when the next test ends it all. */
+	/* By lines: what was printed is not lost if a test aborts. */
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	test_volume();
 	test_names();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A host in userspace for the engine: memory as a device that fails on
- * command, memory that runs out on command, and what tests need.
+ * A host in userspace for the engine: a device in memory that fails when told
+ * to, an allocator that fails when told to, and what tests need.
  */
 #ifndef HARNESS_HOST_H
 #define HARNESS_HOST_H
@@ -52,10 +52,10 @@ void check(const char *name, int truth, const char *file, int line);
 /* Opens the device; the volume must open. */
 struct vexfs_volume *open_volume(struct memory_device *device, uint32_t flags);
 void format(struct memory_device *device);
-/* Brings in what a call missed, or commits for it. True: call again; else *err is how it ended. */
+/* Fetches what a call missed, or commits for it. True: make it again; else *err is its result. */
 int again(struct vexfs_volume *volume, struct vexfs_report *report, int *err);
 
-/* Runs a call as a host does. The expression uses `report`. */
+/* Makes a call as often as it takes. The expression uses `report`. */
 #define RUN(volume, call)						\
 ({									\
 	int result_;							\

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Operations at random while any allocation may fail. One that fails was not done, and the volume goes on:
- * what an operation needs it takes before it changes anything, so memory never stops a volume.
- * A leaf whose items were moved together took a buffer for that halfway through a change: without it the
- * volume stopped, which a kernel that lets allocations fail showed; so did the box in which a frozen
- * transaction is handed over.
+ * Random operations while any allocation may fail. An operation that fails changed nothing, and the volume
+ * goes on: operations allocate before they change anything, so lack of memory never stops a volume.
+ * Found this way, in a kernel that lets allocations fail: compacting a leaf allocated a buffer in the middle
+ * of a change, and so did handing over a frozen transaction.
  */
 #include "host.h"
 
@@ -23,11 +22,11 @@ static uint32_t below(uint32_t limit)
 	return seed % limit;
 }
 
-/* One operation on one of the names; 0, or how it failed. */
+/* One operation on one of the names. */
 static int step(struct vexfs_volume *v, uint64_t *inos)
 {
 	struct vexfs_new_attrs file = { .now = NOW, .mode = 0100600 };
-	/* Drawn here: a call may be made again. */
+	/* Chosen once: RUN() may make a call again. */
 	uint32_t i = below(FILES), j = below(FILES), size = below(3000) + 1, more = 1;
 	uint32_t block = below(200), count = below(20) + 1, at = below(1 << 20);
 	struct vexfs_timestamp now = NOW;
@@ -96,7 +95,7 @@ static int step(struct vexfs_volume *v, uint64_t *inos)
 			return 0;
 		if (below(2))
 			return vexfs_rust_sync_fs(v, NOW, NULL, &report);
-		/* As the kernel does it. */
+		/* In three stages, as the kernel does it. */
 		err = RUN(v, vexfs_rust_commit_begin(v, NOW, &commit, &report));
 		if (err || !commit)
 			return err;

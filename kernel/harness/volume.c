@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Opening, closing, committing, the cache of nodes, and what is refused. */
+/* Opening, closing, committing, fetching, and arguments that are refused. */
 #include "host.h"
 
 static void test_library(void)

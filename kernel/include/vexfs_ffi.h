@@ -738,8 +738,7 @@ int32_t vexfs_rust_get_vector(const struct vexfs_volume *volume,
 // 0, `-EIO` if something came out wrong, `-ENOMEM`, or the error of the step that failed.
 int32_t vexfs_rust_test_basic(void);
 
-// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
-// 0 otherwise.
+// Panics if `really` is 1, so that tests can see a host survive it, which has to be prepared for that. 0 otherwise.
 //
 // # Panics
 // If `really` is 1.
@@ -883,8 +882,8 @@ uint8_t *vexfs_host_alloc(size_t size, size_t align);
 // Gives back memory of `vexfs_host_alloc`.
 void vexfs_host_free(uint8_t *memory);
 
-// The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being worked on,
-// and leaves the call it was made from with `-EIO`. Does not return.
+// The engine panicked. Logs the message (not ended by a zero), stops the volume that the call works on, and ends
+// that call with `-EIO`. Does not return.
 void __attribute__((noreturn)) vexfs_host_panic(const uint8_t *message, size_t len);
 
 #endif /* VEXFS_FFI_H */

@@ -60,7 +60,7 @@ struct InodeSummary {
     file_type: FileType,
     parent: Ino,
     ancestry: Ancestry,
-    /// Its written extents end beyond its size, as those of a truncation under way do.
+    /// Its written extents end beyond its size, as those of an interrupted truncation do.
     written_beyond_size: bool,
 }
 
@@ -175,7 +175,7 @@ impl Inodes {
         let dir = key.ino();
         let hash = name_hash(&self.geometry, name);
         if hash_base(hash).max(FIRST_COOKIE) | 0xff != key.offset() | 0xff {
-            checker.inode_finding(dir, "a directory entry stands under the wrong hash");
+            checker.inode_finding(dir, "a directory entry is not at the hash of its name");
         }
         push(&mut self.names, Name { ino, dir, file_type })
     }

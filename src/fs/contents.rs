@@ -60,6 +60,7 @@ impl<D: Device> Volume<D> {
     /// # Errors
     /// [`Error::NoSpace`] (the data before that point is written), [`Error::FileTooBig`], and those of
     /// every change.
+    #[inline(never)] // Its frame would be added to the caller's, and a kernel's stack is small.
     pub fn write_at(&mut self, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_BYTES_MAX);
         if end.is_none() {

@@ -155,7 +155,10 @@ impl<D: Device> Volume<D> {
             let (ino, file_type, name) = parse_entry(payload)?;
             // No cookie can follow it: the caller would read the same entry again and again.
             if key.offset() >> 63 != 0 {
-                return Err(Error::inode(dir, "a directory entry stands behind every hash"));
+                return Err(Error::inode(
+                    dir,
+                    "a directory entry is at an offset beyond every hash",
+                ));
             }
             emitted = true;
             let cookie = key.offset().saturating_add(1);

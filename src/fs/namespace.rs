@@ -156,21 +156,14 @@ impl<D: Device> Volume<D> {
     /// [`Error::NotFound`], [`Error::IsDirectory`], and those of every change.
     pub fn unlink(&mut self, dir: Ino, name: &[u8], now: Time) -> Result<Inode> {
         let plan = self.begin(Need::upkeep())?;
-        let mut parent = plan.directory(dir)?;
+        let parent = plan.directory(dir)?;
         let entry = plan.find_entry(dir, name)?.ok_or(Error::NotFound)?;
-        let mut inode = plan.entry_inode(&entry)?;
+        let inode = plan.entry_inode(&entry)?;
         if inode.is_dir() {
             return Err(Error::IsDirectory);
         }
         plan.tree()?.touch(orphan_key(inode.ino))?;
-        plan.change(|change| {
-            change.remove(entry.key)?;
-            change.drop_name(&mut inode, now)?;
-            parent.size = parent.size.saturating_sub(1);
-            parent.modified(now);
-            change.put_inode(&parent)
-        })?;
-        Ok(inode)
+        plan.change(|change| change.remove_name(parent, &entry, inode, now))
     }
 
     /// Removes the empty directory `name` of `dir`. Returns its inode, now an orphan.
@@ -179,9 +172,9 @@ impl<D: Device> Volume<D> {
     /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`], and those of every change.
     pub fn rmdir(&mut self, dir: Ino, name: &[u8], now: Time) -> Result<Inode> {
         let plan = self.begin(Need::upkeep())?;
-        let mut parent = plan.directory(dir)?;
+        let parent = plan.directory(dir)?;
         let entry = plan.find_entry(dir, name)?.ok_or(Error::NotFound)?;
-        let mut inode = plan.entry_inode(&entry)?;
+        let inode = plan.entry_inode(&entry)?;
         if !inode.is_dir() {
             return Err(Error::NotDirectory);
         }
@@ -189,15 +182,7 @@ impl<D: Device> Volume<D> {
             return Err(Error::NotEmpty);
         }
         plan.tree()?.touch(orphan_key(inode.ino))?;
-        plan.change(|change| {
-            change.remove(entry.key)?;
-            change.drop_name(&mut inode, now)?;
-            parent.size = parent.size.saturating_sub(1);
-            parent.nlink = parent.nlink.saturating_sub(1);
-            parent.modified(now);
-            change.put_inode(&parent)
-        })?;
-        Ok(inode)
+        plan.change(|change| change.remove_name(parent, &entry, inode, now))
     }
 
     /// The inode that an entry names. An entry whose inode does not exist is damage, not `NotFound`.
@@ -227,6 +212,25 @@ impl<D: Device> Change<'_, D> {
         self.put_target(inode.ino, target)?;
         self.inode_made();
         Ok(())
+    }
+
+    /// Removes `entry` of `parent`, which names `inode`; returns the inode without that name.
+    fn remove_name(
+        &mut self,
+        mut parent: Inode,
+        entry: &Entry,
+        mut inode: Inode,
+        now: Time,
+    ) -> Result<Inode> {
+        self.remove(entry.key)?;
+        self.drop_name(&mut inode, now)?;
+        parent.size = parent.size.saturating_sub(1);
+        if inode.is_dir() {
+            parent.nlink = parent.nlink.saturating_sub(1);
+        }
+        parent.modified(now);
+        self.put_inode(&parent)?;
+        Ok(inode)
     }
 
     /// Counts one name less of an inode; without its last name it becomes an orphan.

@@ -51,7 +51,7 @@ pub(crate) struct Space {
     meta_cursor: BlockNr,
     /// The cursor is at the front, and the next block of metadata moves it to a run for the commit.
     meta_rewound: bool,
-    /// How often it was moved that way.
+    /// How often the cursor was moved so.
     meta_rewinds: u32,
     /// Blocks of metadata that the last transaction took: an estimate for the next one.
     meta_run: u64,
@@ -286,7 +286,7 @@ impl Space {
         let group = self.group_mut(self.group_of(start))?;
         let changed = group.used.fill(within, count as usize, true) as u64;
         if changed != count {
-            return Err(Error::Bug("a block that is in use was about to be handed out"));
+            return Err(Error::Bug("a block in use was about to be allocated again"));
         }
         group.free = group.free.saturating_sub(count);
         group.dirty = true;

@@ -143,7 +143,7 @@ impl<D: Device> Volume<D> {
         let blocks = self.space.dirty_groups() as usize + self.tree.dirty_nodes() + 1;
         let room = Room::new(blocks, self.geometry.block_bytes())?;
         let commit = Change::run(self, |change| {
-            // Sealing fills in checksums: a failure in the midst of it counts as half a change.
+            // Sealing fills in checksums: a failure in the middle counts as half a change.
             change.begun = true;
             change.seal(now, room)
         })?;

@@ -165,6 +165,7 @@ impl<D: Device> Volume<D> {
 
     /// A volume of generation 0: nothing is in it, not even the root directory, and all blocks that
     /// the format does not reserve are free. The commit of generation 1 makes it a filesystem.
+    #[inline(never)]
     pub(crate) fn empty(device: D, geometry: Geometry) -> Result<Self> {
         let mut volume = Self::blank(device, geometry, 0)?;
         volume.space.set_free(geometry.blocks.saturating_sub(FIRST_FREE + 1));

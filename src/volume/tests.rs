@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A change that fails, and what is left of the volume then.
+//! Changes: what a failed one leaves of the volume, and the room and memory that one needs.
 
 use super::{Need, OpenOptions, Volume};
 use crate::device::{Device, DeviceError};
@@ -54,7 +54,7 @@ fn item() -> Key {
 }
 
 #[test]
-fn a_plan_that_is_given_up_changes_nothing() {
+fn a_plan_that_is_dropped_changes_nothing() {
     let mut volume = volume();
     let _ = volume.begin(Need::growth()).unwrap();
     assert!(!volume.is_dirty() && !volume.is_dead());
@@ -78,7 +78,7 @@ fn a_change_that_fails_after_it_modified_stops_the_volume() {
                 0 => change.put(item(), &[])?,
                 1 => drop(change.remove(Key::inode(Ino::ROOT))?),
                 2 => change.take(BlockNr(600), 1)?,
-                // Blocks that nothing uses: that is damage, and was noticed after the change began.
+                // Freeing a free block is damage, which is noticed after the change began.
                 _ => change.release(BlockNr(600), 1)?,
             }
             Err(Error::NotSupported)
@@ -100,8 +100,8 @@ fn a_change_that_succeeds_is_in_the_next_commit() {
     assert_eq!(volume.commit(NOW).unwrap().0, before.0 + 1, "nothing to commit");
 }
 
-/// Three groups, of which the first has `left` free blocks, all of them behind the data of the file
-/// that is returned; nothing but the first is in memory.
+/// A volume of three groups, of which only the first is loaded, and a file. The first group has `left`
+/// free blocks, all behind the file's data.
 fn first_group_nearly_full(device: &Memory, left: u64) -> (Volume<&Memory>, Ino) {
     let mut volume = Volume::open(device, &OpenOptions::default()).unwrap();
     let ino = volume.run(NOW, |v| v.create(Ino::ROOT, b"f", &FILE)).unwrap().ino;
@@ -121,7 +121,7 @@ fn first_group_nearly_full(device: &Memory, left: u64) -> (Volume<&Memory>, Ino)
     })
     .unwrap();
     volume.commit(NOW).unwrap();
-    // The nodes go to the second group and come back to what they left of the first.
+    // The nodes went to the second group; this moves them to the blocks that they left in the first.
     volume.begin(Need::growth()).unwrap().change(|change| change.put(item(), &[1])).unwrap();
     volume.commit(NOW).unwrap();
     (Volume::open(device, &OpenOptions::default()).unwrap(), ino)
@@ -137,8 +137,8 @@ fn data_leaves_room_for_the_nodes_of_its_own_change() {
     volume.commit(NOW).unwrap();
 }
 
-/// Every change of a unit test is watched (see `Change::run`); this one makes them long ones: values
-/// of many chunks, splits and merges, frees in groups that are not in memory.
+/// `Change::run` compares the lists' memory in every unit test. The changes of this test are long ones:
+/// values of many chunks, splits and merges, frees in groups that are not loaded.
 #[test]
 fn no_change_takes_memory() {
     let device = Memory(RefCell::new(vec![0; 3 << 27]));
@@ -157,7 +157,7 @@ fn no_change_takes_memory() {
         files.push((ino, name));
     }
     volume.commit(NOW).unwrap();
-    // Nothing is in memory, so that the groups of what is freed are not.
+    // Opened anew, so that no group is loaded.
     let mut volume = Volume::open(&device, &OpenOptions::default()).unwrap();
     let mut deferred = 0;
     for (at, (ino, name)) in files.iter().enumerate() {
@@ -175,5 +175,5 @@ fn no_change_takes_memory() {
         deferred += usize::from(volume.space.next_deferred().is_some());
     }
     volume.commit(NOW).unwrap();
-    assert!(deferred > 0, "every group was in memory");
+    assert!(deferred > 0, "every group was loaded");
 }

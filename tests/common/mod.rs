@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the engine's tests share: small filesystems in the lab's memory, and damage whose checksums
-//! are right.
+//! Helpers of the engine's tests: small filesystems on devices in memory, and damage with right checksums.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -49,7 +48,7 @@ pub fn assert_clean(device: &impl Device) {
     assert_eq!(summary.findings, 0);
 }
 
-/// A filesystem with one of everything and a tree of two levels.
+/// A filesystem with one of every kind of item and a tree of two levels.
 pub fn populated() -> Image {
     let mut v = open(formatted(4 << 20)).unwrap();
     let d = v.run(NOW, |v| v.create(Ino::ROOT, b"dir", &DIR)).unwrap().ino;
@@ -84,8 +83,8 @@ pub fn root(image: &Image) -> (u64, RootRecord) {
         .unwrap()
 }
 
-/// Rewrites nodes from the root down to the leaf that `edit` changed, each with its right checksum.
-/// `edit` gets every node, children after parents, until it returns true.
+/// Calls `edit` with each node, parents before children, until it returns true because it changed one.
+/// That node and those above it are written with right checksums.
 pub fn craft(image: &Image, mut edit: impl FnMut(&mut [u8]) -> bool) -> Image {
     fn walk(
         image: &mut Image,
@@ -120,7 +119,7 @@ pub fn craft(image: &Image, mut edit: impl FnMut(&mut [u8]) -> bool) -> Image {
     image
 }
 
-/// Changes the payload of the first item that `pick` likes.
+/// Changes the payload of the first item whose key `pick` accepts.
 pub fn craft_item(image: &Image, pick: impl Fn(Key) -> bool, edit: impl Fn(&mut Vec<u8>)) -> Image {
     craft(image, |data| {
         let (header, _) = NodeHeader::read_from_prefix(data).unwrap();
@@ -150,7 +149,7 @@ pub fn craft_item(image: &Image, pick: impl Fn(Key) -> bool, edit: impl Fn(&mut 
     })
 }
 
-/// An edit of a payload that begins with a `T`.
+/// An edit of a payload that begins with the structure `T`.
 pub fn structure<T: FromBytes + IntoBytes + zerocopy::Immutable>(
     edit: impl Fn(&mut T),
 ) -> impl Fn(&mut Vec<u8>) {

@@ -2,7 +2,7 @@
 //! The daemon's life: from a device that was created to one that is gone.
 //!
 //! The main thread only waits: for a signal, for the end of the queues, and once a second to check that
-//! the image is still there. It never opens the device it serves, because it would wait for itself.
+//! the image is still there. It never reads or writes the device it serves: it would wait for itself.
 
 use crate::control::answer::Sources;
 use crate::control::service::ControlThread;

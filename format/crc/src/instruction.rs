@@ -9,7 +9,7 @@ const UNKNOWN: u8 = 0;
 const ABSENT: u8 = 1;
 const PRESENT: u8 = 2;
 
-/// Whether this processor has the instruction; asked once, for a hypervisor may answer slowly.
+/// Whether this processor has the instruction; asked once, because a hypervisor may answer slowly.
 static SUPPORT: AtomicU8 = AtomicU8::new(UNKNOWN);
 
 /// CPUID leaf 1, ECX bit 20: SSE 4.2, of which the instruction is a part.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! CRC-32C (Castagnoli, RFC 3720 appendix B.4) for the kernel.
 //!
-//! The processor's own instruction where it has it (SSE 4.2), else tables. The instruction works on
-//! general registers, so unlike the rest of that extension it is allowed in a kernel at any time; the
-//! compiler would not emit it for a target without vector registers, which is why it is written by
-//! hand. Libraries that use it are compiled for processors with vectors, and use those too.
+//! It uses the processor's instruction where there is one (SSE 4.2), else tables. The instruction works
+//! on general registers, so unlike the rest of SSE 4.2 it may be used in a kernel at any time. It is
+//! written by hand because the compiler does not emit it for a target without vector registers.
+//! Libraries that have it need a target with vector registers, and use those too.
 
 #![no_std]
 #![deny(missing_docs)]

@@ -15,8 +15,8 @@ unsafe extern "C" {
     fn vexfs_host_alloc(size: usize, align: usize) -> *mut u8;
     /// Gives back memory of `vexfs_host_alloc`.
     fn vexfs_host_free(memory: *mut u8);
-    /// The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being
-    /// worked on, and leaves the call it was made from with `-EIO`, or the task. Does not return.
+    /// The engine panicked. Logs the message (not ended by a zero), stops the volume that the call works on, and ends
+    /// that call with `-EIO`. Does not return.
     fn vexfs_host_panic(message: *const u8, len: usize);
 }
 

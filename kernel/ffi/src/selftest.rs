@@ -2,11 +2,10 @@
 //! Self-tests that run wherever the object does: on a filesystem in memory, in the kernel too.
 
 use crate::abi::{Answer, Refusal, plain};
-use crate::volume::mkfs_options;
 use alloc::vec::Vec;
 use vexfs::{
-    Device, DeviceError, Generation, Ino, NewInode, OpenOptions, Time, VectorLayout, Volume,
-    XattrMode,
+    Device, DeviceError, Generation, Ino, MkfsOptions, NewInode, OpenOptions, Time, VectorLayout,
+    Volume, XattrMode,
 };
 
 /// Bytes of the memory the test filesystem lives in: the smallest there can be.
@@ -16,7 +15,7 @@ const NOW: Time = Time { seconds: 1_700_000_000, nanos: 7 };
 /// `EIO`: the self-test found something wrong.
 const WRONG: Refusal = Refusal::Errno(5);
 
-/// Memory as a device. A spin lock would do; the test is one task's, so a cell that refuses a second user is enough.
+/// Memory as a device, for one task: a cell that refuses a second user is enough.
 struct Memory {
     bytes: core::cell::RefCell<Vec<u8>>,
 }
@@ -59,7 +58,7 @@ impl Device for Memory {
 }
 
 fn format(device: &Memory) -> Answer {
-    vexfs::mkfs(device, &mkfs_options(BYTES as u64, b"selftest", NOW))?;
+    vexfs::mkfs(device, &MkfsOptions::new(BYTES as u64, [7; 16], [9; 16], NOW))?;
     Ok(())
 }
 
@@ -79,19 +78,33 @@ pub extern "C" fn vexfs_rust_test_basic() -> i32 {
     plain(|| {
         let device = Memory::new()?;
         format(&device)?;
-        let mut volume = Volume::open(&device, &OpenOptions::default())?;
         let data = b"sixteen bytes...";
-        let kept = volume.run(NOW, |v| v.create(Ino::ROOT, b"kept", &file(0o100_644)))?;
-        volume.write_at(kept.ino, 5000, data, NOW)?;
-        volume.run(NOW, |v| v.create(Ino::ROOT, b"dir", &file(0o040_755)))?;
-        volume.run(NOW, |v| v.xattr_set(kept.ino, b"user.k", b"v", XattrMode::Create, NOW))?;
-        volume.commit(NOW)?;
-        volume.run(NOW, |v| v.create(Ino::ROOT, b"lost", &file(0o100_644)))?;
-        compare(&device, volume.generation(), data)
+        let generation = populate(&device, data)?;
+        compare(&device, generation, data)
     })
 }
 
-/// The filesystem of [`vexfs_rust_test_basic`], opened anew; a function of its own for the stack's sake.
+/// Opens the filesystem and fills it. Not inlined, as the next ones: each has a large frame, and a kernel's stack is small.
+#[inline(never)]
+fn populate(device: &Memory, data: &[u8]) -> Answer<Generation> {
+    let mut volume = Volume::open(device, &OpenOptions::default())?;
+    make_files(&mut volume, data)?;
+    Ok(volume.generation())
+}
+
+/// Makes files, commits, and makes one more that is not committed.
+#[inline(never)]
+fn make_files(volume: &mut Volume<&Memory>, data: &[u8]) -> Answer {
+    let kept = volume.run(NOW, |v| v.create(Ino::ROOT, b"kept", &file(0o100_644)))?;
+    volume.write_at(kept.ino, 5000, data, NOW)?;
+    volume.run(NOW, |v| v.create(Ino::ROOT, b"dir", &file(0o040_755)))?;
+    volume.run(NOW, |v| v.xattr_set(kept.ino, b"user.k", b"v", XattrMode::Create, NOW))?;
+    volume.commit(NOW)?;
+    volume.run(NOW, |v| v.create(Ino::ROOT, b"lost", &file(0o100_644)))?;
+    Ok(())
+}
+
+/// Opens what [`populate`] left, and compares.
 #[inline(never)]
 fn compare(device: &Memory, generation: Generation, data: &[u8]) -> Answer {
     let mut again = Volume::open(device, &OpenOptions::default())?;
@@ -104,8 +117,7 @@ fn compare(device: &Memory, generation: Generation, data: &[u8]) -> Answer {
     check(again.resolve(|v| v.lookup(Ino::ROOT, b"lost")).is_err())
 }
 
-/// Panics if `really` is 1, so that tests can see a host survive it. Call it only where `vexfs_host_panic` finds its way out.
-/// 0 otherwise.
+/// Panics if `really` is 1, so that tests can see a host survive it, which has to be prepared for that. 0 otherwise.
 ///
 /// # Panics
 /// If `really` is 1.

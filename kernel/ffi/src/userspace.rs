@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What only hosts in userspace call: they have no page cache, no dentry cache and no lock worth giving up.
+//! What only hosts in userspace call: they have no page cache, and hold the volume as long as a call takes.
 //!
 //! None of it is in the kernel's object. The harness in `kernel/harness` tests it with everything else.
 
@@ -12,7 +12,6 @@ use crate::handle::{VolumeHandle, exclusive, shared};
 use crate::inode::new_inode;
 use crate::names::change_name;
 use crate::pointer::{Place, bytes, bytes_mut, input};
-use crate::volume::mkfs_options;
 use vexfs::{Device, Error, FileType, Ino, Inode, MkfsOptions};
 
 /// `open_file`: the file is to be written.
@@ -34,11 +33,15 @@ pub unsafe extern "C" fn vexfs_rust_userspace_init(
             &device,
             &MkfsOptions {
                 block_bytes: options.block_bytes,
-                uuid: options.uuid,
-                hash_key: options.hash_key,
+                label,
                 root_uid: options.root_uid,
                 root_gid: options.root_gid,
-                ..mkfs_options(options.bytes, label, options.now.into())
+                ..MkfsOptions::new(
+                    options.bytes,
+                    options.uuid,
+                    options.hash_key,
+                    options.now.into(),
+                )
             },
         )?;
         Ok(())

@@ -7,27 +7,13 @@ use crate::abi::{
 use crate::device::KernelDevice;
 use crate::handle::{NodeHandle, VolumeHandle, exclusive, give, shared, take};
 use crate::pointer::{Place, bytes_mut, input};
-use vexfs::{MkfsOptions, OpenOptions, Time, Volume};
+use vexfs::{OpenOptions, Volume};
 
 /// `fill_super`: refuse every change.
 pub const OPEN_READ_ONLY: u32 = 1;
 
 /// Text of [`vexfs_rust_get_version`].
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// What mkfs is to make, where nothing else is said: blocks of 4096 bytes, owned by root, without a UUID of its own.
-pub(crate) fn mkfs_options(bytes: u64, label: &[u8], now: Time) -> MkfsOptions<'_> {
-    MkfsOptions {
-        bytes,
-        block_bytes: 4096,
-        label,
-        uuid: [0; 16],
-        hash_key: [0; 16],
-        now,
-        root_uid: 0,
-        root_gid: 0,
-    }
-}
 
 /// Prepares the library. `abi_version` is the `VEXFS_ABI_VERSION` of the caller's header.
 ///

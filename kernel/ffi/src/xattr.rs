@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Extended attributes, by their full names ("user.x"), and the vector attribute (`vexfs.vector`), which is none of them:
-//! the engine keeps it as a structure.
+//! Extended attributes, by their full names ("user.x"). And the vector attribute (`vexfs.vector`), which the engine keeps
+//! apart from them, as a structure.
 
 use crate::abi::{
     Answer, INVALID, RANGE, Report, SetAttrs, Timestamp, XATTR_CREATE, XATTR_REPLACE, answer,

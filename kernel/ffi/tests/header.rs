@@ -70,8 +70,8 @@ uint8_t *vexfs_host_alloc(size_t size, size_t align);
 // Gives back memory of `vexfs_host_alloc`.
 void vexfs_host_free(uint8_t *memory);
 
-// The engine found itself broken. Logs the message (not ended by a zero), stops the volume that is being worked on,
-// and leaves the call it was made from with `-EIO`. Does not return.
+// The engine panicked. Logs the message (not ended by a zero), stops the volume that the call works on, and ends
+// that call with `-EIO`. Does not return.
 void __attribute__((noreturn)) vexfs_host_panic(const uint8_t *message, size_t len);
 
 #endif /* VEXFS_FFI_H */";

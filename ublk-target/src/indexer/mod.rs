@@ -150,13 +150,15 @@ impl Worker {
         self.show(Some(ticket));
     }
 
+    /// Lets the tracker work until there is nothing left to read, the time is over, or the indexer is asked to
+    /// finish.
     fn run_cycles(&mut self, until: Option<Instant>) -> std::result::Result<(), String> {
         let mut shown = Instant::now();
         loop {
             let Some((tracker, _)) = &mut self.tracker else { return Ok(()) };
-            let before = (tracker.generation(), tracker.pending());
+            let before = tracker.generation();
             let more = tracker.cycle().map_err(|e| e.to_string())?;
-            self.unsaved |= more || before.0 != tracker.generation();
+            self.unsaved |= more || before != tracker.generation();
             if !more {
                 return Ok(());
             }
@@ -172,6 +174,7 @@ impl Worker {
         }
     }
 
+    /// Publishes the state; with `ticket`, everything up to that ticket is in the index.
     fn show(&self, ticket: Option<u64>) {
         let mut snapshot = Snapshot { problem: self.problem.clone(), ..Snapshot::default() };
         if let Some((tracker, index)) = &self.tracker {
@@ -245,6 +248,7 @@ impl Worker {
         Ok(Some(Box::new(store)))
     }
 
+    /// Writes a checkpoint if there is something to save and it is time, or this is the last one.
     fn checkpoint(&mut self, last: bool) {
         let due = last || self.saved.elapsed() >= self.checkpoint_every;
         let Some((tracker, index)) = &self.tracker else { return };

@@ -26,7 +26,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vexfs_crash::cache::VolatileCache;
-use vexfs_crash::image::SECTOR;
+use vexfs_crash::image::{SECTOR, flip_bit};
 use vexfs_crash::{Event, Keep, Request as Recorded, recording::Writer};
 
 const EIO: i32 = libc::EIO;
@@ -278,10 +278,7 @@ impl State {
 
 /// Inverts one bit, chosen by a random number.
 fn flip(buffer: &mut [u8], random: u64) {
-    let bit = random % (buffer.len() as u64 * 8).max(1);
-    if let Some(byte) = buffer.get_mut((bit / 8) as usize) {
-        *byte ^= 1 << (bit % 8);
-    }
+    flip_bit(buffer, random % (buffer.len() as u64 * 8).max(1));
 }
 
 #[cfg(test)]
