@@ -43,7 +43,7 @@ pub struct BuildArgs {
     /// Only the engine as an object for the kernel, written to FILE (kernel/Makefile wants it)
     #[arg(long, value_name = "FILE", conflicts_with = "safe")]
     object: Option<PathBuf>,
-    /// With what only tests use: self-tests, and a panic on request; the module goes to modules/<release>/test
+    /// With what only tests use: self-tests, and a panic on request; the module goes to `modules/<release>/test`
     #[arg(long, conflicts_with = "safe")]
     test_hooks: bool,
 }
