@@ -10,12 +10,14 @@
 
 mod device;
 mod error;
+mod identity;
 mod lock;
 mod open;
 mod usage;
 
 pub use device::FileDevice;
 pub use error::{Error, Result, advice};
+pub use identity::Identity;
 pub use lock::lock;
-pub use open::{Access, Identity, Opened, open};
+pub use open::{Access, Opened, open};
 pub use usage::User;

@@ -6,13 +6,14 @@
 
 use crate::device::FileDevice;
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::lock::lock;
 use crate::usage::{self, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// What an image is opened for.
@@ -22,29 +23,6 @@ pub enum Access {
     Read,
     /// To read and write.
     Write,
-}
-
-/// Which file of the host this is, whatever its name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    filesystem: u64,
-    inode: u64,
-}
-
-impl Identity {
-    /// The identity of the file that the metadata is of.
-    #[must_use]
-    pub fn of(metadata: &Metadata) -> Self {
-        Self { filesystem: metadata.dev(), inode: metadata.ino() }
-    }
-
-    /// The identity of the file at `path`.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn at(path: impl AsRef<Path>) -> io::Result<Self> {
-        path.as_ref().metadata().map(|metadata| Self::of(&metadata))
-    }
 }
 
 /// An open image.

@@ -3,7 +3,7 @@
 //!
 //! This is what the host shows at one moment. It lets a refusal name the user; the guard is the lock.
 
-use crate::open::Identity;
+use crate::identity::Identity;
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

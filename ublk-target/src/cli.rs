@@ -416,7 +416,7 @@ pub struct JsonArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::params::Recovery;
+    use crate::options::Recovery;
     use clap::CommandFactory;
 
     #[test]

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! How a device is served: one type from the command line over the state file to the queues.
 
-use crate::device::params::Recovery;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde::{Deserialize, Serialize};
@@ -23,6 +22,34 @@ pub struct ImageOptions {
     /// Use the page cache even where direct I/O is possible
     #[arg(long)]
     pub buffered: bool,
+}
+
+/// What happens to requests when the daemon dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// They fail and the device goes away.
+    None,
+    /// Those that the daemon had fail, new ones wait.
+    Wait,
+    /// All of them wait; those that the daemon had are done again.
+    #[default]
+    Reissue,
+    /// They fail until the device is recovered (Linux 6.13).
+    Fail,
+}
+
+impl Recovery {
+    /// The name on the command line and in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Wait => "wait",
+            Self::Reissue => "reissue",
+            Self::Fail => "fail",
+        }
+    }
 }
 
 /// How a device is served.

@@ -162,8 +162,8 @@ impl RunDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::params::Recovery;
     use crate::options::ImageOptions;
+    use crate::options::Recovery;
 
     fn state(id: u32) -> DeviceState {
         DeviceState {

@@ -4,11 +4,12 @@
 use super::lab;
 use crate::cli::AddArgs;
 use crate::daemon::{self, Reporter, Role};
+use crate::device::block_path;
 use crate::device::command::{Control, State, open_control};
-use crate::device::{block_path, params::Recovery};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::options::Options;
+use crate::options::Recovery;
 use crate::serve::{self, Job, Task};
 use crate::state::{DeviceState, RunDir, is_killed};
 use std::fs::File;

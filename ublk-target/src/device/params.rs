@@ -4,38 +4,11 @@
 //! Every limit here is one that the driver or the block layer enforces.
 
 use crate::image::Image;
-use crate::options::Options;
+use crate::options::{Options, Recovery};
 use crate::request::SECTOR_BYTES;
 use libublk::sys;
-use serde::{Deserialize, Serialize};
-
-/// What happens to requests when the daemon dies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Recovery {
-    /// They fail and the device goes away.
-    None,
-    /// Those that the daemon had fail, new ones wait.
-    Wait,
-    /// All of them wait; those that the daemon had are done again.
-    #[default]
-    Reissue,
-    /// They fail until the device is recovered (Linux 6.13).
-    Fail,
-}
 
 impl Recovery {
-    /// The name on the command line and in JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Wait => "wait",
-            Self::Reissue => "reissue",
-            Self::Fail => "fail",
-        }
-    }
-
     /// The driver's feature flags.
     #[must_use]
     pub fn flags(self) -> u64 {
