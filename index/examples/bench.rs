@@ -2,6 +2,8 @@
 //! Build time, queries a second and recall, on a `.npy` corpus or on generated clusters.
 //!
 //!     cargo run --release -p vexfs-index --example bench [CORPUS.npy [QUERIES.npy]]
+//!
+//! With `VEXFS_GRAPH=hnsw_rs` in the environment, graphs are those of that library.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +11,7 @@ use std::{
 };
 
 use vexfs_index::{
-    DirStore, Element, FileId, Hit, Index, Metric, Options, Params, Result, Slot, Space,
+    DirStore, Element, FileId, GraphKind, Hit, Index, Metric, Options, Params, Result, Slot, Space,
     npy::{self, Matrix},
 };
 
@@ -150,7 +152,11 @@ fn main() -> Result<()> {
     println!("{} x {} f32, cosine, {} queries, k={K}", corpus.rows, corpus.dim, queries.rows);
     let dir = std::env::temp_dir().join(format!("vexfs-bench-{}", std::process::id()));
     let store = DirStore::open(&dir)?;
-    let options = Options { nice: 0, scan_factor: 1, ..Options::default() };
+    let graph = match std::env::var("VEXFS_GRAPH").as_deref() {
+        Ok("hnsw_rs") => GraphKind::HnswRs,
+        _ => GraphKind::Flat,
+    };
+    let options = Options { nice: 0, scan_factor: 1, graph, ..Options::default() };
     let (index, _) = Index::open(Some(Box::new(store)), options)?;
     build(&index, &corpus, &queries)?;
     measure(&index, &queries)?;

@@ -165,7 +165,11 @@ fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
     let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
     // No build thread has it in its queue.
     let mut file = VectorFile::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
-    let limits = crate::vector_file::Limits { graph_rows: 64, merge_rows: 1 << 18 };
+    let limits = crate::vector_file::Limits {
+        graph_rows: 64,
+        merge_rows: 1 << 18,
+        graph: crate::GraphKind::default(),
+    };
     for slot in 0..64u64 {
         let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
         file.upsert(slot, &row, limits).unwrap();

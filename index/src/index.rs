@@ -25,7 +25,7 @@ use crate::{
     distance,
     dump_dir::DumpDir,
     error::{IndexError, Result},
-    graph::GRAPH_ROWS_MAX,
+    graph::{GRAPH_ROWS_MAX, GraphKind},
     segment::{EF_MAX, Request, SegmentView},
     stats::{Counts, Stats},
     store::{Blob, Store},
@@ -54,6 +54,8 @@ pub struct Options {
     /// A segment is scanned, although it has a graph, if it has fewer vectors than this times the
     /// candidates: following a link costs as much as scanning about a hundred rows.
     pub scan_factor: usize,
+    /// Which implementation builds graphs; those that exist are kept.
+    pub graph: GraphKind,
     /// Where the index makes its temporary directory, for graphs that are saved or loaded.
     pub scratch: PathBuf,
     /// Added to the build thread's niceness.
@@ -77,6 +79,7 @@ impl Default for Options {
             merge_rows: 1 << 18,
             default_ef: 96,
             scan_factor: 100,
+            graph: GraphKind::default(),
             scratch: std::env::temp_dir(),
             nice: 10,
         }
@@ -153,7 +156,11 @@ impl Index {
         generation: u64,
         options: Options,
     ) -> Result<Self> {
-        let limits = Limits { graph_rows: options.graph_rows, merge_rows: options.merge_rows };
+        let limits = Limits {
+            graph_rows: options.graph_rows,
+            merge_rows: options.merge_rows,
+            graph: options.graph,
+        };
         let queue = Arc::new(BuildQueue::new(limits));
         for &file in files.keys() {
             queue.push(file);

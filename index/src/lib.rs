@@ -85,6 +85,7 @@ mod vector_file;
 
 pub use checkpoint::{Covered, Recovered, Written};
 pub use error::{IndexError, Result};
+pub use graph::GraphKind;
 pub use index::{Hit, Index, Options, SEARCH_LIMIT};
 pub use stats::{Counts, Stats};
 pub use store::{Blob, DirStore, Medium, Store, TailStore};

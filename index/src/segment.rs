@@ -19,6 +19,9 @@ use crate::{
 /// The most candidates that a graph is asked for; a search that needs more scans.
 pub(crate) const EF_MAX: usize = 16_384;
 
+/// Candidates of a graph whose exact distance is computed, at least.
+const RERANKED_MIN: usize = 20;
+
 /// The blobs of a segment that are in the store.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Stored {
@@ -188,7 +191,8 @@ impl SegmentView {
         if found.len() < request.k.min(live) {
             return false;
         }
-        for row in found {
+        // The nearest come first: what lies far behind the k-th is not worth its exact distance.
+        for row in found.into_iter().take((request.k * 2).max(RERANKED_MIN)) {
             let row = row as usize;
             let rank = self.segment.rows.rank(row, request.query);
             top.push(Candidate { rank, file, slot: self.segment.slots[row] });

@@ -29,9 +29,10 @@ pub struct Space {
 /// How a file's graphs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Params {
-    /// Links of a node in the upper layers, 2 to 64; the bottom layer has twice as many.
+    /// Of `hnsw_rs` only: links of a node in the upper layers, 2 to 64; the bottom layer has twice as
+    /// many. A node of the flat graph has up to 32 whatever this says.
     pub m: u16,
-    /// Candidates considered when a node is linked, 8 to 2000.
+    /// Candidates considered when a node is linked, 8 to 2000; the flat graph considers half as many.
     pub ef_construction: u16,
 }
 

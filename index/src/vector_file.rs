@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     error::{IndexError, Result},
-    graph,
+    graph::{self, GraphKind},
     growing::GrowingSegment,
     segment::{Segment, SegmentView},
     slot_set::SlotSet,
@@ -44,6 +44,8 @@ pub struct Batch {
 pub(crate) struct Limits {
     pub graph_rows: usize,
     pub merge_rows: usize,
+    /// Which implementation builds graphs.
+    pub graph: GraphKind,
 }
 
 /// All files of an index, by the number in their [`FileId`](crate::FileId).
@@ -66,6 +68,7 @@ pub(crate) struct VectorFile {
 pub(crate) struct Job {
     space: Space,
     params: Params,
+    graph: GraphKind,
     segments: Vec<SegmentView>,
 }
 
@@ -159,19 +162,19 @@ impl VectorFile {
         let without_graph = usable.iter().copied().filter(|view| !view.segment.has_graph());
         let gathered = gather(without_graph, (GATHER * limits.graph_rows).min(limits.merge_rows));
         if !gathered.is_empty() {
-            return Some(self.job(&gathered));
+            return Some(self.job(&gathered, limits));
         }
         if let Some(full) = full_tier(&usable, limits) {
-            return Some(self.job(&full));
+            return Some(self.job(&full, limits));
         }
         // With tombstones on a third of its rows a segment is asked for half as many candidates again.
         let stale = |view: &&SegmentView| view.tombstones.count() * 3 > view.segment.len();
-        usable.into_iter().find(stale).map(|view| self.job(&[view]))
+        usable.into_iter().find(stale).map(|view| self.job(&[view], limits))
     }
 
-    fn job(&self, segments: &[&SegmentView]) -> Job {
+    fn job(&self, segments: &[&SegmentView], limits: Limits) -> Job {
         let segments = segments.iter().map(|&view| view.clone()).collect();
-        Job { space: self.space, params: self.params, segments }
+        Job { space: self.space, params: self.params, graph: limits.graph, segments }
     }
 
     /// Puts a merged segment in the place of its sources; false if the file no longer has them.
@@ -240,11 +243,16 @@ impl Job {
         if let [only] = self.segments.as_slice()
             && !only.segment.has_graph()
         {
-            only.segment.set_graph(graph::build(&only.segment.rows, self.params, stop)?);
+            only.segment.set_graph(graph::build(
+                self.graph,
+                &only.segment.rows,
+                self.params,
+                stop,
+            )?);
             return Ok(None);
         }
         let segment = merge(self.space, &self.segments);
-        segment.set_graph(graph::build(&segment.rows, self.params, stop)?);
+        segment.set_graph(graph::build(self.graph, &segment.rows, self.params, stop)?);
         Ok(Some(segment))
     }
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::types::{Element, Metric};
 
-const LIMITS: Limits = Limits { graph_rows: 16, merge_rows: 1000 };
+const LIMITS: Limits = Limits { graph_rows: 16, merge_rows: 1000, graph: GraphKind::Flat };
 
 fn row(x: u64) -> [u8; 4] {
     [x as u8 & 0x7f, (x >> 7) as u8 & 0x7f, 1, 1]

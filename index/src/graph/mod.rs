@@ -5,10 +5,12 @@
 //! graph can miss a row but cannot return a wrong distance. It refers to rows by number and reads
 //! them from the segment's array. It never changes.
 //!
-//! [`hnsw`] is the only implementation. Nothing outside it knows which library builds the graph:
-//! another implementation is another file here and a choice in [`build`] and [`receive`].
+//! [`flat`] is the project's own, over short codes. [`hnsw`] is the library `hnsw_rs`, which nothing outside
+//! that file knows. Which one a blob holds, its first bytes say.
 
+mod flat;
 mod hnsw;
+mod order;
 
 use std::{
     io::{Read, Write},
@@ -27,7 +29,8 @@ pub(crate) const GRAPH_ROWS_MAX: usize = 1 << 24;
 
 /// An approximate index over the rows of one segment.
 pub(crate) trait Graph: Send + Sync {
-    /// About `ef` row numbers near the query, each at most once, in any order.
+    /// About `ef` row numbers near the query, each at most once, the nearest by the graph's own
+    /// estimate first.
     fn search(&self, query: &Row, ef: usize) -> Vec<u32>;
     /// The graph as bytes. An implementation may use fresh files in `dir`, a private directory.
     fn dump(&self, dir: &Path) -> Result<Box<dyn Dump>>;
@@ -46,8 +49,19 @@ pub(crate) trait Dump {
     fn load(&self, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>>;
 }
 
+/// Which implementation builds the graphs of an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GraphKind {
+    /// The flat graph over short codes.
+    #[default]
+    Flat,
+    /// The library `hnsw_rs`.
+    HnswRs,
+}
+
 /// Builds a graph on this thread; `stop` abandons it.
 pub(crate) fn build(
+    kind: GraphKind,
     rows: &Arc<VectorArray>,
     params: Params,
     stop: &AtomicBool,
@@ -58,10 +72,19 @@ pub(crate) fn build(
             why: format!("a graph holds at most {GRAPH_ROWS_MAX} vectors"),
         });
     }
-    Ok(Arc::new(hnsw::HnswGraph::build(rows, params, stop)?))
+    Ok(match kind {
+        GraphKind::Flat => Arc::new(flat::FlatGraph::build(rows, params, stop)?),
+        GraphKind::HnswRs => Arc::new(hnsw::HnswGraph::build(rows, params, stop)?),
+    })
 }
 
-/// Reads the `bytes` bytes that [`Dump::write_to`] wrote, and interprets nothing of them.
+/// Reads the `bytes` bytes that [`Dump::write_to`] wrote, and interprets nothing of them but which
+/// graph they are.
 pub(crate) fn receive(dir: &Path, bytes: u64, from: &mut dyn Read) -> Result<Box<dyn Dump>> {
-    Ok(Box::new(hnsw::HnswDump::receive(dir, bytes, from)?))
+    let mut magic = [0u8; 8];
+    from.read_exact(&mut magic).map_err(IndexError::storage("reading a graph"))?;
+    if magic == flat::MAGIC {
+        return Ok(Box::new(flat::FlatDump::receive(bytes, &magic, from)?));
+    }
+    Ok(Box::new(hnsw::HnswDump::receive(dir, bytes, &mut magic.chain(from))?))
 }

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The flat graph against scans: metrics, instructions, orders, crowds, and damaged bytes.
+
+use std::sync::Arc;
+
+use super::{codes::Kind, *};
+use crate::{
+    types::{Element, Metric},
+    vector::Space,
+};
+
+/// Deterministic numbers from -1 to 1.
+fn random(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+fn array(space: Space, rows: impl Iterator<Item = Vec<f32>>) -> Arc<VectorArray> {
+    let mut array = VectorArray::new(space);
+    for row in rows {
+        array.push(&space.decode_query(&row).unwrap());
+    }
+    Arc::new(array)
+}
+
+/// `count` rows around `centres` centres, topic by topic.
+fn clusters(space: Space, count: usize, centres: usize, spread: f32) -> Arc<VectorArray> {
+    let (dim, mut next) = (space.dim as usize, random(7));
+    let centres: Vec<Vec<f32>> = (0..centres).map(|_| (0..dim).map(|_| next()).collect()).collect();
+    let bits = space.element == Element::Bit;
+    let number = |x: f32| if bits { f32::from(u8::from(x > 0.0)) } else { x };
+    let row = |i: usize| -> Vec<f32> {
+        let centre = &centres[i * centres.len() / count];
+        centre.iter().map(|x| number(x + next() * spread)).collect()
+    };
+    array(space, (0..count).map(row))
+}
+
+fn build(rows: &VectorArray) -> FlatGraph {
+    FlatGraph::build(rows, Params::default(), &AtomicBool::new(false)).unwrap()
+}
+
+fn nearest(rows: &VectorArray, query: &Row, k: usize) -> Vec<f32> {
+    let mut ranks: Vec<f32> = (0..rows.len()).map(|row| rows.rank(row, query)).collect();
+    ranks.sort_by(f32::total_cmp);
+    ranks.truncate(k);
+    ranks
+}
+
+/// The part of the 10 nearest of every `step`th row that is among what a walk finds.
+fn recall(graph: &FlatGraph, rows: &VectorArray, ef: usize, step: usize) -> f64 {
+    let (mut hits, mut asked) = (0, 0);
+    for row in (0..rows.len()).step_by(step) {
+        let query = rows.get(row);
+        let truth = nearest(rows, &query, 10);
+        let mut found = graph.search(&query, ef);
+        let mut unique = found.clone();
+        unique.sort_unstable();
+        assert!(unique.windows(2).all(|pair| pair[0] < pair[1]), "a row was found twice");
+        let mut ranks: Vec<f32> = found.drain(..).map(|r| rows.rank(r as usize, &query)).collect();
+        ranks.sort_by(f32::total_cmp);
+        asked += truth.len();
+        hits += truth.iter().zip(&ranks).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
+    }
+    hits as f64 / asked as f64
+}
+
+#[test]
+fn every_metric_finds_what_a_scan_finds() {
+    for (element, metric, dim) in [
+        (Element::F32, Metric::L2, 24),
+        (Element::F32, Metric::Cosine, 100),
+        (Element::F32, Metric::Dot, 24),
+        (Element::F32, Metric::L2, 1),
+        (Element::Bit, Metric::Hamming, 256),
+    ] {
+        let rows = clusters(Space::new(element, metric, dim), 3_000, 60, 0.4);
+        let recall = recall(&build(&rows), &rows, 64, 17);
+        assert!(recall >= 0.95, "{element} {metric} {dim}: {recall}");
+    }
+}
+
+/// All implementations return one number, so that a graph built on one machine is the same on another.
+#[test]
+fn all_instructions_rank_alike() {
+    let mut next = random(3);
+    for width in [64, 128, 192, 448, 1024] {
+        for (kind, most) in [(Kind::Squares, 127), (Kind::Bits, 255)] {
+            let mut code =
+                || -> Vec<u8> { (0..width).map(|_| (next().abs() * 256.0) as u8 & most).collect() };
+            let (a, b) = (code(), code());
+            let codes = Codes::new(kind, width);
+            let plain: u32 = match kind {
+                Kind::Squares => {
+                    a.iter().zip(&b).map(|(x, y)| u32::from(x.abs_diff(*y)).pow(2)).sum()
+                }
+                _ => a.iter().zip(&b).map(|(x, y)| (x ^ y).count_ones()).sum(),
+            };
+            for isa in Isa::available() {
+                assert_eq!(codes.distance(isa, &a, &b), plain, "{isa:?} {kind:?} {width}");
+            }
+        }
+    }
+    // The largest distance there can be.
+    let (low, high) = (vec![0u8; 65_536], vec![127u8; 65_536]);
+    for isa in Isa::available() {
+        let codes = Codes::new(Kind::Squares, 65_536);
+        assert_eq!(codes.distance(isa, &low, &high), 127 * 127 * 65_536, "{isa:?}");
+    }
+}
+
+#[test]
+fn walks_find_the_same_with_all_instructions() {
+    for (element, metric) in [(Element::F32, Metric::L2), (Element::Bit, Metric::Hamming)] {
+        let rows = clusters(Space::new(element, metric, 70), 1_000, 20, 0.4);
+        let mut graph = build(&rows);
+        let query = rows.get(5);
+        let found: Vec<Vec<u32>> = Isa::available()
+            .into_iter()
+            .map(|isa| {
+                graph.isa = isa;
+                graph.search(&query, 40)
+            })
+            .collect();
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+#[test]
+fn a_sorted_file_is_as_good_as_any() {
+    let rows = clusters(Space::new(Element::F32, Metric::L2, 32), 8_000, 400, 0.2);
+    let recall = recall(&build(&rows), &rows, 40, 37);
+    assert!(recall >= 0.98, "{recall}");
+}
+
+/// One scale for all rows would give the crowd a handful of codes.
+#[test]
+fn a_crowd_beside_a_few_far_rows_is_told_apart() {
+    let space = Space::new(Element::F32, Metric::L2, 16);
+    let (crowd, mut next) = (clusters(space, 3_000, 3_000, 0.0), random(5));
+    let row = |i: usize| -> Vec<f32> {
+        let scale = if i.is_multiple_of(100) { 1.0 } else { 1e-4 };
+        crowd.numbers(i).iter().map(|x| x * scale + next() * 1e-6).collect()
+    };
+    let rows = array(space, (0..3_000).map(row));
+    let graph = build(&rows);
+    assert_eq!(graph.codec.kind(), Kind::Floats);
+    let recall = recall(&graph, &rows, 40, 13);
+    assert!(recall >= 0.98, "{recall}");
+}
+
+#[test]
+fn products_of_rows_whose_lengths_differ_a_thousandfold_are_found() {
+    let space = Space::new(Element::F32, Metric::Dot, 32);
+    let plain = clusters(space, 3_000, 100, 0.4);
+    let row = |i: usize| -> Vec<f32> {
+        let scale = 10f32.powf((i % 31) as f32 / 10.0);
+        plain.numbers(i).iter().map(|x| x * scale).collect()
+    };
+    let rows = array(space, (0..3_000).map(row));
+    let recall = recall(&build(&rows), &rows, 40, 13);
+    assert!(recall >= 0.98, "{recall}");
+}
+
+#[test]
+fn equal_rows_are_one_node_and_all_found() {
+    let space = Space::new(Element::F32, Metric::L2, 8);
+    let distinct = clusters(space, 30, 30, 0.4);
+    let rows = array(space, (0..3_000).map(|i| distinct.numbers(i % 30).to_vec()));
+    let graph = build(&rows);
+    assert_eq!((graph.links.len(), graph.duplicates.len()), (30, 30));
+    for row in 0..30 {
+        let found = graph.search(&rows.get(row), 30);
+        assert_eq!(found.len(), 3_000);
+        assert_eq!(found[0] as usize, row);
+    }
+}
+
+#[test]
+fn few_rows_and_rows_of_zeroes_are_found() {
+    let space = Space::new(Element::F32, Metric::Dot, 5);
+    for count in 1..5 {
+        let rows = array(space, (0..count).map(|i| vec![i as f32; 5]));
+        let mut found = build(&rows).search(&rows.get(0), 10);
+        found.sort_unstable();
+        assert_eq!(found, (0..count as u32).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_build_is_repeatable_and_can_be_stopped() {
+    let rows = clusters(Space::new(Element::F32, Metric::Cosine, 16), 2_000, 40, 0.3);
+    let bytes = |graph: &FlatGraph| {
+        let mut bytes = Vec::new();
+        FlatDump::of(graph).write_to(&mut bytes).unwrap();
+        bytes
+    };
+    assert!(bytes(&build(&rows)) == bytes(&build(&rows)));
+    let stopped = FlatGraph::build(&rows, Params::default(), &AtomicBool::new(true));
+    assert!(matches!(stopped, Err(crate::IndexError::Stopped)));
+}
+
+#[test]
+fn a_graph_is_the_same_after_a_dump() {
+    for (element, metric, dim) in [
+        (Element::F32, Metric::Dot, 20),
+        (Element::F32, Metric::L2, 64),
+        (Element::Bit, Metric::Hamming, 90),
+    ] {
+        let rows = clusters(Space::new(element, metric, dim), 900, 20, 0.3);
+        let graph = build(&rows);
+        let mut blob = Vec::new();
+        FlatDump::of(&graph).write_to(&mut blob).unwrap();
+        assert_eq!(blob.len() as u64, FlatDump::of(&graph).bytes());
+        let dump =
+            crate::graph::receive(Path::new("unused"), blob.len() as u64, &mut blob.as_slice());
+        let loaded = dump.unwrap().load(&rows).unwrap();
+        for row in (0..rows.len()).step_by(31) {
+            let query = rows.get(row);
+            assert_eq!(graph.search(&query, 40), loaded.search(&query, 40), "{metric}");
+        }
+        // Rows that are not those it was built over.
+        let others = clusters(Space::new(element, metric, dim), 901, 20, 0.3);
+        assert!(
+            FlatDump::receive(blob.len() as u64, &[], &mut blob.as_slice())
+                .unwrap()
+                .load(&others)
+                .is_err()
+        );
+    }
+}
+
+/// The checksum is the caller's. Should it ever match damaged bytes, they are refused or searched
+/// without a panic.
+#[test]
+fn damaged_bytes_never_lead_a_walk_astray() {
+    let rows = clusters(Space::new(Element::F32, Metric::L2, 6), 120, 10, 0.3);
+    let mut blob = Vec::new();
+    FlatDump::of(&build(&rows)).write_to(&mut blob).unwrap();
+    let mut next = random(9);
+    let mut pick = |below: usize| ((next().abs() * below as f32) as usize).min(below - 1);
+    let mut loaded = 0;
+    for round in 0..10_000 {
+        let mut bad = blob.clone();
+        match round % 3 {
+            0 => bad.truncate(pick(blob.len())),
+            1 => bad.push(0),
+            _ => {}
+        }
+        if !bad.is_empty() {
+            // Half of the faults in what decides about lengths.
+            let range = if round % 2 == 0 { bad.len() } else { bad.len().min(700) };
+            let at = pick(range);
+            bad[at] ^= 1 << pick(8);
+        }
+        let dump = FlatDump::receive(bad.len() as u64, &[], &mut bad.as_slice()).unwrap();
+        if let Ok(graph) = dump.load(&rows) {
+            loaded += 1;
+            let found = graph.search(&rows.get(3), 20);
+            assert!(found.iter().all(|&row| (row as usize) < rows.len()));
+        }
+    }
+    assert!(loaded > 100, "most faults in codes cannot be seen: {loaded}");
+}
