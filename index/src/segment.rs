@@ -19,7 +19,7 @@ use crate::{
 /// The most candidates that a graph is asked for; a search that needs more scans.
 pub(crate) const EF_MAX: usize = 16_384;
 
-/// Candidates of a graph whose exact distance is computed, at least.
+/// Candidates of a graph whose exact distance is computed, at least; equal ones count once.
 const RERANKED_MIN: usize = 20;
 
 /// The blobs of a segment that are in the store.
@@ -191,10 +191,20 @@ impl SegmentView {
         if found.len() < request.k.min(live) {
             return false;
         }
-        // The nearest come first: what lies far behind the k-th is not worth its exact distance.
-        for row in found.into_iter().take((request.k * 2).max(RERANKED_MIN)) {
+        // The nearest come first: what lies far behind the k-th is not worth its exact distance. Equal
+        // rows stand side by side and count once, or a crowd of them would hide a nearer row.
+        let mut left = (request.k * 2).max(RERANKED_MIN);
+        let mut last = None;
+        for row in found {
             let row = row as usize;
             let rank = self.segment.rows.rank(row, request.query);
+            if last != Some(rank.to_bits()) {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                last = Some(rank.to_bits());
+            }
             top.push(Candidate { rank, file, slot: self.segment.slots[row] });
         }
         true
@@ -266,6 +276,22 @@ mod tests {
         // All candidates have tombstones: the scan finds what the graph did not.
         view.remove_range(0, 19);
         assert_eq!(found(&view, 3, false), [20, 21, 22]);
+    }
+
+    #[test]
+    fn a_crowd_of_equal_rows_does_not_hide_a_nearer_one() {
+        let space = Space::new(Element::I8, Metric::L2, 1);
+        let mut rows = VectorArray::new(space);
+        for row in 0..40u8 {
+            rows.push(&space.decode(&[u8::from(row != 39)]).unwrap().unwrap());
+        }
+        let view = SegmentView::new(Segment::new((0..40).collect(), rows));
+        view.segment.set_graph(Arc::new(Fake(Mutex::default())));
+        let query = space.decode_query(&[0.0]).unwrap();
+        let request = Request { query: &query, k: 1, ef: 40, exact: false, scan_factor: 1 };
+        let mut top = TopK::new(1);
+        view.search(&request, 1, &mut top);
+        assert_eq!(top.into_sorted().first().map(|hit| hit.slot), Some(39));
     }
 
     #[test]
