@@ -99,6 +99,8 @@ step "bad queries and files get one line"
 refused "NaN" vexfs-ublk search mnt/corpus --query <(
     head -c $header "$queries"; printf '\0\0\300\177'; head -c $((200 * row - 4)) /dev/zero)
 mkdir mnt/plain && cp "$queries" mnt/plain/q.npy
+refused "not committed yet" vexfs-ublk search mnt/plain --query "$queries"
+sync
 refused "not a vector file" vexfs-ublk search mnt/plain/q.npy --query "$queries"
 refused "no vector files" vexfs-ublk search mnt/plain --query "$queries"
 refused "no row 200" vexfs-ublk search mnt/corpus --query "$queries" --row 200
