@@ -63,10 +63,44 @@ rowof "$queries" 30 | dd of=mnt/corpus/packages.npy bs=$row conv=notrunc,fsync s
     oflag=seek_bytes seek=$((header + 1000 * row))
 [ "$(nearest mnt/corpus "$queries" 30)" = 1000 ] || fail "row overwritten with fsync"
 
+step "a user finds what he may read, and nothing else"
+chmod 755 . mnt mnt/corpus
+# The checkout may be out of his reach.
+install -m 755 "$(command -v vexfs-ublk)" ./ask
+install -m 644 "$data/packages-2k.npy" ./row.npy
+as() { user=$1; shift; setpriv --reuid "$user" --regid "$user" --clear-groups "$@"; }
+# found USER PATH: the names of the files in which a user finds rows like row 999.
+found() {
+    as "$1" ./ask search --json "$2" --query row.npy --row 999 -k 3 |
+        grep -o '"path":"[^"]*"' | sed 's/.*\///; s/"//' | sort -u | tr '\n' ' '
+}
+mkdir -m 755 mnt/corpus/shared mnt/corpus/closed
+chmod 700 mnt/corpus/closed
+cp "$data/packages-2k.npy" mnt/corpus/shared/theirs.npy
+cp "$data/packages-2k.npy" mnt/corpus/closed/hidden.npy
+chmod 600 mnt/corpus/packages.npy
+chmod 604 mnt/corpus/shared/theirs.npy mnt/corpus/closed/hidden.npy
+sync
+[ "$(found 0 mnt/corpus)" = "hidden.npy packages.npy theirs.npy " ] || fail "root: $(found 0 mnt/corpus)"
+[ "$(found 2000 mnt/corpus)" = "theirs.npy " ] || fail "a user: $(found 2000 mnt/corpus)"
+refused "may not read" as 2000 ./ask search mnt/corpus/packages.npy --query row.npy
+refused "only root" as 2000 ./ask stats --id 0
+setfacl -m u:2000:r mnt/corpus/packages.npy && sync
+[ "$(found 2000 mnt/corpus)" = "packages.npy theirs.npy " ] || fail "an ACL: $(found 2000 mnt/corpus)"
+[ "$(found 2001 mnt/corpus)" = "theirs.npy " ] || fail "another user's ACL: $(found 2001 mnt/corpus)"
+mv mnt/corpus/shared/theirs.npy mnt/corpus/closed/ && sync
+[ "$(found 2000 mnt/corpus)" = "packages.npy " ] || fail "a file that moved: $(found 2000 mnt/corpus)"
+setfacl -b mnt/corpus/packages.npy && chmod 600 mnt/corpus/packages.npy && sync
+refused "may not read" as 2000 ./ask search mnt/corpus --query row.npy
+rm -r mnt/corpus/shared mnt/corpus/closed ask row.npy
+sync
+
 step "bad queries and files get one line"
 refused "NaN" vexfs-ublk search mnt/corpus --query <(
     head -c $header "$queries"; printf '\0\0\300\177'; head -c $((200 * row - 4)) /dev/zero)
 mkdir mnt/plain && cp "$queries" mnt/plain/q.npy
+refused "not committed yet" vexfs-ublk search mnt/plain --query "$queries"
+sync
 refused "not a vector file" vexfs-ublk search mnt/plain/q.npy --query "$queries"
 refused "no vector files" vexfs-ublk search mnt/plain --query "$queries"
 refused "no row 200" vexfs-ublk search mnt/corpus --query "$queries" --row 200

@@ -3,8 +3,8 @@
 //!
 //! `device` talks to the driver and runs the queues, `backend` turns their requests into operations on
 //! the `image`, and `dirty_log` records what they wrote. `indexer` follows the filesystem's commits and
-//! keeps the index up to date; `control` answers searches and other questions. `serve` is the daemon's
-//! life, `commands` is what people type.
+//! keeps the index up to date; `control` answers searches and other questions, and `rights` says which
+//! files a caller may search. `serve` is the daemon's life, `commands` is what people type.
 
 pub mod backend;
 pub mod cli;
@@ -21,6 +21,7 @@ pub mod lab;
 pub mod log;
 pub mod options;
 pub mod request;
+pub mod rights;
 pub mod serve;
 pub mod state;
 pub mod stats;

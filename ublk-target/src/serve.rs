@@ -20,7 +20,8 @@ use crate::state::{DeviceState, RunDir, process_start};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vexfs_image::Access;
@@ -89,6 +90,13 @@ struct Running {
     foreground: bool,
 }
 
+/// The user who owns the image.
+fn owner(path: &Path) -> Result<u32> {
+    let meta =
+        std::fs::metadata(path).map_err(|source| Error::Image { path: path.to_owned(), source })?;
+    Ok(meta.uid())
+}
+
 fn prepare(
     job: &Job<'_>,
     image: Image,
@@ -144,8 +152,10 @@ fn prepare(
         queues: served.stats().to_vec(),
         started: Instant::now(),
         lab: lab.clone(),
+        owner: owner(image.path())?,
+        device: Box::new(move || device::block_number(id)),
     };
-    let control = ControlThread::start(&state.socket, image.path(), sources)?;
+    let control = ControlThread::start(&state.socket, sources)?;
     log_line!(
         "device {id}: serving {} ({} bytes, {} queues of {}, {})",
         image.path().display(),

@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! `search`: finds the daemon behind a path on a mount, asks it, and turns its hits into paths and names.
+//! `search`: finds the daemon behind a path on a mount, hands it the open file or directory, and turns its
+//! hits into paths and names.
 //!
-//! The directory is walked on the mount, so a search only names files that its user can see.
+//! Which files are searched, the daemon decides: those under the descriptor that its user may read.
 
 use crate::cli::SearchArgs;
 use crate::control::client;
 use crate::control::wire::{Found, Query, Reply, Request, Search};
 use crate::error::{Error, Result};
 use crate::state::RunDir;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
-use std::io::ErrorKind;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use vexfs_index::npy;
@@ -27,27 +33,25 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     };
     let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
     let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
-    let mut paths = BTreeMap::new();
-    if meta.is_dir() {
-        walk(&args.path, meta.dev(), &mut paths)?;
-    } else if meta.is_file() {
-        paths.insert(meta.ino(), args.path.clone());
+    if !meta.is_dir() && !meta.is_file() {
+        return Err(Error::Refused(format!(
+            "{}: neither a file nor a directory",
+            args.path.display()
+        )));
     }
-    let search = Search {
-        files: paths.keys().copied().collect(),
-        single: !meta.is_dir(),
-        query,
-        k: args.k,
-        ef: args.ef,
-        exact: args.exact,
-    };
-    let reply = client::ask(&state.socket, &Request::Search(search)).map_err(|e| match e {
-        Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
-        other => other,
-    })?;
+    let file = open(&args.path).map_err(at)?;
+    let search = Search { query, k: args.k, ef: args.ef, exact: args.exact };
+    let request = Request::Search(search);
+    let reply =
+        client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
+            Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
+            other => other,
+        })?;
     let Reply::Found(found) = reply else {
         return Err(client::unexpected());
     };
+    let paths: BTreeMap<u64, PathBuf> =
+        found.paths.iter().map(|(ino, below)| (*ino, joined(&args.path, below))).collect();
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
         eprintln!("vexfs-ublk: {}: {note}", path.display());
@@ -92,34 +96,18 @@ fn device_of(dev: u64) -> Option<u32> {
     link.file_name()?.to_str()?.strip_prefix("ublkb")?.parse().ok()
 }
 
-/// Collects the regular files below a directory, on the same filesystem.
-fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> Result<()> {
-    let mut directories = vec![top.to_owned()];
-    while let Some(directory) = directories.pop() {
-        let at = |source| Error::Image { path: directory.clone(), source };
-        let entries = match fs::read_dir(&directory) {
-            // It was removed in the meantime.
-            Err(e) if e.kind() == ErrorKind::NotFound && directory != top => continue,
-            other => other.map_err(at)?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(at)?;
-            let Ok(kind) = entry.file_type() else { continue };
-            if !kind.is_dir() && !kind.is_file() {
-                continue;
-            }
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.dev() != dev {
-                continue;
-            }
-            if kind.is_dir() {
-                directories.push(entry.path());
-            } else {
-                paths.entry(meta.ino()).or_insert_with(|| entry.path());
-            }
-        }
+/// Opens a file or directory: for reading if that is allowed, else only to say which one is meant.
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty()) {
+        Err(Errno::ACCESS) => Ok(rustix::fs::open(path, flags | OFlags::PATH, Mode::empty())?),
+        other => Ok(other?),
     }
-    Ok(())
+}
+
+/// The path of what lies `below` the path that was given.
+fn joined(top: &Path, below: &[u8]) -> PathBuf {
+    if below.is_empty() { top.to_owned() } else { top.join(OsStr::from_bytes(below)) }
 }
 
 fn to_json(found: &Found, paths: &BTreeMap<u64, PathBuf>, exact: bool) -> serde_json::Value {
@@ -165,17 +153,16 @@ mod tests {
         fs::create_dir(directory.path().join("sub")).unwrap();
         fs::write(&file, "").unwrap();
         fs::write(file.with_extension("tsv"), "first\tx\nsecond\ty\n").unwrap();
-        let mut paths = BTreeMap::new();
-        let dev = fs::metadata(directory.path()).unwrap().dev();
-        walk(directory.path(), dev, &mut paths).unwrap();
-        assert_eq!(paths.len(), 2);
-        let ino = fs::metadata(&file).unwrap().ino();
+        assert_eq!(joined(&file, b""), file);
+        let ino = 12;
+        let paths = BTreeMap::from([(ino, joined(directory.path(), b"sub/a.npy"))]);
         let hit = |slot, distance| Hit { file: ino, slot, distance };
         let found = Found {
             generation: 4,
             caught_up: true,
             hits: vec![hit(1, 0.25), hit(7, 0.5)],
             notes: vec![],
+            paths: vec![],
             problem: None,
         };
         let text = to_text(&found, &paths);

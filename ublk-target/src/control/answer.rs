@@ -2,12 +2,18 @@
 //! The daemon's answers to requests on the control socket.
 
 use super::query;
-use super::wire::{IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Stats};
+use super::wire::{
+    Found, IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Search, Stats,
+};
 use crate::dirty_log::DirtyLog;
 use crate::indexer::view::View;
 use crate::lab::Lab;
 use crate::request::Kind;
+use crate::rights::caller::Caller;
+use crate::rights::names::Top;
 use crate::stats::{QueueStats, merge};
+use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, makedev, statx};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 use vexfs_crash::Keep;
@@ -24,16 +30,29 @@ pub struct Sources {
     pub started: Instant,
     /// The crash lab, if the device was added with it.
     pub lab: Option<Arc<Lab>>,
+    /// The image's owner, who may ask everything, as root may.
+    pub owner: u32,
+    /// The number of the block device whose mounts are searched, once it has one.
+    pub device: Box<dyn Fn() -> Option<u64> + Send + Sync>,
 }
 
-/// Answers a request; may wait for the indexer.
-pub fn answer(request: &Request, sources: &Sources) -> Reply {
+/// Answers a request; may wait for the indexer. `file` is the descriptor that came with it.
+pub fn answer(
+    request: &Request,
+    file: Option<OwnedFd>,
+    caller: &Caller,
+    sources: &Sources,
+) -> Reply {
+    let privileged = caller.is_root() || caller.uid == sources.owner;
     match request {
-        Request::Stats => Reply::Stats(Box::new(stats(sources))),
-        Request::Search(search) => match query::search(&sources.view, search) {
+        Request::Search(search) => match found(search, file, caller, sources) {
             Ok(found) => Reply::Found(found),
             Err(why) => Reply::Failed(why),
         },
+        _ if !privileged => {
+            Reply::Failed("only root and the owner of the image may ask for this".into())
+        }
+        Request::Stats => Reply::Stats(Box::new(stats(sources))),
         Request::Lab(request) => match &sources.lab {
             Some(lab) => lab_answer(lab, request).map_or_else(Reply::Failed, Reply::Lab),
             None => Reply::Failed(
@@ -41,6 +60,34 @@ pub fn answer(request: &Request, sources: &Sources) -> Reply {
             ),
         },
     }
+}
+
+fn found(
+    search: &Search,
+    file: Option<OwnedFd>,
+    caller: &Caller,
+    sources: &Sources,
+) -> Result<Found, String> {
+    let Some(file) = file else {
+        return Err("a search comes with an open file or directory".into());
+    };
+    let top = top(file.as_fd(), (sources.device)())?;
+    // A descriptor that is kept keeps the filesystem mounted.
+    drop(file);
+    query::search(&sources.view, caller, top, search)
+}
+
+/// What the descriptor says. Its filesystem is not asked: it may be one of the caller's own that never answers.
+fn top(file: BorrowedFd<'_>, device: Option<u64>) -> Result<Top, String> {
+    let said = |e| format!("the descriptor cannot be used: {e}");
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, c"", flags, StatxFlags::INO).map_err(said)?;
+    if Some(makedev(stat.stx_dev_major, stat.stx_dev_minor)) != device {
+        return Err("not on a filesystem that is mounted from this device".into());
+    }
+    let flags = fcntl_getfl(file).map_err(said)?;
+    let readable = !flags.intersects(OFlags::PATH | OFlags::WRONLY);
+    Ok(Top { ino: stat.stx_ino, readable })
 }
 
 fn lab_answer(lab: &Lab, request: &LabRequest) -> Result<LabReply, String> {

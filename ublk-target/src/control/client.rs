@@ -3,7 +3,10 @@
 
 use super::wire::{self, HEAD_BYTES, Reply, Request};
 use crate::error::{Error, Result};
-use std::io::{self, Read, Write};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -13,11 +16,16 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Sends a request and returns the reply. A failure that the daemon reports is an error.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply> {
+    ask_about(socket, request, &[])
+}
+
+/// As [`ask`], about an open file or directory.
+pub fn ask_about(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Reply> {
     let failed = |source| no_answer(socket, source);
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
     stream.set_read_timeout(Some(DEADLINE)).map_err(failed)?;
     stream.set_write_timeout(Some(DEADLINE)).map_err(failed)?;
-    stream.write_all(&wire::frame(request)?).map_err(failed)?;
+    send(&mut stream, &wire::frame(request)?, files).map_err(failed)?;
     let mut head = [0; HEAD_BYTES];
     stream.read_exact(&mut head).map_err(failed)?;
     let mut body = vec![0; wire::head(head)?];
@@ -26,6 +34,21 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply> {
         Reply::Failed(why) => Err(Error::Refused(why)),
         reply => Ok(reply),
     }
+}
+
+/// Sends a frame, and descriptors with its first bytes.
+pub(super) fn send(
+    stream: &mut UnixStream,
+    frame: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::Error::other("more descriptors than a request may have"));
+    }
+    let sent = sendmsg(&*stream, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL)?;
+    stream.write_all(frame.get(sent..).unwrap_or_default())
 }
 
 /// A reply of another kind than the request asks for.

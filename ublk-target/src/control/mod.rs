@@ -2,7 +2,8 @@
 //! The daemon's control socket: statistics, searches and the crash lab.
 //!
 //! `wire` is the protocol, `client` the commands' side, `service` the daemon's side, which gets its
-//! answers from `answer` and, for a search, from `query`. Nothing here is on the data path or may delay
+//! answers from `answer` and, for a search, from `query`. Anybody may search what they may read; the rest is for root
+//! and the image's owner. Nothing here is on the data path or may delay
 //! it.
 
 pub mod answer;

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Answers a search: from inodes and a query to hits, or to one line that says why there are none.
+//! Answers a search: from an open file or directory and a query to hits, or to one line that says why there
+//! are none.
 //!
 //! The answer covers everything that was committed before the request, unless the indexer needs longer
-//! than a client should wait; it says whether it does.
+//! than a client should wait; it says whether it does. It covers only what the caller may read in the tree
+//! of that generation or, if the filesystem is committed faster than it is listed, of a later one.
 
 use super::wire::{Found, Hit, Query, Search};
 use crate::indexer::header::{TEXT, Trouble};
 use crate::indexer::view::{Snapshot, View};
+use crate::rights::caller::Caller;
+use crate::rights::names::{Scope, Top};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use vexfs_index::{FileId, Index, IndexError, Slot, Space};
@@ -14,28 +18,40 @@ use vexfs_index::{FileId, Index, IndexError, Slot, Space};
 /// Time for the indexer to catch up; after that the answer is given without it.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Answers a search.
-pub fn search(view: &View, search: &Search) -> Result<Found, String> {
-    let (snapshot, caught_up) = view.catch_up(CATCH_UP_LIMIT);
-    let found = search_in(&snapshot, search)?;
-    Ok(Found { caught_up, ..found })
+/// How often the names are listed again because the index is of another generation.
+const LISTINGS: usize = 8;
+
+/// Answers a search of `caller` at or under `top`.
+pub fn search(view: &View, caller: &Caller, top: Top, search: &Search) -> Result<Found, String> {
+    let mut listings = 0;
+    loop {
+        let (snapshot, caught_up) = view.catch_up(CATCH_UP_LIMIT);
+        let Some(names) = &snapshot.names else { return Err(no_index(&snapshot)) };
+        let scope = names.scope(top, caller, |ino| snapshot.files.contains_key(&ino))?;
+        listings += 1;
+        if caught_up && scope.generation > snapshot.generation && listings < LISTINGS {
+            continue;
+        }
+        let found = search_in(&snapshot, &scope, search)?;
+        return Ok(Found { caught_up, ..found });
+    }
 }
 
-fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
-    let Some(index) = &snapshot.index else {
-        return Err(snapshot
-            .problem
-            .clone()
-            .unwrap_or_else(|| "there is no VexFS on the device".to_owned()));
-    };
+fn no_index(snapshot: &Snapshot) -> String {
+    let none = || "there is no VexFS on the device".to_owned();
+    snapshot.problem.clone().unwrap_or_else(none)
+}
+
+fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<Found, String> {
+    let Some(index) = &snapshot.index else { return Err(no_index(snapshot)) };
     let mut notes = Vec::new();
     let mut files = Vec::new();
-    for ino in &search.files {
+    for ino in scope.files.keys() {
         match snapshot.files.get(ino) {
-            None if search.single => return Err(NOT_A_VECTOR_FILE.to_owned()),
-            Some(Some(Trouble::Text)) if search.single => return Err(TEXT.to_owned()),
+            None if scope.single => return Err(NOT_A_VECTOR_FILE.to_owned()),
+            Some(Some(Trouble::Text)) if scope.single => return Err(TEXT.to_owned()),
             None | Some(Some(Trouble::Text)) => {}
-            Some(Some(Trouble::Unusable(why) | Trouble::Partial(why))) if search.single => {
+            Some(Some(Trouble::Unusable(why) | Trouble::Partial(why))) if scope.single => {
                 return Err(why.clone());
             }
             Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),
@@ -46,8 +62,12 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
             Some(None) => files.push(FileId(*ino)),
         }
     }
-    let query = query_vector(index, search)?;
-    let (files, others) = of_one_space(index, files, query.len())?;
+    let query = query_vector(index, scope, search)?;
+    let (files, others) =
+        of_one_space(index, files, query.len()).map_err(|why| match scope.denied {
+            0 => why,
+            denied => format!("{why} ({denied} files or directories there you may not read)"),
+        })?;
     notes.extend(others.iter().take(OTHERS_MAX).map(|(file, dim)| {
         let dims = query.len();
         (file.0, format!("left out: its vectors have {dim} dimensions, the query {dims}"))
@@ -60,6 +80,9 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
     let hits = index
         .search(&files, &query, search.k as usize, ef, search.exact)
         .map_err(|e| e.to_string())?;
+    let named: BTreeSet<u64> =
+        hits.iter().map(|hit| hit.file.0).chain(notes.iter().map(|(ino, _)| *ino)).collect();
+    let path = |ino: u64| Some((ino, scope.files.get(&ino)?.clone()));
     Ok(Found {
         generation: snapshot.generation,
         caught_up: false,
@@ -68,16 +91,17 @@ fn search_in(snapshot: &Snapshot, search: &Search) -> Result<Found, String> {
             .map(|hit| Hit { file: hit.file.0, slot: hit.slot.0, distance: hit.distance })
             .collect(),
         notes,
+        paths: named.into_iter().filter_map(path).collect(),
         problem: snapshot.problem.clone(),
     })
 }
 
 const NOT_A_VECTOR_FILE: &str = "not a vector file: set vexfs.vector on it while it is empty, or on its directory before it is written";
 
-fn query_vector(index: &Index, search: &Search) -> Result<Vec<f32>, String> {
-    match (&search.query, search.files.as_slice()) {
+fn query_vector(index: &Index, scope: &Scope, search: &Search) -> Result<Vec<f32>, String> {
+    match (&search.query, scope.files.keys().next()) {
         (Query::Vector(vector), _) => Ok(vector.clone()),
-        (Query::Like(slot), [file]) if search.single => {
+        (Query::Like(slot), Some(file)) if scope.single => {
             index.get(FileId(*file), Slot(*slot)).map_err(|e| match e {
                 IndexError::UnknownSlot { .. } => {
                     format!("there is no vector in slot {slot}: choose another slot for --like")
@@ -158,9 +182,17 @@ mod tests {
         Snapshot { index, generation: 7, files: Arc::new(files), ..Snapshot::default() }
     }
 
+    fn scope(files: impl IntoIterator<Item = u64>, single: bool) -> Scope {
+        let files = files.into_iter().map(|ino| (ino, format!("file-{ino}").into())).collect();
+        Scope { single, files, ..Scope::default() }
+    }
+
+    const fn search(query: Query, k: u32) -> Search {
+        Search { query, k, ef: None, exact: true }
+    }
+
     fn ask(files: &[u64], single: bool, query: Query) -> Result<Found, String> {
-        let files = files.to_vec();
-        search_in(&snapshot(), &Search { files, single, query, k: 3, ef: None, exact: true })
+        search_in(&snapshot(), &scope(files.iter().copied(), single), &search(query, 3))
     }
 
     #[test]
@@ -172,6 +204,8 @@ mod tests {
             (found.generation, found.notes.as_slice()),
             (7, &[(11, "3 bytes over".into())][..])
         );
+        let paths = [(10, b"file-10".to_vec()), (11, b"file-11".to_vec())];
+        assert_eq!(found.paths, paths, "of the files that are named, and no others");
         let like = ask(&[10], true, Query::Like(4)).unwrap();
         assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
     }
@@ -198,10 +232,9 @@ mod tests {
         let listed = (100..120).map(|ino| (ino, None));
         all.files =
             Arc::new(all.files.iter().map(|(i, t)| (*i, t.clone())).chain(listed).collect());
-        let files = (100..120).chain([10]).collect();
-        let query = Query::Vector(vec![0.0; 2]);
-        let search = Search { files, single: false, query, k: 1, ef: None, exact: true };
-        let notes = search_in(&all, &search).unwrap().notes;
+        let files = (100..120).chain([10]);
+        let search = search(Query::Vector(vec![0.0; 2]), 1);
+        let notes = search_in(&all, &scope(files, false), &search).unwrap().notes;
         assert_eq!(notes.len(), OTHERS_MAX + 1);
         assert_eq!(notes[OTHERS_MAX].1, "left out with 11 more of other dimensions");
     }
@@ -213,10 +246,8 @@ mod tests {
         let index = snapshot.index.as_ref().unwrap();
         let space = Space { element: Element::F32, metric: Metric::Dot, dim: 2 };
         index.declare(FileId(11), space, Params::default()).unwrap();
-        let query = Query::Vector(vec![0.0; 2]);
-        let search =
-            Search { files: vec![10, 11], single: false, query, k: 3, ef: None, exact: true };
-        let error = search_in(&snapshot, &search).unwrap_err();
+        let search = search(Query::Vector(vec![0.0; 2]), 3);
+        let error = search_in(&snapshot, &scope([10, 11], false), &search).unwrap_err();
         assert!(error.contains("different metrics (dot, l2)"), "{error}");
     }
 
@@ -224,9 +255,8 @@ mod tests {
     #[test]
     fn an_indexer_with_a_problem_says_so_in_every_answer() {
         let snapshot = Snapshot { problem: Some("the medium failed".into()), ..snapshot() };
-        let query = Query::Vector(vec![0.0; 2]);
-        let search = Search { files: vec![10], single: true, query, k: 1, ef: None, exact: true };
-        let found = search_in(&snapshot, &search).unwrap();
+        let search = search(Query::Vector(vec![0.0; 2]), 1);
+        let found = search_in(&snapshot, &scope([10], true), &search).unwrap();
         assert_eq!(found.problem.as_deref(), Some("the medium failed"));
     }
 
@@ -248,8 +278,10 @@ mod tests {
             let error = ask(files, single, query).unwrap_err();
             assert!(error.contains(words) && !error.contains('\n'), "{words}: {error}");
         }
-        let none =
-            Search { files: vec![], single: true, query: vector(1), k: 1, ef: None, exact: false };
-        assert!(search_in(&Snapshot::default(), &none).unwrap_err().contains("no VexFS"));
+        let none = search_in(&Snapshot::default(), &scope([], true), &search(vector(1), 1));
+        assert!(none.unwrap_err().contains("no VexFS"));
+        let denied = Scope { denied: 2, ..scope([], false) };
+        let none = search_in(&snapshot(), &denied, &search(vector(2), 1)).unwrap_err();
+        assert!(none.contains("no vector files") && none.contains("2 files or dir"), "{none}");
     }
 }

@@ -2,20 +2,28 @@
 //! The daemon's side of the control socket: one thread with a `tokio-uring` runtime.
 //!
 //! Connections are accepted through tokio, because `tokio-uring`'s own listener does not work on newer
-//! kernels, and served through the ring. Answers are computed on the runtime's blocking threads. The
-//! socket belongs to the image's owner; only he and root can open it. No client can occupy one of the
-//! connections, or much memory, for longer than it takes to send a request and receive its answer.
+//! kernels, and served through the ring; the descriptor that comes with a search is received with the
+//! first bytes of its frame, by `recvmsg`. Answers are computed on the runtime's blocking threads.
+//!
+//! Anybody may connect; what they may ask, [`answer`] decides by who they are. No client can occupy one of
+//! the connections, or much memory, for longer than it takes to send a request and receive its answer, and
+//! no user but root more than a part of them.
 
 use super::answer::{Sources, answer};
-use super::wire::{self, HEAD_BYTES, MESSAGE_BYTES_MAX, Reply};
+use super::wire::{self, HEAD_BYTES, REQUEST_BYTES_MAX, Reply};
 use crate::error::{Error, Result};
 use crate::log_line;
+use crate::rights::caller::Caller;
 use rustix::fs::Mode;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use std::collections::HashMap;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -23,11 +31,15 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
 
 /// Connections that are served at once; others wait.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 1024;
+/// Connections that one user may have, unless it is root.
+const CONNECTIONS_PER_USER: usize = 64;
+/// Answers that are computed at once; others wait.
+const ANSWERS: usize = 16;
 /// Time for a client to send a request, and to receive the answer.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of requests that are held at once; others wait.
-const REQUEST_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
+const REQUEST_BYTES: usize = 64 * REQUEST_BYTES_MAX;
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,6 +48,10 @@ struct Shared {
     sources: Sources,
     /// Bytes of requests that may still be received.
     room: Semaphore,
+    /// Answers that may still be begun.
+    answers: Semaphore,
+    /// The users who are connected, with how many connections they have.
+    connected: Mutex<HashMap<u32, usize>>,
     /// [`CLIENT_DEADLINE`], or shorter in tests.
     deadline: Duration,
 }
@@ -47,21 +63,21 @@ pub struct ControlThread {
 }
 
 impl ControlThread {
-    /// Binds the socket and starts to serve. The socket gets the owner of `image`.
-    pub fn start(socket: &Path, image: &Path, sources: Sources) -> Result<Self> {
-        Self::start_with_deadline(socket, image, sources, CLIENT_DEADLINE)
+    /// Binds the socket and starts to serve.
+    pub fn start(socket: &Path, sources: Sources) -> Result<Self> {
+        Self::start_with_deadline(socket, sources, CLIENT_DEADLINE)
     }
 
-    fn start_with_deadline(
-        socket: &Path,
-        image: &Path,
-        sources: Sources,
-        deadline: Duration,
-    ) -> Result<Self> {
-        let room = Semaphore::new(REQUEST_BYTES);
-        let shared = Arc::new(Shared { sources, room, deadline });
+    fn start_with_deadline(socket: &Path, sources: Sources, deadline: Duration) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            sources,
+            room: Semaphore::new(REQUEST_BYTES),
+            answers: Semaphore::new(ANSWERS),
+            connected: Mutex::default(),
+            deadline,
+        });
         let failed = |source| Error::Runtime { path: socket.to_owned(), source };
-        let listener = bind(socket, image).map_err(failed)?;
+        let listener = bind(socket).map_err(failed)?;
         let system = |what| move |source| Error::System { what, source };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -87,20 +103,14 @@ impl ControlThread {
     }
 }
 
-/// Binds a socket that at no moment anybody but the image's owner and root can open.
-fn bind(socket: &Path, image: &Path) -> std::io::Result<UnixListener> {
+/// Binds a socket that anybody can open.
+fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     // A daemon that was killed left it: the image's lock guarantees that no other daemon runs.
     let _ = std::fs::remove_file(socket);
     let private = socket.with_extension("sock.new");
     let _ = std::fs::remove_file(&private);
-    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let bound = UnixListener::bind(&private);
-    rustix::process::umask(before);
-    let listener = bound?;
-    let owner = std::fs::metadata(image)?;
-    if owner.uid() != rustix::process::geteuid().as_raw() {
-        std::os::unix::fs::chown(&private, Some(owner.uid()), Some(owner.gid()))?;
-    }
+    let listener = UnixListener::bind(&private)?;
+    rustix::fs::chmod(&private, Mode::from_raw_mode(0o666))?;
     std::fs::rename(&private, socket)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -122,33 +132,87 @@ async fn serve(
             next = next => next,
             _ = &mut stop => return Ok(()),
         };
-        let stream = match accepted.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => stream,
+        let client = match accepted.and_then(|(stream, _)| Client::new(stream)) {
+            Ok(client) => client,
             Err(e) => {
                 log_line!("control: accept: {e}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        // Who has too many is cut off.
+        let Some(share) = Share::take(&shared, &client.caller) else { continue };
         let shared = shared.clone();
         tokio_uring::spawn(async move {
-            let stream = UnixStream::from_std(stream);
             // A client that goes away or breaks the protocol harms only itself.
-            let _ = serve_client(&stream, shared).await;
-            drop(place);
+            let _ = serve_client(&client, shared).await;
+            drop((share, place));
         });
     }
 }
 
+/// One of a user's connections, until it is dropped.
+struct Share {
+    shared: Arc<Shared>,
+    uid: u32,
+}
+
+impl Share {
+    /// `None` if the user has too many.
+    fn take(shared: &Arc<Shared>, caller: &Caller) -> Option<Self> {
+        let mut connected = shared.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = connected.entry(caller.uid).or_default();
+        if *count >= CONNECTIONS_PER_USER && !caller.is_root() {
+            return None;
+        }
+        *count += 1;
+        Some(Self { shared: shared.clone(), uid: caller.uid })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut connected = self.shared.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connected.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                connected.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// A connection.
+struct Client {
+    stream: UnixStream,
+    /// The same socket, for `recvmsg`.
+    socket: tokio::net::UnixStream,
+    caller: Arc<Caller>,
+}
+
+impl Client {
+    fn new(socket: tokio::net::UnixStream) -> std::io::Result<Self> {
+        let caller = Arc::new(Caller::of_peer(&socket)?);
+        let stream = std::os::unix::net::UnixStream::from(socket.as_fd().try_clone_to_owned()?);
+        // The ring would return EAGAIN instead of waiting. tokio's side never blocks: see receive_head().
+        stream.set_nonblocking(false)?;
+        Ok(Self { stream: UnixStream::from_std(stream), socket, caller })
+    }
+}
+
 /// Answers one client's requests until it closes the connection.
-async fn serve_client(stream: &UnixStream, shared: Arc<Shared>) -> Result<()> {
+async fn serve_client(client: &Client, shared: Arc<Shared>) -> Result<()> {
+    let stream = &client.stream;
     loop {
-        let received = receive(stream, HEAD_BYTES);
-        let Some(head) = with_deadline(stream, shared.deadline, received).await? else {
+        let received = receive_head(&client.socket);
+        let Some((head, file)) = with_deadline(stream, shared.deadline, received).await? else {
             return Ok(());
         };
-        let head = head.try_into().map_err(|_| Error::Protocol("a short head".into()))?;
-        let len = match wire::head(head) {
+        let checked = wire::head(head).and_then(|len| match len {
+            len if len <= REQUEST_BYTES_MAX => Ok(len),
+            len => Err(Error::Protocol(format!("a request of {len} bytes is too long"))),
+        });
+        let len = match checked {
             Ok(len) => len,
             Err(e) => {
                 let reply = wire::frame(&Reply::Failed(e.to_string()))?;
@@ -161,15 +225,17 @@ async fn serve_client(stream: &UnixStream, shared: Arc<Shared>) -> Result<()> {
         let Some(bytes) = with_deadline(stream, shared.deadline, received).await? else {
             return Ok(());
         };
-        let asked = shared.clone();
+        let turn = shared.answers.acquire().await.map_err(|e| Error::Protocol(e.to_string()))?;
+        let (asked, caller) = (shared.clone(), client.caller.clone());
         let answered = tokio::task::spawn_blocking(move || {
             let reply = match wire::body(&bytes) {
-                Ok(request) => answer(&request, &asked.sources),
+                Ok(request) => answer(&request, file, &caller, &asked.sources),
                 Err(e) => Reply::Failed(e.to_string()),
             };
             wire::frame(&reply)
         });
         let reply = answered.await.map_err(|e| Error::Protocol(e.to_string()))??;
+        drop(turn);
         with_deadline(stream, shared.deadline, send(stream, reply)).await?;
     }
 }
@@ -193,6 +259,40 @@ async fn with_deadline<T>(
 
 fn system(source: std::io::Error) -> Error {
     Error::System { what: "control socket", source }
+}
+
+/// Receives a frame's head and the descriptor that came with it, if any; `None` if the client closed the
+/// connection.
+async fn receive_head(
+    socket: &tokio::net::UnixStream,
+) -> Result<Option<([u8; HEAD_BYTES], Option<OwnedFd>)>> {
+    let mut head = [0; HEAD_BYTES];
+    let mut file = None;
+    let mut filled = 0;
+    while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        socket.readable().await.map_err(system)?;
+        let received = socket.try_io(tokio::io::Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let received =
+                recvmsg(socket, &mut [IoSliceMut::new(rest)], &mut control, flags)?.bytes;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    file = descriptors.last().or(file.take());
+                }
+            }
+            Ok(received)
+        });
+        match received {
+            Ok(0) => return Ok(None),
+            Ok(count) => filled += count,
+            // Not ready after all.
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(system(e)),
+        }
+    }
+    Ok(Some((head, file)))
 }
 
 /// Receives exactly `len` bytes; `None` if the client closed the connection. Memory is allocated as they
@@ -225,7 +325,8 @@ mod tests {
     use crate::indexer::view::View;
     use crate::request::Kind;
     use crate::stats::QueueStats;
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::MetadataExt;
     use std::time::Instant;
 
     fn start(socket: &Path, deadline: Duration) -> (ControlThread, Arc<View>) {
@@ -239,9 +340,10 @@ mod tests {
             queues: vec![queue],
             started: Instant::now(),
             lab: None,
+            owner: 0,
+            device: Box::new(|| Some(std::fs::metadata("/proc/self").ok()?.dev())),
         };
-        let image = Path::new("/proc/self/exe");
-        (ControlThread::start_with_deadline(socket, image, sources, deadline).unwrap(), view)
+        (ControlThread::start_with_deadline(socket, sources, deadline).unwrap(), view)
     }
 
     #[test]
@@ -250,7 +352,7 @@ mod tests {
         let socket = directory.path().join("s.sock");
         let (service, view) = start(&socket, CLIENT_DEADLINE);
         let mode = std::fs::metadata(&socket).unwrap().mode() & 0o777;
-        assert_eq!(mode, 0o600);
+        assert_eq!(mode, 0o666);
         for _ in 0..3 {
             let Reply::Stats(stats) = client::ask(&socket, &Request::Stats).unwrap() else {
                 panic!("not statistics")
@@ -263,12 +365,44 @@ mod tests {
         // A stopping indexer serves no ticket: the reply says why there are no hits.
         view.stop();
         let query = Query::Vector(vec![1.0]);
-        let search = Search { files: vec![1], single: true, query, k: 1, ef: None, exact: false };
-        let error = client::ask(&socket, &Request::Search(search)).unwrap_err().to_string();
-        assert!(error.contains("no VexFS"), "{error}");
+        let search = Request::Search(Search { query, k: 1, ef: None, exact: false });
+        let error = client::ask(&socket, &search).unwrap_err().to_string();
+        assert!(error.contains("comes with an open file"), "{error}");
+        for (path, words) in [("/proc/self", "no VexFS"), ("/dev", "not on a filesystem")] {
+            let file = std::fs::File::open(path).unwrap();
+            let asked = client::ask_about(&socket, &search, &[file.as_fd()]);
+            let error = asked.unwrap_err().to_string();
+            assert!(error.contains(words), "{path}: {error}");
+        }
         service.finish();
         let error = client::ask(&socket, &Request::Stats).unwrap_err().to_string();
         assert!(error.contains("no daemon answers"), "{error}");
+    }
+
+    // The ring does not wait on a socket that is set not to block.
+    #[test]
+    fn a_request_may_come_in_pieces() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s.sock");
+        let (service, _view) = start(&socket, CLIENT_DEADLINE);
+        let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        let file = std::fs::File::open("/dev").unwrap();
+        let query = Query::Vector(vec![1.0]);
+        let search = Request::Search(Search { query, k: 1, ef: None, exact: false });
+        let frame = wire::frame(&search).unwrap();
+        let mut descriptors = vec![file.as_fd()];
+        for byte in &frame {
+            client::send(&mut client, &[*byte], &descriptors).unwrap();
+            descriptors.clear();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut head = [0; HEAD_BYTES];
+        client.read_exact(&mut head).unwrap();
+        let mut body = vec![0; wire::head(head).unwrap()];
+        client.read_exact(&mut body).unwrap();
+        let Reply::Failed(why) = wire::body(&body).unwrap() else { panic!("not a failure") };
+        assert!(why.contains("not on a filesystem"), "{why}");
+        service.finish();
     }
 
     // 64 clients that sent only part of a request kept everybody else out for good; so would as many that
@@ -278,7 +412,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s.sock");
         let (service, _view) = start(&socket, Duration::from_millis(200));
-        let huge = [&(MESSAGE_BYTES_MAX as u32).to_le_bytes()[..], &[wire::VERSION, 0]].concat();
+        let huge = [&(REQUEST_BYTES_MAX as u32).to_le_bytes()[..], &[wire::VERSION, 0]].concat();
         let ask = wire::frame(&Request::Stats).unwrap();
         let stalled: Vec<_> = (0..2 * CONNECTIONS)
             .map(|i| {

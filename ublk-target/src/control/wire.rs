@@ -12,18 +12,21 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 
 /// Version of the protocol. Both sides are the same program, so the versions must be equal.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Bytes before a message: its length, and the version.
 pub const HEAD_BYTES: usize = 5;
-/// Longest message: the search of a directory names all its files.
+/// Longest message.
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Longest request: the longest vector and then some.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Request {
     /// Statistics of the device and of the index.
     Stats,
-    /// The nearest vectors.
+    /// The nearest vectors in a file, or in the files of a directory. Its descriptor comes with the frame
+    /// (`SCM_RIGHTS`).
     Search(Search),
     /// A request to the crash lab.
     Lab(LabRequest),
@@ -73,10 +76,6 @@ pub enum LabReply {
 /// A search.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Search {
-    /// Inodes of the files to search.
-    pub files: Vec<u64>,
-    /// Whether a single file was named; it is an error then if it cannot be searched.
-    pub single: bool,
     /// What to search for.
     pub query: Query,
     /// How many vectors to return.
@@ -120,6 +119,8 @@ pub struct Found {
     pub hits: Vec<Hit>,
     /// Files that were not searched as expected: inode and reason.
     pub notes: Vec<(u64, String)>,
+    /// The files of hits and notes: inode, and path below the descriptor that came with the request.
+    pub paths: Vec<(u64, Vec<u8>)>,
     /// Why the index is not kept up to date.
     pub problem: Option<String>,
 }
@@ -224,8 +225,6 @@ mod tests {
 
     fn search() -> Request {
         Request::Search(Search {
-            files: vec![2, 1 << 50],
-            single: false,
             query: Query::Vector(vec![0.5, -1.0]),
             k: 10,
             ef: Some(64),

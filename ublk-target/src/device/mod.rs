@@ -41,6 +41,14 @@ pub fn block_path(id: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkb{id}"))
 }
 
+/// The block device's number (`st_rdev`); `None` before it is started.
+#[must_use]
+pub fn block_number(id: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/sys/block/ublkb{id}/dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// A device whose queues are being served.
 pub struct Served {
     id: u32,

@@ -18,6 +18,7 @@ use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::log_line;
+use crate::rights::names::Names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +75,7 @@ struct Worker {
     view: Arc<View>,
     reader: FileDevice,
     tracker: Option<(Tracker<FileDevice>, Arc<Index>)>,
+    names: Option<Arc<Names>>,
     /// UUID and checksum of the superblock: with an old UUID, `mkfs` still makes another filesystem.
     identity: Option<([u8; 16], u32)>,
     problem: Option<String>,
@@ -96,6 +98,7 @@ impl Worker {
             view,
             reader,
             tracker: None,
+            names: None,
             identity: None,
             problem: None,
             unsaved: false,
@@ -179,6 +182,7 @@ impl Worker {
         let mut snapshot = Snapshot { problem: self.problem.clone(), ..Snapshot::default() };
         if let Some((tracker, index)) = &self.tracker {
             snapshot.index = Some(index.clone());
+            snapshot.names.clone_from(&self.names);
             snapshot.generation = tracker.generation();
             snapshot.roots = tracker.roots();
             snapshot.pending = tracker.pending();
@@ -212,6 +216,8 @@ impl Worker {
         let index = Arc::new(index);
         let tracker = Tracker::open(self.reader.clone(), index.clone(), self.dirty_log.clone())
             .map_err(|e| e.to_string())?;
+        let names = Names::open(self.reader.clone()).map_err(|e| e.to_string())?;
+        self.names = Some(Arc::new(names));
         self.tracker = Some((tracker, index));
         Ok(())
     }

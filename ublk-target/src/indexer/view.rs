@@ -6,6 +6,7 @@
 //! indexer waits for nobody.
 
 use super::header::Trouble;
+use crate::rights::names::Names;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,8 @@ use vexfs_index::Index;
 pub struct Snapshot {
     /// The index of the filesystem on the image, if there is one.
     pub index: Option<Arc<Index>>,
+    /// The names and permissions of that filesystem.
+    pub names: Option<Arc<Names>>,
     /// The generation that is indexed.
     pub generation: u64,
     /// Writes to the root ring that it has taken into account.
