@@ -131,7 +131,7 @@ fn build(job: &Job, engine: &mut impl Engine) -> Outcome<String> {
     let rows = job.corpus()?;
     let (resident, cpu, start) = (resident(), cpu_time(), Instant::now());
     engine.build(job, &rows)?;
-    let (wall, cpu) = (start.elapsed().as_secs_f64(), (cpu_time() - cpu).as_secs_f64());
+    let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_time().saturating_sub(cpu).as_secs_f64());
     let grown = self::resident().saturating_sub(resident);
     let saved = engine.save(job)?;
     Ok(format!(
@@ -193,7 +193,7 @@ fn search(
         Ok(all)
     });
     let asked: usize = asked?.iter().sum();
-    let (wall, cpu) = (start.elapsed().as_secs_f64(), (cpu_time() - cpu).as_secs_f64());
+    let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_time().saturating_sub(cpu).as_secs_f64());
     Ok(format!("{{\"queries\": {asked}, \"wall_s\": {wall}, \"cpu_s\": {cpu}, \"ids\": {ids}}}"))
 }
 

@@ -89,7 +89,7 @@ pub fn run(workspace: &Workspace, args: &VectorArgs) -> Result<()> {
             .context("cannot make a directory for saved indexes")?;
         set.find_truth(&mut engines.exact.start(&set, &scratch.path().join("exact"))?)?;
         step.done();
-        let results = measure(ui, &set, &engines, args, scratch.path())?;
+        let results = measure(ui, &set, &engines, args, scratch.path());
         println!("{}", results.table());
         all.push(results);
     }
@@ -166,13 +166,7 @@ struct Running {
 }
 
 /// Builds with every engine, then lets them search in turns.
-fn measure(
-    ui: Ui,
-    set: &Set,
-    engines: &Engines,
-    args: &VectorArgs,
-    scratch: &Path,
-) -> Result<Results> {
+fn measure(ui: Ui, set: &Set, engines: &Engines, args: &VectorArgs, scratch: &Path) -> Results {
     let mut left_out = engines.left_out.clone();
     let mut running = Vec::new();
     for one in &engines.ready {
@@ -207,7 +201,7 @@ fn measure(
     let place = |name: &str| ENGINES.iter().position(|(engine, _)| *engine == name);
     running.sort_by_key(|one| place(one.row.engine));
     let rows = running.into_iter().map(|one| one.row).collect();
-    Ok(Results { set: set.name.clone(), about: set.describe(), rows, left_out })
+    Results { set: set.name.clone(), about: set.describe(), rows, left_out }
 }
 
 fn build(ready: &Ready, set: &Set, scratch: &Path) -> Result<Running> {
@@ -272,13 +266,10 @@ fn write(
 ) -> Result<()> {
     let records: Vec<_> = all.iter().flat_map(Results::records).collect();
     let json = serde_json::to_string_pretty(&records)? + "\n";
-    let mut text = setting(args)?;
-    for results in all {
-        text += &format!("\n{}", results.table());
-    }
-    for line in missing {
-        text += &format!("\n{line}\n");
-    }
+    let mut parts = vec![setting(args)?];
+    parts.extend(all.iter().map(Results::table));
+    parts.extend(missing.iter().map(|line| format!("{line}\n")));
+    let text = parts.join("\n");
     let mut dirs = vec![workspace.target.join("bench")];
     if args.save {
         dirs.push(workspace.root.join("docs/bench"));

@@ -106,7 +106,9 @@ impl Matrix {
         for row in self.data.chunks_exact_mut(self.dim) {
             let norm = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
             if norm > 0.0 {
-                row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+                for x in row {
+                    *x = (f64::from(*x) / norm) as f32;
+                }
             }
         }
     }
@@ -137,14 +139,13 @@ impl Set {
         let (corpus_path, queries_path) = (dir.join("corpus.npy"), dir.join("queries.npy"));
         let earlier =
             Matrix::read(&corpus_path).and_then(|c| Ok((c, Matrix::read(&queries_path)?)));
-        let (corpus, queries) = match earlier {
-            Ok(pair) => pair,
-            Err(_) => {
-                let (corpus, queries) = clusters(rows, 1000);
-                corpus.write(&corpus_path)?;
-                queries.write(&queries_path)?;
-                (corpus, queries)
-            }
+        let (corpus, queries) = if let Ok(pair) = earlier {
+            pair
+        } else {
+            let (corpus, queries) = clusters(rows, 1000);
+            corpus.write(&corpus_path)?;
+            queries.write(&queries_path)?;
+            (corpus, queries)
         };
         let (name, kth) = (name.to_owned(), Vec::new());
         Ok(Self { name, metric: Metric::L2, corpus_path, queries_path, corpus, queries, kth })
