@@ -55,6 +55,14 @@ impl Engine for Ours {
         Ok(())
     }
 
+    fn note(&self) -> String {
+        let counts = self.index.as_ref().map(|index| index.stats().counts).unwrap_or_default();
+        format!(
+            "{} segments with {} graphs, {} rows in no graph",
+            counts.segments, counts.graphs, counts.pending
+        )
+    }
+
     fn save(&mut self, _: &Job) -> Outcome<bool> {
         self.index()?.checkpoint(1, b"", &[(FILE, Vec::new())])?;
         Ok(true)
@@ -81,4 +89,44 @@ fn main() -> Outcome<()> {
     let options = Options { graph, scratch: job.scratch.clone(), ..Options::default() };
     let version = format!("{} {}", job.engine, env!("CARGO_PKG_VERSION"));
     protocol::serve(&job, &version, Ours { options, index: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::protocol::{Engine, Job, Rows};
+    use super::{GraphKind, Options, Ours};
+
+    #[test]
+    fn what_is_built_is_saved_and_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut random = fastrand::Rng::with_seed(7);
+        let rows = Rows { dim: 8, data: (0..8 * 2500).map(|_| random.f32()).collect() };
+        for (name, graph) in [("vexfs-index", GraphKind::Flat), ("hnsw_rs", GraphKind::HnswRs)] {
+            let scratch = dir.path().join(name);
+            std::fs::create_dir(&scratch).unwrap();
+            let job = Job::of(name, false, &scratch);
+            let options = Options { graph, scratch: scratch.clone(), ..Options::default() };
+            let mut built = Ours { options: options.clone(), index: None };
+            assert!(built.search(rows.row(0), 1, 10, &mut Vec::new()).is_err());
+            built.build(&job, &rows).unwrap();
+            assert!(built.save(&job).unwrap());
+            let mut opened = Ours { options, index: None };
+            opened.open(&job).unwrap();
+            for row in [0, 999, 1000, 2499] {
+                for engine in [&built, &opened] {
+                    let mut found = Vec::new();
+                    engine.search(rows.row(row), 1, 10, &mut found).unwrap();
+                    assert_eq!(found, [row as u64], "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_directory_has_nothing_to_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = Job::of("vexfs-index", true, dir.path());
+        let options = Options { scratch: dir.path().to_owned(), ..Options::default() };
+        assert!(Ours { options, index: None }.open(&job).is_err());
+    }
 }

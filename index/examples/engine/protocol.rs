@@ -80,6 +80,13 @@ impl Job {
         })
     }
 
+    /// One that has no files, for tests.
+    #[cfg(test)]
+    pub fn of(engine: &str, cosine: bool, scratch: &std::path::Path) -> Self {
+        let (corpus, queries, dim) = (String::new(), String::new(), 1);
+        Self { engine: engine.into(), cosine, scratch: scratch.into(), corpus, queries, dim }
+    }
+
     /// Reads the rows to index.
     pub fn corpus(&self) -> Outcome<Rows> {
         Rows::read(&self.corpus, self.dim)
@@ -90,6 +97,10 @@ impl Job {
 pub trait Engine: Sync {
     /// Indexes the rows.
     fn build(&mut self, job: &Job, rows: &Rows) -> Outcome<()>;
+    /// What was built, in a few words.
+    fn note(&self) -> String {
+        String::new()
+    }
     /// Saves the index; false if the engine cannot.
     fn save(&mut self, job: &Job) -> Outcome<bool>;
     /// Opens what was saved.
@@ -133,9 +144,10 @@ fn build(job: &Job, engine: &mut impl Engine) -> Outcome<String> {
     engine.build(job, &rows)?;
     let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_time().saturating_sub(cpu).as_secs_f64());
     let grown = self::resident().saturating_sub(resident);
-    let saved = engine.save(job)?;
+    let (note, saved) = (engine.note(), engine.save(job)?);
     Ok(format!(
-        "{{\"build_s\": {wall}, \"build_cpu_s\": {cpu}, \"grown\": {grown}, \"saved\": {saved}}}"
+        "{{\"build_s\": {wall}, \"build_cpu_s\": {cpu}, \"grown\": {grown}, \"saved\": {saved}, \
+         \"note\": {note:?}}}"
     ))
 }
 
@@ -220,11 +232,12 @@ fn truth(rows: &Rows, queries: &Rows, k: usize) -> Outcome<String> {
 
 fn kth(rows: &Rows, query: &[f32], k: usize) -> f64 {
     let mut all: Vec<(f32, usize)> = rows.iter().map(|row| squared(row, query)).zip(0..).collect();
-    let k = k.clamp(1, all.len().max(1)) - 1;
+    let Some(last) = all.len().checked_sub(1) else { return f64::MAX };
+    let k = k.saturating_sub(1).min(last);
     // Sums of singles choose with room to spare; sums of doubles rank.
-    let wide = (k + 50).min(all.len() - 1);
-    let (nearest, _, _) = all.select_nth_unstable_by(wide, |a, b| a.0.total_cmp(&b.0));
-    let mut exact: Vec<f64> = nearest
+    let wide = (k + 50).min(last);
+    all.select_nth_unstable_by(wide, |a, b| a.0.total_cmp(&b.0));
+    let mut exact: Vec<f64> = all[..=wide]
         .iter()
         .map(|&(_, row)| {
             let pairs = rows.row(row).iter().zip(query);
@@ -263,4 +276,27 @@ fn resident() -> u64 {
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Rows, kth, truth};
+
+    #[test]
+    fn the_exact_search_ranks_by_distance() {
+        // Rows 0 to 399 on a line of 17 dimensions, so that a remainder is summed too.
+        let line = |from: usize, to: usize| Rows {
+            dim: 17,
+            data: (from..to).flat_map(|x| [x as f32; 17]).collect(),
+        };
+        let (rows, queries) = (line(0, 400), line(398, 401));
+        assert!((kth(&rows, rows.row(100), 1) - 0.0).abs() < 1e-9);
+        // One on each side, then two, and so on: the fifth is two away.
+        assert!((kth(&rows, rows.row(100), 5) - 4.0 * 17.0).abs() < 1e-9);
+        // More than there are: the farthest.
+        assert!((kth(&rows, rows.row(0), 1000) - 399.0 * 399.0 * 17.0).abs() < 1e-3);
+        // Queries of all threads, in order: 398, 399 and 400.
+        let answer = truth(&rows, &queries, 2).unwrap();
+        assert_eq!(answer, "{\"kth\": [1.7e1,1.7e1,6.8e1]}");
+    }
 }

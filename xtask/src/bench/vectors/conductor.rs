@@ -88,6 +88,9 @@ impl Engine {
     pub fn build(&mut self) -> Result<Built> {
         let answer = self.ask("build")?;
         let saved = answer["saved"].as_bool().unwrap_or(false);
+        if let Some(note) = answer["note"].as_str().filter(|note| !note.is_empty()) {
+            self.version = format!("{}, {note}", self.version);
+        }
         Ok(Built {
             cpu_s: number(&answer, "build_cpu_s")?,
             grown: number(&answer, "grown")?,
@@ -191,7 +194,7 @@ mod tests {
         let (_dir, engine) = fake(
             r#"echo '{"ready": "fake 1"}'
             while read word rest; do case $word in
-            build) echo '{"build_s": 9, "build_cpu_s": 2.5, "grown": 4096, "saved": true}';;
+            build) echo '{"build_s": 9, "build_cpu_s": 2.5, "grown": 4096, "saved": true, "note": "2 graphs"}';;
             open) echo '{"open_ms": 1.5, "grown": 100}';;
             truth) echo '{"kth": [0.5, 1e-3]}';;
             search) test "$rest" = "40 10 2 250 1" || exit 9
@@ -201,6 +204,7 @@ mod tests {
         let mut engine = engine.unwrap();
         assert_eq!(engine.version, "fake 1");
         let built = engine.build().unwrap();
+        assert_eq!(engine.version, "fake 1, 2 graphs");
         assert!(built.saved && built.cpu_s > 2.4 && built.grown > 4095.0, "{built:?}");
         assert!((engine.open().unwrap().ms - 1.5).abs() < 1e-9);
         assert_eq!(engine.truth(10).unwrap(), [0.5, 0.001]);

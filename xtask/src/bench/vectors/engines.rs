@@ -171,9 +171,11 @@ impl Python {
     }
 
     fn words(&self, package: &str, ui: Ui) -> Result<Vec<PathBuf>> {
-        // hnswlib comes as source, and needs a compiler and Python's headers.
-        if self.install(package, ui).is_err() {
-            setup::add(setup::PEERS)?;
+        if let Err(why) = self.install(package, ui) {
+            // hnswlib comes as source, and needs a compiler and Python's headers.
+            if setup::add(setup::PEERS).is_err() {
+                return Err(why);
+            }
             self.install(package, ui)?;
         }
         Ok(vec![self.program.clone(), self.driver.clone()])
