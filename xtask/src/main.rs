@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use bench::Other;
 use kernel::Which;
 use workspace::Workspace;
 
@@ -102,6 +103,10 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Vm(args) => {
             let kernel = setup::guests(&workspace, args.kernel)?;
             vm::args::run(&workspace, &kernel, args)
+        }
+        Command::Bench(bench::BenchArgs { other: Some(Other::Vectors(args)), .. }) => {
+            bench::vectors::run(&workspace, &args)?;
+            Ok(0)
         }
         Command::Bench(args) => {
             let kernel = setup::guests(&workspace, Which::Stock)?;

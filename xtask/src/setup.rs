@@ -58,6 +58,9 @@ const GUESTS: &[&str] = &[
     "strace",
 ];
 
+/// What installing the engines takes that `cargo xtask bench vectors` compares with.
+pub const PEERS: &[&str] = &["python3", "python3-venv", "python3-dev", "g++"];
+
 /// Makes the machine ready for guests, and for all else; builds the debug kernel if that is asked for.
 pub fn guests(workspace: &Workspace, which: Which) -> Result<Kernel> {
     let debug = debug::find(workspace);

@@ -5,6 +5,8 @@
 //! side, and what counts is the ratio within a round. The guest's side is this same
 //! program; the results are a table, JSON and a picture in target/bench. A slow result is a
 //! result: only a run that could not be measured fails.
+//!
+//! `cargo xtask bench vectors` needs no guest; it has its own page in `vectors`.
 
 mod device;
 mod facts;
@@ -16,13 +18,14 @@ pub mod plan;
 mod report;
 mod sample;
 mod svg;
+pub mod vectors;
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::build::{self, module};
 use crate::kernel::Kernel;
@@ -40,7 +43,11 @@ const RUBLK: (&str, &str) = ("rublk", "0.2.15");
 
 /// What to measure and how long.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    /// Something else than the filesystem
+    #[command(subcommand)]
+    pub other: Option<Other>,
     /// Two short rounds: for a quick look, not for results
     #[arg(long)]
     quick: bool,
@@ -56,6 +63,15 @@ pub struct BenchArgs {
     /// Under emulation, measure by the machine's clock; the default counts instructions
     #[arg(long)]
     real_clock: bool,
+}
+
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+pub enum Other {
+    #[command(
+        about = "Measure the vector index beside hnswlib, faiss, usearch and others; no guest"
+    )]
+    Vectors(vectors::VectorArgs),
 }
 
 /// Builds, boots, measures and writes the results.

@@ -115,7 +115,8 @@ fn rectangle(body: &mut String, x: f64, y: f64, width: f64, height: f64, colour:
     );
 }
 
-fn text(body: &mut String, x: f64, y: f64, anchor: &str, size: u32, weight: &str, words: &str) {
+/// Words at a place, with what XML minds replaced.
+pub fn text(body: &mut String, x: f64, y: f64, anchor: &str, size: u32, weight: &str, words: &str) {
     let words = words.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         body,
