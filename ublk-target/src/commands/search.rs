@@ -7,6 +7,7 @@ use crate::cli::SearchArgs;
 use crate::control::client;
 use crate::control::wire::{Found, Query, Reply, Request, Search};
 use crate::error::{Error, Result};
+use crate::indexer::header::TEXT;
 use crate::state::RunDir;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -15,21 +16,22 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vexfs_index::npy;
+use vexfs_index::npy::{self, Stored};
 
 pub fn run(args: &SearchArgs) -> Result<()> {
     let at = |source| Error::Image { path: args.path.clone(), source };
     let meta = fs::metadata(&args.path).map_err(at)?;
     let query = match (&args.query, args.like) {
-        (Some(file), _) => Query::Vector(read_query(file, args.row)?),
+        (Some(file), _) => read_query(file, args.row)?,
         (None, Some(slot)) => Query::Like(slot),
         (None, None) => return Err(Error::Refused("give --query or --like".into())),
     };
     let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
     let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
     let mut paths = BTreeMap::new();
+    let mut unmarked = Vec::new();
     if meta.is_dir() {
-        walk(&args.path, meta.dev(), &mut paths)?;
+        walk(&args.path, meta.dev(), &mut paths, &mut unmarked)?;
     } else if meta.is_file() {
         paths.insert(meta.ino(), args.path.clone());
     }
@@ -45,9 +47,14 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
         other => other,
     })?;
-    let Reply::Found(found) = reply else {
+    let Reply::Found(mut found) = reply else {
         return Err(client::unexpected());
     };
+    found.notes.extend(unmarked.into_iter().map(|ino| (ino, UNMARKED.to_owned())));
+    if found.searched == 0 {
+        return Err(Error::Refused(nothing_searched(&args.path, &found, &paths)));
+    }
+    found.notes.retain(|(ino, note)| !names_of_rows(*ino, note, &paths));
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
         eprintln!("vexfs-ublk: {}: {note}", path.display());
@@ -73,8 +80,37 @@ fn not_on_ublk(path: &Path) -> Error {
     ))
 }
 
-fn read_query(file: &Path, row: usize) -> Result<Vec<f32>> {
-    let matrix = npy::read_matrix(file).map_err(|e| Error::Refused(e.to_string()))?;
+/// What is said of a file without the attribute that its directory has.
+const UNMARKED: &str = "left out: it has no vexfs.vector attribute, as its directory has: it came from elsewhere; set it with setfattr";
+/// Most files whose reason is in the line about a directory without one that can be searched.
+const REASONS_MAX: usize = 8;
+
+/// The line about a directory of which nothing could be searched.
+fn nothing_searched(top: &Path, found: &Found, paths: &BTreeMap<u64, PathBuf>) -> String {
+    let mut line = format!("{}: no vector files there that can be searched", top.display());
+    for (ino, note) in found.notes.iter().take(REASONS_MAX) {
+        let path = paths.get(ino).map_or(Path::new("?"), PathBuf::as_path);
+        let path = path.strip_prefix(top).unwrap_or(path);
+        let _ = write!(line, "; {}: {}", path.display(), note.trim_start_matches("left out: "));
+    }
+    if let Some(more) = found.notes.len().checked_sub(REASONS_MAX).filter(|more| *more > 0) {
+        let _ = write!(line, "; and {more} more");
+    }
+    line
+}
+
+/// Whether a note is about the names of another file's rows, which [`names_beside`] reads.
+fn names_of_rows(ino: u64, note: &str, paths: &BTreeMap<u64, PathBuf>) -> bool {
+    let Some(path) = paths.get(&ino).filter(|_| note.ends_with(TEXT)) else { return false };
+    let twin = |other: &PathBuf| other != path && other.with_extension("tsv") == *path;
+    path.extension().is_some_and(|extension| extension == "tsv") && paths.values().any(twin)
+}
+
+fn read_query(file: &Path, row: usize) -> Result<Query> {
+    let (matrix, stored) = npy::read_stored(file).map_err(|e| Error::Refused(e.to_string()))?;
+    if matrix.rows == 0 {
+        return Err(Error::Refused(format!("{}: it has no rows to search for", file.display())));
+    }
     if row >= matrix.rows {
         return Err(Error::Refused(format!(
             "{}: there is no row {row}: it has {}",
@@ -82,7 +118,15 @@ fn read_query(file: &Path, row: usize) -> Result<Vec<f32>> {
             matrix.rows
         )));
     }
-    Ok(matrix.row(row).to_vec())
+    let numbers = matrix.row(row).iter();
+    Ok(match stored {
+        Stored::U8 => Query::Bytes { bytes: numbers.map(|x| *x as u8).collect(), signed: false },
+        Stored::I8 => {
+            let bytes = numbers.map(|x| (*x as i8).cast_unsigned()).collect();
+            Query::Bytes { bytes, signed: true }
+        }
+        _ => Query::Vector(numbers.copied().collect()),
+    })
 }
 
 /// Number of the ublk device that the `st_dev` of a file belongs to.
@@ -92,8 +136,19 @@ fn device_of(dev: u64) -> Option<u32> {
     link.file_name()?.to_str()?.strip_prefix("ublkb")?.parse().ok()
 }
 
-/// Collects the regular files below a directory, on the same filesystem.
-fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> Result<()> {
+/// Whether a file or directory has the vector attribute.
+fn marked(path: &Path) -> bool {
+    rustix::fs::lgetxattr(path, "vexfs.vector", &mut [0u8; 256]).is_ok()
+}
+
+/// Collects the regular files below a directory, on the same filesystem, and those of them that have no
+/// vector attribute although their directory has.
+fn walk(
+    top: &Path,
+    dev: u64,
+    paths: &mut BTreeMap<u64, PathBuf>,
+    unmarked: &mut Vec<u64>,
+) -> Result<()> {
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
         let at = |source| Error::Image { path: directory.clone(), source };
@@ -102,6 +157,7 @@ fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> Result<()> 
             Err(e) if e.kind() == ErrorKind::NotFound && directory != top => continue,
             other => other.map_err(at)?,
         };
+        let directory_marked = marked(&directory);
         for entry in entries {
             let entry = entry.map_err(at)?;
             let Ok(kind) = entry.file_type() else { continue };
@@ -115,6 +171,9 @@ fn walk(top: &Path, dev: u64, paths: &mut BTreeMap<u64, PathBuf>) -> Result<()> 
             if kind.is_dir() {
                 directories.push(entry.path());
             } else {
+                if directory_marked && !marked(&entry.path()) {
+                    unmarked.push(meta.ino());
+                }
                 paths.entry(meta.ino()).or_insert_with(|| entry.path());
             }
         }
@@ -167,12 +226,14 @@ mod tests {
         fs::write(file.with_extension("tsv"), "first\tx\nsecond\ty\n").unwrap();
         let mut paths = BTreeMap::new();
         let dev = fs::metadata(directory.path()).unwrap().dev();
-        walk(directory.path(), dev, &mut paths).unwrap();
-        assert_eq!(paths.len(), 2);
+        let mut unmarked = Vec::new();
+        walk(directory.path(), dev, &mut paths, &mut unmarked).unwrap();
+        assert_eq!((paths.len(), unmarked.len()), (2, 0));
         let ino = fs::metadata(&file).unwrap().ino();
         let hit = |slot, distance| Hit { file: ino, slot, distance };
         let found = Found {
             generation: 4,
+            searched: 1,
             caught_up: true,
             hits: vec![hit(1, 0.25), hit(7, 0.5)],
             notes: vec![],
@@ -195,9 +256,43 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("q.npy");
         npy::write(&file, 2, &[1.0, 2.0, 3.0, 4.0]).unwrap();
-        assert_eq!(read_query(&file, 1).unwrap(), [3.0, 4.0]);
+        assert_eq!(read_query(&file, 1).unwrap(), Query::Vector(vec![3.0, 4.0]));
         assert!(read_query(&file, 2).unwrap_err().to_string().contains("no row 2: it has 2"));
-        npy::write(&file, 2, &[1.0, f32::NAN]).unwrap();
-        assert!(read_query(&file, 0).is_err());
+        for (odd, words) in [(f32::NAN, "is NaN"), (f32::INFINITY, "is inf")] {
+            npy::write(&file, 2, &[1.0, odd]).unwrap();
+            let why = read_query(&file, 0).unwrap_err().to_string();
+            assert!(why.contains(words) && !why.contains('\n'), "{why}");
+        }
+        npy::write(&file, 2, &[]).unwrap();
+        assert!(read_query(&file, 0).unwrap_err().to_string().contains("no rows"));
+        // Bytes stay what they are: only the daemon knows whether they are numbers or bits.
+        let header = fs::read(&file).unwrap();
+        let of = |descr: &str| {
+            let text = String::from_utf8_lossy(&header[10..]).replace("<f4", descr);
+            let text = text.replace("(0, 2)", "(1, 2)");
+            [&header[..10], text.as_bytes(), &[0x80, 0x7f]].concat()
+        };
+        for (descr, signed) in [("|u1", false), ("|i1", true)] {
+            fs::write(&file, of(descr)).unwrap();
+            let bytes = vec![0x80, 0x7f];
+            assert_eq!(read_query(&file, 0).unwrap(), Query::Bytes { bytes, signed });
+        }
+    }
+
+    #[test]
+    fn a_directory_without_vectors_says_why_in_one_line_and_names_beside_vectors_are_no_trouble() {
+        let top = Path::new("/c");
+        let names = ["a.npy", "a.tsv", "b.parquet", "notes.tsv"];
+        let paths: BTreeMap<_, _> = (1..).zip(names.map(|name| top.join(name))).collect();
+        let text = format!("left out: {TEXT}");
+        assert!(names_of_rows(2, &text, &paths) && !names_of_rows(4, &text, &paths));
+        assert!(!names_of_rows(2, "left out: odd", &paths));
+        let notes = vec![(3, "left out: it is a Parquet file".to_owned()), (4, text)];
+        let (generation, searched, caught_up, hits) = (1, 0, true, vec![]);
+        let found = Found { generation, searched, caught_up, hits, notes, problem: None };
+        let line = nothing_searched(top, &found, &paths);
+        let start = "/c: no vector files there that can be searched; b.parquet: it is a Parquet file; \
+                     notes.tsv: it holds text";
+        assert!(line.starts_with(start) && !line.contains('\n'), "{line}");
     }
 }

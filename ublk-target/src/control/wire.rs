@@ -12,7 +12,7 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 
 /// Version of the protocol. Both sides are the same program, so the versions must be equal.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Bytes before a message: its length, and the version.
 pub const HEAD_BYTES: usize = 5;
 /// Longest message: the search of a directory names all its files.
@@ -94,6 +94,14 @@ pub enum Query {
     Vector(Vec<f32>),
     /// The vector in that slot of the single file.
     Like(u64),
+    /// Bytes that are numbers, or packed bits where the files hold bits; `signed` ones are then 128 less
+    /// than `numpy.packbits` gives.
+    Bytes {
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// Whether they are signed.
+        signed: bool,
+    },
 }
 
 /// What the daemon answers.
@@ -114,6 +122,8 @@ pub enum Reply {
 pub struct Found {
     /// The generation that was searched.
     pub generation: u64,
+    /// How many files were searched; the others are in the notes.
+    pub searched: u64,
     /// Whether everything that was committed before the request was searched.
     pub caught_up: bool,
     /// The nearest vectors, the nearest first.
