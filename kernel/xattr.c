@@ -110,11 +110,8 @@ static int vexfs_vector_set(const struct xattr_handler *handler, struct mnt_idma
 		return -EEXIST;
 	if (((flags & XATTR_REPLACE) || !value) && !vi->vector)
 		return -ENODATA;
-	/*
-	 * To the engine, no text means to remove it; and what is in the page cache
-	 * only has no size there yet.
-	 */
-	if (value && (!size || (S_ISREG(inode->i_mode) && i_size_read(inode))))
+	/* To the engine, no text means to remove it. */
+	if (value && !size)
 		return -EINVAL;
 	vexfs_call_init(&call, fs, VEXFS_EXCLUSIVE);
 	call.inode[0] = inode;

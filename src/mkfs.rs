@@ -137,7 +137,7 @@ fn superblock_of(options: &MkfsOptions<'_>) -> Result<Superblock> {
         blocks: U64::new(blocks),
         compat: U64::ZERO,
         ro_compat: U64::ZERO,
-        incompat: U64::new(features::INCOMPAT_VECTORS),
+        incompat: U64::new(features::INCOMPAT_VECTORS | features::INCOMPAT_VECTOR_U8),
         ring_start: U64::new(ROOT_RING_START),
         ring_slots: U64::new(ROOT_SLOTS),
         backup_first: U64::new(BACKUP_FIRST),

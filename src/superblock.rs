@@ -31,6 +31,8 @@ pub struct Geometry {
     pub block_shift: u32,
     /// Length in blocks.
     pub blocks: u64,
+    /// Its `incompat` features, all of them known.
+    pub incompat: u64,
 }
 
 impl Geometry {
@@ -85,6 +87,7 @@ impl Geometry {
             label: superblock.label,
             block_shift: superblock.block_shift.get(),
             blocks: superblock.blocks.get(),
+            incompat: superblock.incompat.get(),
         }
     }
 }

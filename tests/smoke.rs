@@ -302,6 +302,84 @@ fn vector_files_start_aligned() {
     assert_eq!((block.0 % 512, first.count), (0, 512));
 }
 
+/// Blocks of a file that lie in a row.
+fn pieces(v: &mut Volume<Memory>, ino: Ino) -> u64 {
+    let (mut at, mut count) = (0, 0);
+    let blocks = v.resolve(|v| v.inode(ino)).unwrap().size / 4096;
+    while at < blocks {
+        at += v.resolve(|v| v.map(ino, FileBlock(at), blocks)).unwrap().count;
+        count += 1;
+    }
+    count
+}
+
+// A copy sets a file's attributes after its contents: EINVAL left the file without its mark.
+#[test]
+fn a_file_with_contents_takes_the_mark_and_gives_it_back() {
+    let mut v = volume(64 << 20);
+    let names: [&[u8]; 2] = [b"a", b"b"];
+    let [a, b] =
+        names.map(|n| v.run(NOW, |v| v.create(Ino::ROOT, n, &file(0o100_644))).unwrap().ino);
+    for at in 0..40u64 {
+        v.write_at(a, at << 12, &[3; 4096], NOW).unwrap();
+        v.write_at(b, at << 12, &[4; 4096], NOW).unwrap();
+        v.commit(NOW).unwrap();
+    }
+    assert!(pieces(&mut v, a) > 8, "the files lie between each other");
+    v.run(NOW, |v| v.allocate(a, FileBlock(50), 5).map(drop)).unwrap();
+    let one = VectorLayout::parse("type=u8,dim=128,metric=l2").unwrap();
+    let other = VectorLayout::parse("type=f32,dim=32,metric=cosine").unwrap();
+    for layout in [Some(one), Some(one), Some(other), None, Some(one)] {
+        v.run(NOW, |v| v.set_vector(a, layout.as_ref(), NOW)).unwrap();
+        v.commit(NOW).unwrap();
+        v = reopen(&v);
+        assert_eq!(v.resolve(|v| v.vector(a)).unwrap(), layout);
+        let mut byte = [0];
+        v.read_at(a, 39 << 12, &mut byte).unwrap();
+        assert_eq!(byte, [3]);
+    }
+    // What it writes afterwards joins what it had.
+    v.write_at(a, 40 << 12, &[5; 8192], NOW).unwrap();
+    v.commit(NOW).unwrap();
+    reopen(&v);
+}
+
+#[test]
+fn a_file_in_too_many_pieces_says_what_to_do_and_stays_as_it_is() {
+    let mut v = volume(64 << 20);
+    let f = v.run(NOW, |v| v.create(Ino::ROOT, b"f", &file(0o100_644))).unwrap().ino;
+    for at in 0..257u64 {
+        v.write_at(f, at << 13, &[3; 4096], NOW).unwrap();
+    }
+    let layout = VectorLayout::parse("type=f32,dim=32,metric=cosine").unwrap();
+    let refused = v.run(NOW, |v| v.set_vector(f, Some(&layout), NOW)).unwrap_err();
+    assert!(refused.to_string().contains("copy it"), "{refused}");
+    assert_eq!(v.resolve(|v| v.vector(f)).unwrap(), None);
+    v.truncate(f, 256 << 13, NOW).unwrap();
+    v.run(NOW, |v| v.set_vector(f, Some(&layout), NOW)).unwrap();
+    v.commit(NOW).unwrap();
+    reopen(&v);
+}
+
+#[test]
+fn a_filesystem_without_the_feature_refuses_vectors_of_bytes() {
+    let v = volume(1 << 20);
+    for at in [1024, 33 * 4096, (1 << 20) - 4096] {
+        let mut bytes = v.device().0.borrow_mut();
+        let (mut superblock, _) =
+            <vexfs_format::Superblock as zerocopy::FromBytes>::read_from_prefix(&bytes[at..])
+                .unwrap();
+        superblock.incompat.set(1);
+        let sealed = superblock.sealed();
+        let sealed = zerocopy::IntoBytes::as_bytes(&sealed);
+        bytes[at..at + sealed.len()].copy_from_slice(sealed);
+    }
+    let mut v = reopen(&v);
+    let layout = VectorLayout::parse("type=u8,dim=32,metric=cosine").unwrap();
+    let refused = v.run(NOW, |v| v.set_vector(Ino::ROOT, Some(&layout), NOW)).unwrap_err();
+    assert!(refused.to_string().contains("feature vector_u8"), "{refused}");
+}
+
 /// Counts the requests for a commit's nodes and bitmaps: contiguous blocks are one request.
 struct Requests(Memory, std::cell::Cell<usize>);
 

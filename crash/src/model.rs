@@ -367,9 +367,6 @@ impl Model {
         if !node.attr.is_dir() && !node.attr.is_file() {
             return Err(Error::NotSupported);
         }
-        if node.attr.is_file() && (node.attr.size > 0 || !node.held.is_empty()) {
-            return Err(INVALID);
-        }
         node.layout = layout;
         node.attr.vector = layout.is_some();
         node.attr.ctime = now;

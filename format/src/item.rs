@@ -119,7 +119,7 @@ pub const VECTOR_KNOWN: u16 = VECTOR_AUTO_HEADER;
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct VectorItem {
-    /// Element type: 1 `f32`, 2 `f16`, 3 `bf16`, 4 `i8`, 5 `bit`.
+    /// Element type: 1 `f32`, 2 `f16`, 3 `bf16`, 4 `i8`, 5 `bit`, 6 `u8`.
     pub element: u8,
     /// Metric: 1 `l2`, 2 `cosine`, 3 `dot`, 4 `hamming`.
     pub metric: u8,

@@ -6,12 +6,14 @@
 //! Source of `.fvecs`: the TEXMEX corpus.
 
 use std::{
+    fmt,
     fs::File,
     io::{BufWriter, Read, Write},
     path::Path,
 };
 
-use vexfs_npy::{Header, MAGIC, PREFIX_BYTES, TEXT_BYTES_MAX};
+pub use vexfs_npy::MAGIC;
+use vexfs_npy::{Header, PREFIX_BYTES, TEXT_BYTES_MAX};
 
 use crate::{
     error::{IndexError, Result},
@@ -19,13 +21,89 @@ use crate::{
     vector::{DIM_MAX, decode_numbers},
 };
 
-/// What an `.npy` header says, in the terms of a vector file.
+/// How the elements of an `.npy` array are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// `<f8`
+    F64,
+    /// `<f4`
+    F32,
+    /// `<f2`
+    F16,
+    /// `<V2`, as `ml_dtypes.bfloat16` is written.
+    Bf16,
+    /// `|i1`: numbers, or bits packed as `numpy.packbits` does it, less 128.
+    I8,
+    /// `|u1`: numbers, or bits packed as `numpy.packbits` does it.
+    U8,
+    /// `|b1`
+    Bool,
+}
+
+impl Stored {
+    /// `parse(descr)` - the type in NumPy's notation, also without a byte order or with `=`, which
+    /// is that of the machine that wrote it: little-endian. Big-endian numbers are none.
+    pub fn parse(descr: &str) -> Option<Self> {
+        Some(match descr.trim_start_matches(['<', '|', '=']) {
+            "f8" => Self::F64,
+            "f4" => Self::F32,
+            "f2" => Self::F16,
+            "V2" => Self::Bf16,
+            "i1" | ">i1" => Self::I8,
+            "u1" | ">u1" => Self::U8,
+            "b1" | "?" => Self::Bool,
+            _ => return None,
+        })
+    }
+
+    /// `bytes()` - bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    fn decode(self, body: &[u8]) -> Vec<f32> {
+        let element = match self {
+            Self::F64 => {
+                let (numbers, _) = body.as_chunks::<8>();
+                return numbers.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect();
+            }
+            Self::U8 => return body.iter().map(|byte| f32::from(*byte)).collect(),
+            Self::Bool => return body.iter().map(|byte| f32::from(u8::from(*byte != 0))).collect(),
+            Self::F32 => Element::F32,
+            Self::F16 => Element::F16,
+            Self::Bf16 => Element::Bf16,
+            Self::I8 => Element::I8,
+        };
+        decode_numbers(element, body)
+    }
+}
+
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F64 => "f64",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+            Self::U8 => "u8",
+            Self::Bool => "bool",
+        })
+    }
+}
+
+/// What an `.npy` header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NpyHeader {
-    /// Element type; bytes (`|u1`) are packed bits, two-byte voids (`<V2`) are bf16.
-    pub element: Element,
-    /// Elements of a row.
-    pub dim: u32,
+    /// How the elements are stored.
+    pub stored: Stored,
+    /// Elements of a row, at least 1.
+    pub columns: u64,
     /// Rows; a one-dimensional array is one row.
     pub rows: u64,
     /// Bytes before the first row.
@@ -68,22 +146,21 @@ impl Matrix {
 pub fn parse(bytes: &[u8]) -> Option<NpyHeader> {
     let header = Header::parse(bytes)?;
     let [rows, columns] = header.shape;
-    let element = element(header.descr)?;
-    let columns = if element == Element::Bit { columns.checked_mul(8)? } else { columns };
-    let dim = u32::try_from(columns).ok().filter(|dim| (1..=DIM_MAX).contains(dim))?;
-    let header_len = header.data_start as u64;
-    Some(NpyHeader { element, dim, rows, header_len, fortran: header.fortran_order })
+    let stored = Stored::parse(header.descr)?;
+    (1..=u64::from(DIM_MAX)).contains(&columns).then_some(NpyHeader {
+        stored,
+        columns,
+        rows,
+        header_len: header.data_start as u64,
+        fortran: header.fortran_order,
+    })
 }
 
-fn element(descr: &str) -> Option<Element> {
-    Some(match descr {
-        "<f4" => Element::F32,
-        "<f2" => Element::F16,
-        "<V2" | "|V2" => Element::Bf16,
-        "|i1" | "<i1" => Element::I8,
-        "|u1" | "<u1" => Element::Bit,
-        _ => return None,
-    })
+/// `header_bytes(first)` - bytes that [`parse`] needs of the file that begins with these; `None` if
+/// its header is longer than any that is read.
+pub fn header_bytes(first: &[u8]) -> Option<u64> {
+    let most = (PREFIX_BYTES + TEXT_BYTES_MAX) as u64;
+    vexfs_npy::data_start(first).filter(|bytes| *bytes <= most)
 }
 
 /// `unusable(bytes)` - why the `.npy` file that begins with these bytes is no vector file; `None`
@@ -96,14 +173,20 @@ pub fn unusable(bytes: &[u8]) -> Option<String> {
         None => "its .npy header is cut off, or not one of a one- or two-dimensional array of \
                  numbers: save such an array with numpy.save"
             .into(),
-        Some(header) if element(header.descr).is_none() => format!(
-            "its .npy elements are {}: convert them, to float32 with .astype('float32')",
-            header.descr.escape_debug()
-        ),
+        Some(header) if Stored::parse(header.descr).is_none() => elements(header.descr),
         Some(Header { shape: [_, columns], .. }) => {
             format!("its .npy rows have {columns} elements: a vector has 1 to {DIM_MAX}")
         }
     })
+}
+
+/// Why elements of that type cannot be used, and what to do.
+fn elements(descr: &str) -> String {
+    let order = if descr.starts_with('>') { "big-endian" } else { "of a type no vector has" };
+    format!(
+        "its .npy elements are {}, {order}: convert them, to float32 with .astype('<f4')",
+        descr.escape_debug()
+    )
 }
 
 /// `fvecs(bytes)` - the record layout of an `.fvecs` file from its first bytes.
@@ -114,15 +197,20 @@ pub fn fvecs(bytes: &[u8]) -> Option<Fvecs> {
     (1..=DIM_MAX).contains(&dim).then(|| Fvecs { dim, stride: 4 + dim * 4, offset: 4 })
 }
 
-/// `read_matrix(path)` - the rows of an `.npy` file of `f2`, `f4`, `f8` or `i1` elements.
+/// `read_matrix(path)` - the rows of an `.npy` file as numbers, whatever [`Stored`] they are.
 ///
 /// Anything else, a file of another length than its header says, and a NaN or infinity are
 /// refused with what and where.
 pub fn read_matrix(path: &Path) -> Result<Matrix> {
+    read_stored(path).map(|(matrix, _)| matrix)
+}
+
+/// `read_stored(path)` - [`read_matrix`], and how the file stores the numbers.
+pub fn read_stored(path: &Path) -> Result<(Matrix, Stored)> {
     read(path).map_err(|why| IndexError::Npy(format!("{}: {why}", path.display())))
 }
 
-fn read(path: &Path) -> Result<Matrix, String> {
+fn read(path: &Path) -> Result<(Matrix, Stored), String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     read_up_to(&mut file, &mut bytes, (PREFIX_BYTES + TEXT_BYTES_MAX) as u64)?;
@@ -132,14 +220,17 @@ fn read(path: &Path) -> Result<Matrix, String> {
     if header.fortran_order && rows > 1 && columns > 1 {
         return Err("it is in Fortran order; save numpy.ascontiguousarray(...)".into());
     }
-    let number = Number::parse(header.descr)?;
+    let number = Stored::parse(header.descr).ok_or_else(|| elements(header.descr))?;
+    if columns == 0 {
+        return Err("its rows have no elements".into());
+    }
     let (start, descr) = (header.data_start, header.descr.to_owned());
     let wanted = rows.checked_mul(columns).and_then(|count| count.checked_mul(number.bytes()));
     // One byte more shows a file that is too long.
     let end = wanted.and_then(|wanted| wanted.checked_add(start as u64 + 1));
     read_up_to(&mut file, &mut bytes, end.unwrap_or(0))?;
     let body = bytes.get(start..).unwrap_or_default();
-    if wanted != Some(body.len() as u64) || columns == 0 {
+    if wanted != Some(body.len() as u64) {
         let more = if end == Some(bytes.len() as u64) { " or more" } else { "" };
         return Err(format!(
             "{rows} rows of {columns} {descr} elements do not make the {} bytes{more} after its header",
@@ -153,60 +244,13 @@ fn read(path: &Path) -> Result<Matrix, String> {
             "row {row}, column {column} is {value}: only finite numbers can be compared"
         ));
     }
-    Ok(Matrix { rows, dim, data })
+    Ok((Matrix { rows, dim, data }, number))
 }
 
 /// Reads on until there are `end` bytes: a file may be longer than memory, and a device endless.
 fn read_up_to(file: &mut File, bytes: &mut Vec<u8>, end: u64) -> Result<usize, String> {
     let more = end.saturating_sub(bytes.len() as u64);
     file.take(more).read_to_end(bytes).map_err(|error| error.to_string())
-}
-
-/// The element types of which a [`Matrix`] is made.
-#[derive(Clone, Copy)]
-enum Number {
-    F64,
-    F32,
-    F16,
-    I8,
-}
-
-impl Number {
-    fn parse(descr: &str) -> Result<Self, String> {
-        Ok(match descr {
-            "<f8" => Self::F64,
-            "<f4" => Self::F32,
-            "<f2" => Self::F16,
-            "|i1" | "<i1" => Self::I8,
-            other => {
-                return Err(format!(
-                    "its elements are {other}; convert them to float32 with .astype('float32')"
-                ));
-            }
-        })
-    }
-
-    fn bytes(self) -> u64 {
-        match self {
-            Self::F64 => 8,
-            Self::F32 => 4,
-            Self::F16 => 2,
-            Self::I8 => 1,
-        }
-    }
-
-    fn decode(self, body: &[u8]) -> Vec<f32> {
-        let element = match self {
-            Self::F64 => {
-                let (numbers, _) = body.as_chunks::<8>();
-                return numbers.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect();
-            }
-            Self::F32 => Element::F32,
-            Self::F16 => Element::F16,
-            Self::I8 => Element::I8,
-        };
-        decode_numbers(element, body)
-    }
 }
 
 /// `write(path, dim, data)` - rows of `dim` numbers as a version 1.0 `.npy` file of `<f4`.

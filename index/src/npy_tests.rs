@@ -20,8 +20,8 @@ fn what_numpy_wrote_is_understood() {
     assert_eq!(
         parse(&bytes),
         Some(NpyHeader {
-            element: Element::F16,
-            dim: 5,
+            stored: Stored::F16,
+            columns: 5,
             rows: 3,
             header_len: bytes.len() as u64,
             fortran: false
@@ -30,9 +30,9 @@ fn what_numpy_wrote_is_understood() {
     let own = header("|u1", 7, 48);
     assert_eq!(own.len() % 64, 0);
     let parsed = parse(&own).unwrap();
-    assert_eq!((parsed.element, parsed.dim, parsed.rows), (Element::Bit, 384, 7));
+    assert_eq!((parsed.stored, parsed.columns, parsed.rows), (Stored::U8, 48, 7));
     let row = parse(&v1("{'descr': '<V2', 'fortran_order': True, 'shape': (9,), }")).unwrap();
-    assert_eq!((row.element, row.dim, row.rows, row.fortran), (Element::Bf16, 9, 1, true));
+    assert_eq!((row.stored, row.columns, row.rows, row.fortran), (Stored::Bf16, 9, 1, true));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn later_versions_have_longer_lengths() {
         bytes.extend_from_slice(&(dict.len() as u32).to_le_bytes());
         bytes.extend_from_slice(dict.as_bytes());
         let parsed = parse(&bytes).unwrap();
-        assert_eq!((parsed.element, parsed.dim, parsed.rows), (Element::I8, 4, 2));
+        assert_eq!((parsed.stored, parsed.columns, parsed.rows), (Stored::I8, 4, 2));
         assert_eq!(parsed.header_len, bytes.len() as u64);
     }
 }
@@ -51,7 +51,7 @@ fn later_versions_have_longer_lengths() {
 #[test]
 fn what_is_no_vector_file_is_refused() {
     for dict in [
-        "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 5), }",
+        "{'descr': '<i4', 'fortran_order': False, 'shape': (3, 5), }",
         "{'descr': '>f4', 'fortran_order': False, 'shape': (3, 5), }",
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (), }",
@@ -70,11 +70,36 @@ fn what_is_no_vector_file_is_refused() {
     }
     assert_eq!(parse(b"\x93NUMPY"), None);
     let why = |dict: &str| unusable(&v1(dict)).unwrap();
-    assert!(why("{'descr': '<f8', 'fortran_order': False, 'shape': (3, 5), }").contains("<f8"));
+    assert!(why("{'descr': '<i4', 'fortran_order': False, 'shape': (3, 5), }").contains("<i4"));
     assert!(why("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 0), }").contains("have 0"));
+    assert!(
+        why("{'descr': '>f4', 'fortran_order': False, 'shape': (3, 5), }").contains("big-endian")
+    );
     assert!(why("{'descr': '<f4', 'fortran").contains("cut off"));
     assert_eq!(unusable(b"no numpy"), None);
     assert_eq!(unusable(&header("<f4", 3, 5)), None);
+}
+
+#[test]
+fn element_types_are_taken_as_other_writers_spell_them() {
+    for (spellings, stored) in [
+        (&["<f4", "f4", "=f4", "|f4"][..], Stored::F32),
+        (&["<f2", "f2", "=f2"], Stored::F16),
+        (&["<V2", "|V2", "V2"], Stored::Bf16),
+        (&["|i1", "<i1", "i1", "=i1", ">i1"], Stored::I8),
+        (&["|u1", "u1"], Stored::U8),
+        (&["|b1", "?"], Stored::Bool),
+    ] {
+        for descr in spellings {
+            assert_eq!(Stored::parse(descr), Some(stored), "{descr}");
+        }
+    }
+    for descr in [">f4", ">f2", "!f4", "f", "", "<c8", "<U4", "|O"] {
+        assert_eq!(Stored::parse(descr), None, "{descr}");
+    }
+    let python2 = v1("{'descr': 'f4', 'fortran_order': False, 'shape': (3L, 5L), }");
+    let parsed = parse(&python2).unwrap();
+    assert_eq!((parsed.stored, parsed.rows, parsed.columns), (Stored::F32, 3, 5));
 }
 
 proptest! {
@@ -95,7 +120,7 @@ proptest! {
     #[test]
     fn own_headers_are_parsed(rows in 0usize..1_000_000_000, dim in 1usize..=65536) {
         let parsed = parse(&header("<f4", rows, dim)).unwrap();
-        prop_assert_eq!((parsed.rows, parsed.dim as usize), (rows as u64, dim));
+        prop_assert_eq!((parsed.rows, parsed.columns as usize), (rows as u64, dim));
     }
 }
 
@@ -132,6 +157,17 @@ fn matrices_survive_and_bad_ones_say_why() {
     let mut words = header("<i4", 1, 1);
     words.extend_from_slice(&[0; 4]);
     assert!(refused(&words).contains("float32"));
+    assert!(refused(&header("<f4", 3, 0)).contains("no elements"));
+    let mut wide = header("<V2", 1, 2);
+    wide.extend_from_slice(&[0x80, 0x3f, 0, 0xc0]);
+    std::fs::write(&path, &wide).unwrap();
+    let (matrix, stored) = read_stored(&path).unwrap();
+    assert_eq!((matrix.data, stored), (vec![1.0, -2.0], Stored::Bf16));
+    let mut bytes = header("|u1", 1, 2);
+    bytes.extend_from_slice(&[200, 1]);
+    std::fs::write(&path, &bytes).unwrap();
+    let (matrix, stored) = read_stored(&path).unwrap();
+    assert_eq!((matrix.data, stored), (vec![200.0, 1.0], Stored::U8));
     let mut huge = header("<f8", 1, 1);
     huge.extend_from_slice(&1e300f64.to_le_bytes());
     assert!(refused(&huge).contains("inf"));

@@ -2,15 +2,23 @@
 //! The vector attribute: how the records of a file are read as vectors.
 //!
 //! Its text form, such as `type=f32,dim=384,metric=cosine`, is the value of `setfattr -n vexfs.vector`
-//! and `getfattr`. The engine stores the attribute and never reads a vector.
+//! and `getfattr`. The engine stores the attribute and never reads a vector: what a file's contents are
+//! is for the index to find out.
+//!
+//! Invariant: the vector flags of an inode, its item and all its extents agree in every commit, also when
+//! a file that has contents is marked or its mark is taken away.
 
+use super::extents::Extent;
+use super::inode::Inode;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tree::parse_item;
 use crate::types::Time;
 use crate::volume::{Need, Volume};
+use alloc::vec::Vec;
 use core::fmt;
-use vexfs_format::item::{VECTOR_AUTO_HEADER, VECTOR_KNOWN};
+use vexfs_format::features::INCOMPAT_VECTOR_U8;
+use vexfs_format::item::{EXTENT_VECTOR, VECTOR_AUTO_HEADER, VECTOR_KNOWN};
 use vexfs_format::{Ino, Key, Kind, VectorItem};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -19,6 +27,12 @@ use zerocopy::little_endian::{U16, U32, U64};
 pub const DIM_MAX: u32 = 65_536;
 /// Longest record, in bytes.
 const STRIDE_MAX: u32 = 1 << 20;
+/// Least and most links of a node.
+const M: core::ops::RangeInclusive<u16> = 2..=64;
+/// Least and most candidates while an index is built.
+const EF_CONSTRUCTION: core::ops::RangeInclusive<u16> = 8..=2000;
+/// Most extents of a file with contents that can be marked: all are changed in one commit.
+const MARKED_EXTENTS_MAX: usize = 256;
 
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $byte:literal $text:literal),* $(,)? }) => {
@@ -61,6 +75,8 @@ named! {
         I8 = 4 "i8",
         /// One bit, eight to a byte, the first in the highest bit, as `numpy.packbits` does it.
         Bit = 5 "bit",
+        /// Unsigned byte.
+        U8 = 6 "u8",
     }
 }
 named! {
@@ -84,7 +100,7 @@ impl Element {
         match self {
             Self::F32 => dim.saturating_mul(4),
             Self::F16 | Self::Bf16 => dim.saturating_mul(2),
-            Self::I8 => dim,
+            Self::I8 | Self::U8 => dim,
             Self::Bit => dim.div_ceil(8),
         }
     }
@@ -105,17 +121,18 @@ pub struct VectorLayout {
     pub stride: u32,
     /// Bytes from a record's start to its vector.
     pub offset: u32,
-    /// The header's length is read from the file (`.npy`); `header` is used for a file without one.
+    /// The file's contents say what it is and where its records begin. Without it they are raw: records
+    /// begin after `header` bytes, whatever these are.
     pub auto_header: bool,
-    /// Index parameter: links of a node; 0 leaves it to the index.
+    /// Index parameter: links of a node, 2 to 64; 0 leaves it to the index.
     pub m: u16,
-    /// Index parameter: width of the search while building; 0 leaves it to the index.
+    /// Index parameter: width of the search while building, 8 to 2000; 0 leaves it to the index.
     pub ef_construction: u16,
 }
 
 impl VectorLayout {
     /// Parses the text form: `type=f32,dim=384,metric=cosine` and, optionally, `header=BYTES|auto`,
-    /// `stride=BYTES`, `offset=BYTES`, `m=N`, `ef_construction=N`.
+    /// `stride=BYTES`, `offset=BYTES`, `m=N`, `ef_construction=N`. The word `raw` means `header=0`.
     ///
     /// # Errors
     /// [`Error::Invalid`], which says what is wrong.
@@ -124,6 +141,10 @@ impl VectorLayout {
         let (mut header, mut auto_header) = (0u64, true);
         let (mut stride, mut offset, mut m, mut ef) = (None, 0u32, 0u16, 0u16);
         for field in text.trim_matches(['\0', '\n', ' ']).split(',') {
+            if field.trim() == "raw" {
+                (header, auto_header) = (0, false);
+                continue;
+            }
             let Some((name, value)) = field.split_once('=') else {
                 return Err(Error::Invalid(
                     "vexfs.vector: every field is NAME=VALUE, as in 'type=f32,dim=384,metric=cosine'",
@@ -132,7 +153,7 @@ impl VectorLayout {
             match name.trim() {
                 "type" => {
                     element = Some(Element::from_name(value).ok_or(Error::Invalid(
-                        "vexfs.vector: type is one of f32, f16, bf16, i8, bit",
+                        "vexfs.vector: type is one of f32, f16, bf16, i8, u8, bit",
                     ))?);
                 }
                 "metric" => {
@@ -152,7 +173,7 @@ impl VectorLayout {
                 "ef_construction" => ef = number(value)?,
                 _ => {
                     return Err(Error::Invalid(
-                        "vexfs.vector: the fields are type, dim, metric, header, stride, offset, m, ef_construction",
+                        "vexfs.vector: the fields are type, dim, metric, header, stride, offset, m, ef_construction, and the word raw",
                     ));
                 }
             }
@@ -174,7 +195,21 @@ impl VectorLayout {
             ef_construction: ef,
         };
         layout.check()?;
+        layout.check_parameters()?;
         Ok(layout)
+    }
+
+    /// The index's limits. An attribute that was stored before they were checked is not damaged by them.
+    fn check_parameters(&self) -> Result<()> {
+        if self.m != 0 && !M.contains(&self.m) {
+            return Err(Error::Invalid("vexfs.vector: m is 2 to 64, or 0 for the index's own"));
+        }
+        if self.ef_construction != 0 && !EF_CONSTRUCTION.contains(&self.ef_construction) {
+            return Err(Error::Invalid(
+                "vexfs.vector: ef_construction is 8 to 2000, or 0 for the index's own",
+            ));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
@@ -287,29 +322,52 @@ impl<D: Device> Volume<D> {
         self.vector_item(ino)?.as_ref().map(VectorLayout::from_item).transpose()
     }
 
-    /// Sets or removes the vector attribute: of an empty file, or of a directory, whose new files and
-    /// directories inherit it.
+    /// The extents whose flag changes if the file is marked or its mark taken away.
+    fn marked_extents(&self, inode: &Inode, marked: bool) -> Result<Vec<Extent>> {
+        if inode.vector == marked || !inode.is_file() {
+            return Ok(Vec::new());
+        }
+        let (extents, more) =
+            self.overlapping(inode.ino, 0, u64::MAX, MARKED_EXTENTS_MAX, |_| true)?;
+        if more {
+            return Err(Error::Invalid(
+                "vexfs.vector: the file lies in more than 256 pieces: copy it, and mark the copy",
+            ));
+        }
+        Ok(extents)
+    }
+
+    /// Sets or removes the vector attribute of a file or directory. New files and directories in a
+    /// directory inherit its attribute. A file may have contents: they stay where they are.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on a file that has contents, [`Error::NotSupported`] on anything else, and those of every change.
+    /// [`Error::Invalid`] for a layout that cannot be, or a file in more than 256 extents that gets or
+    /// loses its mark; [`Error::NotSupported`] on anything but a file or directory; those of every change.
     pub fn set_vector(&mut self, ino: Ino, layout: Option<&VectorLayout>, now: Time) -> Result<()> {
         if let Some(layout) = layout {
             layout.check()?;
+            if layout.element == Element::U8 && self.geometry().incompat & INCOMPAT_VECTOR_U8 == 0 {
+                return Err(Error::Invalid(
+                    "vexfs.vector: type u8 needs a filesystem with the feature vector_u8: make one with mkfs.vexfs",
+                ));
+            }
         }
-        let need = if layout.is_some() { Need::growth() } else { Need::upkeep() };
-        let plan = self.begin(need)?;
+        let marked = layout.is_some();
+        let extents = self.marked_extents(&self.inode(ino)?, marked)?;
+        let need = if marked { Need::growth() } else { Need::upkeep() };
+        // Each extent may lie on a path of its own.
+        let leaves = extents.len() as u64 * self.tree()?.levels();
+        let plan = self.begin(need.with_leaves(leaves))?;
         let mut inode = plan.inode(ino)?;
         if !inode.is_dir() && !inode.is_file() {
             return Err(Error::NotSupported);
         }
-        if inode.is_file() && (inode.size > 0 || inode.blocks > 0) {
-            return Err(Error::Invalid(
-                "vexfs.vector is set on an empty file, or on a directory before files are put there",
-            ));
-        }
         let key = Key::new(ino, Kind::Vector, 0);
         plan.tree()?.touch(key)?;
-        inode.vector = layout.is_some();
+        for extent in &extents {
+            plan.tree()?.touch(Key::new(ino, Kind::Extent, extent.start))?;
+        }
+        inode.vector = marked;
         inode.changed(now);
         plan.change(|change| {
             match layout {
@@ -317,6 +375,10 @@ impl<D: Device> Volume<D> {
                 None => {
                     change.remove(key)?;
                 }
+            }
+            for mut extent in extents {
+                extent.flags ^= EXTENT_VECTOR;
+                change.put_extent(ino, &extent)?;
             }
             change.put_inode(&inode)
         })
@@ -335,6 +397,7 @@ mod tests {
             "type=f16,dim=7,metric=dot,header=128",
             "type=f32,dim=128,metric=l2,header=0,stride=516,offset=4",
             "type=bit,dim=1024,metric=hamming,m=24,ef_construction=200",
+            "type=u8,dim=128,metric=l2,m=64,ef_construction=2000",
         ] {
             let layout = VectorLayout::parse(text).unwrap();
             assert_eq!(layout.to_string(), text);
@@ -355,8 +418,27 @@ mod tests {
             "type=f32,dim=8,stride=4",
             "type=f32,dim=99999999999",
             "type=f32,dim=8,colour=red",
+            "type=f32,dim=8,m=1",
+            "type=f32,dim=8,m=65",
+            "type=f32,dim=8,ef_construction=7",
+            "type=f32,dim=8,ef_construction=2001",
         ] {
             assert!(VectorLayout::parse(text).is_err(), "{text}");
         }
+    }
+
+    // Limits that came later must not turn a filesystem that was good into a damaged one.
+    #[test]
+    fn a_stored_parameter_beyond_the_limits_is_no_damage() {
+        let layout = VectorLayout::parse("type=f32,dim=8,metric=l2").unwrap();
+        let stored = VectorLayout { m: 300, ef_construction: 3, ..layout };
+        assert_eq!(VectorLayout::from_item(&stored.to_item()).unwrap(), stored);
+    }
+
+    #[test]
+    fn the_word_raw_is_a_header_of_no_bytes() {
+        let raw = VectorLayout::parse("type=f32,dim=8,metric=l2,raw").unwrap();
+        assert_eq!(raw, VectorLayout::parse("raw,header=0,type=f32,dim=8,metric=l2").unwrap());
+        assert_eq!(raw.to_string(), "type=f32,dim=8,metric=l2,header=0");
     }
 }

@@ -11,7 +11,7 @@ const GROUP: u64 = 1 << 15;
 
 fn geometry(blocks: u64) -> Geometry {
     let (uuid, hash_key, label) = ([7; 16], [0; 16], [0; 64]);
-    Geometry { uuid, hash_key, label, block_shift: 12, blocks }
+    Geometry { uuid, hash_key, label, block_shift: 12, blocks, incompat: 0 }
 }
 
 fn space(blocks: u64) -> Space {

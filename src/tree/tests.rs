@@ -14,7 +14,7 @@ use vexfs_format::{BlockNr, Generation, Ino, Key, Kind, LEVELS_MAX};
 
 fn geometry() -> Geometry {
     let (uuid, hash_key, label) = ([7; 16], [0; 16], [0; 64]);
-    Geometry { uuid, hash_key, label, block_shift: 12, blocks: 1 << 15 }
+    Geometry { uuid, hash_key, label, block_shift: 12, blocks: 1 << 15, incompat: 0 }
 }
 
 /// A tree with the space and the generation that it needs. Each commit is durable at once.

@@ -199,7 +199,13 @@ def test_vector():
     ok("it is listed", "vexfs.vector" in os.listxattr("corpus"))
     fails("nonsense is refused", errno.EINVAL, os.setxattr, "corpus", "vexfs.vector", b"type=f33")
     put("full", "data")
-    fails("a file with contents is refused", errno.EINVAL, os.setxattr, "full", "vexfs.vector", text)
+    for _ in range(2):
+        os.setxattr("full", "vexfs.vector", text)
+    ok("a file with contents takes it, and takes it again", os.getxattr("full", "vexfs.vector") == text)
+    os.removexattr("full", "vexfs.vector")
+    ok("and gives it back", "vexfs.vector" not in os.listxattr("full") and open("full").read() == "data")
+    for wrong in (b"m=1", b"m=65", b"ef_construction=7", b"ef_construction=2001"):
+        fails("the index's limits are known", errno.EINVAL, os.setxattr, "full", "vexfs.vector", text + b"," + wrong)
     os.removexattr("corpus/d", "vexfs.vector")
     fails("it can be removed", errno.ENODATA, os.getxattr, "corpus/d", "vexfs.vector")
     fails("other names under vexfs. are refused", errno.EOPNOTSUPP, os.setxattr, "corpus", "vexfs.other", b"x")

@@ -109,12 +109,17 @@ refused "not on a mounted device" vexfs-ublk search / --query "$queries"
 refused "No such file" vexfs-ublk search mnt/none --query "$queries"
 refused "text" vexfs-ublk search mnt/corpus/packages.tsv --query "$queries"
 mkdir mnt/small && setfattr -n vexfs.vector -v type=f32,dim=8,metric=l2 mnt/small
+head -c 3200 /dev/zero >mnt/small/raw
+touch mnt/small/whole && setfattr -n vexfs.vector -v type=f32,dim=8,metric=l2,header=0 mnt/small/whole
 head -c 3200 /dev/zero >mnt/small/whole
-head -c 3201 /dev/zero >mnt/small/broken
+cp -a mnt/small/whole mnt/small/broken && printf x >>mnt/small/broken
 cp "$queries" mnt/small/wrong.npy
 sync
 refused "384 dimensions, the vectors there have 8" vexfs-ublk search mnt/small/whole --query "$queries"
-refused "1 are left" vexfs-ublk search mnt/small/broken --like 0
+vexfs-ublk search mnt/small/broken --like 0 -k 1 2>&1 | grep -q "1 are left" || fail "no note"
+refused "raw bytes" vexfs-ublk search mnt/small/raw --like 0
+vexfs-ublk search mnt/small --query <(head -c 128 "$queries" | sed 's/(200, 384)/(1, 8)    /'
+    head -c 32 /dev/zero) 2>&1 >/dev/null | grep -q "raw: left out: .*raw bytes" || fail "no reason"
 refused "f32 x 384" vexfs-ublk search mnt/small/wrong.npy --like 0
 rm -r mnt/small
 

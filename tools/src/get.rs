@@ -6,7 +6,7 @@
 
 use crate::cli;
 use crate::failure::{Failure, Result, host_errno};
-use crate::put::{Copied, VECTOR_NAME};
+use crate::put::{Copied, VECTOR_NAME, VECTOR_NAME_ELSEWHERE};
 use crate::show::device_numbers;
 use crate::tree::{PIECE_BYTES, Tree, parts};
 use indicatif::ProgressBar;
@@ -215,13 +215,6 @@ fn file(tree: &mut Tree, item: &Item, bar: &ProgressBar, refused: &mut Refused) 
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
         .map(File::from)
         .map_err(host_errno(path, "cannot be created"))?;
-    // First, because only an empty file takes it. Other filesystems refuse it.
-    let layout =
-        tree.volume.resolve(|volume| volume.vector(inode.ino)).map_err(tree.at(&item.from))?;
-    if let Some(layout) = layout {
-        let text = layout.to_string();
-        let _ = rustix::fs::fsetxattr(&file, VECTOR_NAME, text.as_bytes(), XattrFlags::empty());
-    }
     file.set_len(inode.size).map_err(Failure::host(path, "cannot be made that long"))?;
     let block_bytes = tree.volume.geometry().block_bytes() as u64;
     let mut piece = vec![0; PIECE_BYTES.min(inode.size) as usize];
@@ -256,15 +249,20 @@ fn file(tree: &mut Tree, item: &Item, bar: &ProgressBar, refused: &mut Refused) 
 fn attributes(tree: &mut Tree, item: &Item, refused: &mut Refused) -> Result<()> {
     let ino = item.inode.ino;
     let mut pairs = tree.xattrs(ino).map_err(tree.at(&item.from))?;
-    if item.inode.is_dir() {
-        let layout = tree.volume.resolve(|volume| volume.vector(ino));
-        let layout = layout.map_err(tree.at(&item.from))?;
-        pairs.extend(layout.map(|layout| (VECTOR_NAME.into(), layout.to_string().into_bytes())));
+    let layout = tree.volume.resolve(|volume| volume.vector(ino));
+    let layout = layout.map_err(tree.at(&item.from))?;
+    let set = |name: &[u8], value: &[u8]| {
+        rustix::fs::lsetxattr(&item.to, name, value, XattrFlags::empty())
+    };
+    if let Some(layout) = layout {
+        let text = layout.to_string().into_bytes();
+        if set(VECTOR_NAME.as_bytes(), &text).is_err() {
+            pairs.push((VECTOR_NAME_ELSEWHERE.into(), text));
+        }
     }
     for (name, value) in pairs {
-        match rustix::fs::lsetxattr(&item.to, name.as_slice(), &value, XattrFlags::empty()) {
+        match set(&name, &value) {
             Ok(()) => {}
-            Err(_) if name == VECTOR_NAME.as_bytes() => {}
             Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::RANGE) => {
                 refused.add(&item.to, format!("attribute {}", crate::tree::text(&name)));
             }

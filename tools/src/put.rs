@@ -25,6 +25,8 @@ use vexfs::{
 
 /// Name of the vector attribute on a mounted VexFS.
 pub const VECTOR_NAME: &str = "vexfs.vector";
+/// The name under which it is kept on other filesystems, which do not know that one.
+pub const VECTOR_NAME_ELSEWHERE: &str = "user.vexfs.vector";
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -347,7 +349,8 @@ pub fn host_xattrs(path: &Path) -> Result<Vec<Xattr>> {
 fn attributes(tree: &mut Tree, source: &Source, ino: Ino) -> Result<()> {
     let now = now();
     for (name, value) in host_xattrs(&source.path)? {
-        let set = if name == VECTOR_NAME.as_bytes() {
+        let mark = [VECTOR_NAME, VECTOR_NAME_ELSEWHERE].iter().any(|n| name == n.as_bytes());
+        let set = if mark {
             match VectorLayout::parse(&String::from_utf8_lossy(&value)) {
                 Ok(layout) => tree.volume.run(now, |v| v.set_vector(ino, Some(&layout), now)),
                 Err(error) => Err(error),

@@ -270,6 +270,16 @@ fn a_vector_layout_is_shown_inherited_and_kept() {
     }
     lab.vexfs("put a.img v /v").ok();
     assert!(lab.vexfs("stat a.img /v").ok().out.contains(&line));
+    // Out of the image and in again, under the name that other filesystems take.
+    for path in ["v", "corpus"] {
+        lab.vexfs(&format!("get a.img /{path} out-{path}")).ok();
+        let mut value = [0; 64];
+        let copy = lab.path(format!("out-{path}"));
+        let len = rustix::fs::lgetxattr(copy, "user.vexfs.vector", &mut value).unwrap();
+        assert_eq!(&value[..len], text.as_bytes());
+        lab.vexfs(&format!("put a.img out-{path} /")).ok();
+        assert!(lab.vexfs(&format!("stat a.img /out-{path}")).ok().out.contains(&line));
+    }
     lab.fsck("a.img").ok();
 }
 

@@ -153,7 +153,8 @@ impl<'a> Scan<'a> {
         self.rest = self.rest.trim_start();
         let end = self.rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest.len());
         let (digits, rest) = self.rest.split_at_checked(end)?;
-        self.rest = rest;
+        // NumPy under Python 2 wrote long integers.
+        self.rest = rest.strip_prefix('L').unwrap_or(rest);
         digits.parse().ok()
     }
 

@@ -42,6 +42,8 @@ fn spaces_quotes_commas_and_the_order_of_keys_are_free() {
         "{'descr': '<f2', 'fortran_order': True, 'shape': (1, 9), }",
         "{'descr': '<f2', 'fortran_order': True, 'shape': (1, 9,)}\u{a0}",
         "{'descr': '<f2', 'fortran_order': True, 'shape': (01, 9)}",
+        "{'descr': '<f2', 'fortran_order': True, 'shape': (1L, 9L)}",
+        "{'descr': '<f2', 'fortran_order': True, 'shape': (9L,)}",
     ] {
         assert_eq!(parsed(text), Some(("<f2".into(), true, [1, 9])), "{text}");
     }
@@ -71,7 +73,9 @@ fn what_numpy_does_not_write_is_refused() {
         "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 5, 7), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (3,, 5), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 5), }",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 5), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (3LL, 5), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (L, 5), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (3 L, 5), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 99999999999999999999), }",
         // A record type.
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }",

@@ -212,6 +212,11 @@ impl Scorer {
                     f(wide(*x), wide(*y));
                 }
             }
+            Element::U8 => {
+                for (x, y) in a.iter().zip(b) {
+                    f(f64::from(*x), f64::from(*y));
+                }
+            }
             Element::I8 | Element::Bit => {
                 for (x, y) in a.iter().zip(b) {
                     f(f64::from(*x as i8), f64::from(*y as i8));

@@ -21,13 +21,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vexfs_index::npy;
+use vexfs_index::npy::{self, Stored};
 
 pub fn run(args: &SearchArgs) -> Result<()> {
     let at = |source| Error::Image { path: args.path.clone(), source };
     let meta = fs::metadata(&args.path).map_err(at)?;
     let query = match (&args.query, args.like) {
-        (Some(file), _) => Query::Vector(read_query(file, args.row)?),
+        (Some(file), _) => read_query(file, args.row)?,
         (None, Some(slot)) => Query::Like(slot),
         (None, None) => return Err(Error::Refused("give --query or --like".into())),
     };
@@ -47,11 +47,20 @@ pub fn run(args: &SearchArgs) -> Result<()> {
             Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
             other => other,
         })?;
-    let Reply::Found(found) = reply else {
+    let Reply::Found(mut found) = reply else {
         return Err(client::unexpected());
     };
-    let paths: BTreeMap<u64, PathBuf> =
+    let mut paths: BTreeMap<u64, PathBuf> =
         found.paths.iter().map(|(ino, below)| (*ino, joined(&args.path, below))).collect();
+    if meta.is_dir() {
+        for (ino, path) in unmarked(&args.path, meta.dev()) {
+            found.notes.push((ino, UNMARKED.to_owned()));
+            paths.insert(ino, path);
+        }
+    }
+    if found.searched == 0 {
+        return Err(Error::Refused(nothing_searched(&args.path, &found, &paths)));
+    }
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
         eprintln!("vexfs-ublk: {}: {note}", path.display());
@@ -77,8 +86,33 @@ fn not_on_ublk(path: &Path) -> Error {
     ))
 }
 
-fn read_query(file: &Path, row: usize) -> Result<Vec<f32>> {
-    let matrix = npy::read_matrix(file).map_err(|e| Error::Refused(e.to_string()))?;
+/// What is said of a file without the attribute that its directory has.
+const UNMARKED: &str = "left out: it has no vexfs.vector attribute, as its directory has: it came from elsewhere; set it with setfattr";
+/// Most files whose reason is in the line about a directory without one that can be searched.
+const REASONS_MAX: usize = 8;
+
+/// The line about a directory of which nothing could be searched.
+fn nothing_searched(top: &Path, found: &Found, paths: &BTreeMap<u64, PathBuf>) -> String {
+    let mut line = format!("{}: no vector files there that can be searched", top.display());
+    for (ino, note) in found.notes.iter().take(REASONS_MAX) {
+        let path = paths.get(ino).map_or(Path::new("?"), PathBuf::as_path);
+        let path = path.strip_prefix(top).unwrap_or(path);
+        let _ = write!(line, "; {}: {}", path.display(), note.trim_start_matches("left out: "));
+    }
+    if let Some(more) = found.notes.len().checked_sub(REASONS_MAX).filter(|more| *more > 0) {
+        let _ = write!(line, "; and {more} more");
+    }
+    if found.denied > 0 {
+        let _ = write!(line, "; {} files or directories there you may not read", found.denied);
+    }
+    line
+}
+
+fn read_query(file: &Path, row: usize) -> Result<Query> {
+    let (matrix, stored) = npy::read_stored(file).map_err(|e| Error::Refused(e.to_string()))?;
+    if matrix.rows == 0 {
+        return Err(Error::Refused(format!("{}: it has no rows to search for", file.display())));
+    }
     if row >= matrix.rows {
         return Err(Error::Refused(format!(
             "{}: there is no row {row}: it has {}",
@@ -86,7 +120,15 @@ fn read_query(file: &Path, row: usize) -> Result<Vec<f32>> {
             matrix.rows
         )));
     }
-    Ok(matrix.row(row).to_vec())
+    let numbers = matrix.row(row).iter();
+    Ok(match stored {
+        Stored::U8 => Query::Bytes { bytes: numbers.map(|x| *x as u8).collect(), signed: false },
+        Stored::I8 => {
+            let bytes = numbers.map(|x| (*x as i8).cast_unsigned()).collect();
+            Query::Bytes { bytes, signed: true }
+        }
+        _ => Query::Vector(numbers.copied().collect()),
+    })
 }
 
 /// Number of the ublk device that the `st_dev` of a file belongs to.
@@ -108,6 +150,33 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
 /// The path of what lies `below` the path that was given.
 fn joined(top: &Path, below: &[u8]) -> PathBuf {
     if below.is_empty() { top.to_owned() } else { top.join(OsStr::from_bytes(below)) }
+}
+
+/// Whether a file or directory has the vector attribute.
+fn marked(path: &Path) -> bool {
+    rustix::fs::lgetxattr(path, "vexfs.vector", &mut [0u8; 256]).is_ok()
+}
+
+/// The regular files below a directory, on the same filesystem, that have no vector attribute although their
+/// directory has. What the user may not list is left out.
+fn unmarked(top: &Path, dev: u64) -> BTreeMap<u64, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut directories = vec![top.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let directory_marked = marked(&directory);
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.dev() != dev {
+                continue;
+            }
+            if meta.is_dir() {
+                directories.push(entry.path());
+            } else if meta.is_file() && directory_marked && !marked(&entry.path()) {
+                found.insert(meta.ino(), entry.path());
+            }
+        }
+    }
+    found
 }
 
 fn to_json(found: &Found, paths: &BTreeMap<u64, PathBuf>, exact: bool) -> serde_json::Value {
@@ -159,6 +228,8 @@ mod tests {
         let hit = |slot, distance| Hit { file: ino, slot, distance };
         let found = Found {
             generation: 4,
+            searched: 1,
+            denied: 0,
             caught_up: true,
             hits: vec![hit(1, 0.25), hit(7, 0.5)],
             notes: vec![],
@@ -182,9 +253,55 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("q.npy");
         npy::write(&file, 2, &[1.0, 2.0, 3.0, 4.0]).unwrap();
-        assert_eq!(read_query(&file, 1).unwrap(), [3.0, 4.0]);
+        assert_eq!(read_query(&file, 1).unwrap(), Query::Vector(vec![3.0, 4.0]));
         assert!(read_query(&file, 2).unwrap_err().to_string().contains("no row 2: it has 2"));
-        npy::write(&file, 2, &[1.0, f32::NAN]).unwrap();
-        assert!(read_query(&file, 0).is_err());
+        for (odd, words) in [(f32::NAN, "is NaN"), (f32::INFINITY, "is inf")] {
+            npy::write(&file, 2, &[1.0, odd]).unwrap();
+            let why = read_query(&file, 0).unwrap_err().to_string();
+            assert!(why.contains(words) && !why.contains('\n'), "{why}");
+        }
+        npy::write(&file, 2, &[]).unwrap();
+        assert!(read_query(&file, 0).unwrap_err().to_string().contains("no rows"));
+        // Bytes stay what they are: only the daemon knows whether they are numbers or bits.
+        let header = fs::read(&file).unwrap();
+        let of = |descr: &str| {
+            let text = String::from_utf8_lossy(&header[10..]).replace("<f4", descr);
+            let text = text.replace("(0, 2)", "(1, 2)");
+            [&header[..10], text.as_bytes(), &[0x80, 0x7f]].concat()
+        };
+        for (descr, signed) in [("|u1", false), ("|i1", true)] {
+            fs::write(&file, of(descr)).unwrap();
+            let bytes = vec![0x80, 0x7f];
+            assert_eq!(read_query(&file, 0).unwrap(), Query::Bytes { bytes, signed });
+        }
+    }
+
+    #[test]
+    fn a_directory_without_vectors_says_why_in_one_line() {
+        let top = Path::new("/c");
+        let names = ["a.npy", "a.tsv", "b.parquet", "notes.tsv"];
+        let paths: BTreeMap<_, _> = (1..).zip(names.map(|name| top.join(name))).collect();
+        let text = "left out: it holds text".to_owned();
+        let notes = vec![(3, "left out: it is a Parquet file".to_owned()), (4, text)];
+        let (generation, searched, caught_up, hits) = (1, 0, true, vec![]);
+        let found = Found {
+            denied: 3,
+            paths: vec![],
+            ..Found {
+                generation,
+                searched,
+                denied: 0,
+                caught_up,
+                hits,
+                notes,
+                paths: vec![],
+                problem: None,
+            }
+        };
+        let line = nothing_searched(top, &found, &paths);
+        let start = "/c: no vector files there that can be searched; b.parquet: it is a Parquet file; \
+                     notes.tsv: it holds text";
+        assert!(line.starts_with(start) && !line.contains('\n'), "{line}");
+        assert!(line.ends_with("3 files or directories there you may not read"), "{line}");
     }
 }

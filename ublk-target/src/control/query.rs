@@ -13,7 +13,7 @@ use crate::rights::caller::Caller;
 use crate::rights::names::{Scope, Top};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use vexfs_index::{FileId, Index, IndexError, Slot, Space};
+use vexfs_index::{Element, FileId, Index, IndexError, Slot, Space};
 
 /// Time for the indexer to catch up; after that the answer is given without it.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
@@ -37,6 +37,23 @@ pub fn search(view: &View, caller: &Caller, top: Top, search: &Search) -> Result
     }
 }
 
+/// The paths of these files.
+fn paths_of(scope: &Scope, files: impl Iterator<Item = u64>) -> Vec<(u64, Vec<u8>)> {
+    let files: BTreeSet<u64> = files.collect();
+    files.into_iter().filter_map(|ino| Some((ino, scope.files.get(&ino)?.clone()))).collect()
+}
+
+/// Whether a file of text holds the names of another file's rows: `NAME.tsv` beside `NAME.npy`.
+fn names_rows(path: &[u8], files: &BTreeMap<u64, Vec<u8>>) -> bool {
+    let Some(stem) = path.strip_suffix(b"tsv").filter(|stem| stem.ends_with(b".")) else {
+        return false;
+    };
+    let twin = |other: &Vec<u8>| {
+        other != path && other.strip_prefix(stem).is_some_and(|end| !end.contains(&b'/'))
+    };
+    files.values().any(twin)
+}
+
 fn no_index(snapshot: &Snapshot) -> String {
     let none = || "there is no VexFS on the device".to_owned();
     snapshot.problem.clone().unwrap_or_else(none)
@@ -46,14 +63,15 @@ fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<Foun
     let Some(index) = &snapshot.index else { return Err(no_index(snapshot)) };
     let mut notes = Vec::new();
     let mut files = Vec::new();
-    for ino in scope.files.keys() {
+    for (ino, path) in &scope.files {
         match snapshot.files.get(ino) {
             None if scope.single => return Err(NOT_A_VECTOR_FILE.to_owned()),
             Some(Some(Trouble::Text)) if scope.single => return Err(TEXT.to_owned()),
-            None | Some(Some(Trouble::Text)) => {}
-            Some(Some(Trouble::Unusable(why) | Trouble::Partial(why))) if scope.single => {
-                return Err(why.clone());
-            }
+            // Most files of a filesystem are none; the client knows which were meant to be.
+            None => {}
+            Some(Some(Trouble::Text)) if names_rows(path, &scope.files) => {}
+            Some(Some(Trouble::Text)) => notes.push((*ino, format!("left out: {TEXT}"))),
+            Some(Some(Trouble::Unusable(why))) if scope.single => return Err(why.clone()),
             Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),
             Some(Some(Trouble::Partial(why) | Trouble::Unreadable(why))) => {
                 notes.push((*ino, why.clone()));
@@ -62,7 +80,19 @@ fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<Foun
             Some(None) => files.push(FileId(*ino)),
         }
     }
-    let query = query_vector(index, scope, search)?;
+    if files.is_empty() && !notes.is_empty() {
+        return Ok(Found {
+            generation: snapshot.generation,
+            searched: 0,
+            denied: scope.denied as u64,
+            caught_up: false,
+            hits: Vec::new(),
+            paths: paths_of(scope, notes.iter().map(|(ino, _)| *ino)),
+            notes,
+            problem: snapshot.problem.clone(),
+        });
+    }
+    let query = query_vector(index, scope, search, &files)?;
     let (files, others) =
         of_one_space(index, files, query.len()).map_err(|why| match scope.denied {
             0 => why,
@@ -80,27 +110,37 @@ fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<Foun
     let hits = index
         .search(&files, &query, search.k as usize, ef, search.exact)
         .map_err(|e| e.to_string())?;
-    let named: BTreeSet<u64> =
-        hits.iter().map(|hit| hit.file.0).chain(notes.iter().map(|(ino, _)| *ino)).collect();
-    let path = |ino: u64| Some((ino, scope.files.get(&ino)?.clone()));
+    let named = hits.iter().map(|hit| hit.file.0).chain(notes.iter().map(|(ino, _)| *ino));
+    let paths = paths_of(scope, named);
     Ok(Found {
         generation: snapshot.generation,
+        searched: files.len() as u64,
+        denied: scope.denied as u64,
         caught_up: false,
         hits: hits
             .into_iter()
             .map(|hit| Hit { file: hit.file.0, slot: hit.slot.0, distance: hit.distance })
             .collect(),
         notes,
-        paths: named.into_iter().filter_map(path).collect(),
+        paths,
         problem: snapshot.problem.clone(),
     })
 }
 
-const NOT_A_VECTOR_FILE: &str = "not a vector file: set vexfs.vector on it while it is empty, or on its directory before it is written";
+const NOT_A_VECTOR_FILE: &str = "not a vector file: set vexfs.vector on it with setfattr";
 
-fn query_vector(index: &Index, scope: &Scope, search: &Search) -> Result<Vec<f32>, String> {
+fn query_vector(
+    index: &Index,
+    scope: &Scope,
+    search: &Search,
+    files: &[FileId],
+) -> Result<Vec<f32>, String> {
     match (&search.query, scope.files.keys().next()) {
         (Query::Vector(vector), _) => Ok(vector.clone()),
+        (Query::Bytes { bytes, signed }, _) => {
+            let spaces = files.iter().filter_map(|file| index.space(*file));
+            Ok(numbers(bytes, *signed, spaces))
+        }
         (Query::Like(slot), Some(file)) if scope.single => {
             index.get(FileId(*file), Slot(*slot)).map_err(|e| match e {
                 IndexError::UnknownSlot { .. } => {
@@ -110,6 +150,28 @@ fn query_vector(index: &Index, scope: &Scope, search: &Search) -> Result<Vec<f32
             })
         }
         (Query::Like(_), _) => Err("--like needs one vector file, not a directory".to_owned()),
+    }
+}
+
+/// Bytes as the files take them: as numbers where there are files of so many dimensions, and otherwise as
+/// packed bits where there are files of so many bytes of bits.
+fn numbers(
+    bytes: &[u8],
+    signed: bool,
+    mut spaces: impl Iterator<Item = Space> + Clone,
+) -> Vec<f32> {
+    let plain = spaces.clone().any(|space| space.dim as usize == bytes.len());
+    let packed = |space: &Space| {
+        space.element == Element::Bit && space.dim.div_ceil(8) as usize == bytes.len()
+    };
+    match spaces.find(packed).filter(|_| !plain) {
+        Some(space) => {
+            let flip = if signed { 0x80 } else { 0 };
+            let bit = |i: usize| (bytes[i / 8] ^ flip) >> (7 - i % 8) & 1;
+            (0..space.dim as usize).map(|i| f32::from(bit(i))).collect()
+        }
+        None if signed => bytes.iter().map(|byte| f32::from(byte.cast_signed())).collect(),
+        None => bytes.iter().map(|byte| f32::from(*byte)).collect(),
     }
 }
 
@@ -126,7 +188,7 @@ fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<OneSpac
         files.iter().filter_map(|file| Some((*file, index.space(*file)?))).collect();
     if files.is_empty() {
         return Err(
-            "no vector files there: set vexfs.vector on the directory before they are written"
+            "no vector files there: set vexfs.vector on them, or on a directory before they are written"
                 .to_owned(),
         );
     }
@@ -158,7 +220,7 @@ fn of_one_space(index: &Index, files: Vec<FileId>, dim: usize) -> Result<OneSpac
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use vexfs_index::{Element, Metric, Options, Params};
+    use vexfs_index::{Metric, Options, Params};
 
     fn snapshot() -> Snapshot {
         let (index, _) = Index::open(None, Options::default()).unwrap();
@@ -202,10 +264,11 @@ mod tests {
         assert_eq!(hits, [(10, 2), (11, 1), (10, 3)]);
         assert_eq!(
             (found.generation, found.notes.as_slice()),
-            (7, &[(11, "3 bytes over".into())][..])
+            (7, &[(11, "3 bytes over".into()), (14, format!("left out: {TEXT}"))][..])
         );
-        let paths = [(10, b"file-10".to_vec()), (11, b"file-11".to_vec())];
+        let paths = [10u64, 11, 14].map(|ino| (ino, format!("file-{ino}").into_bytes()));
         assert_eq!(found.paths, paths, "of the files that are named, and no others");
+        assert_eq!(found.searched, 2);
         let like = ask(&[10], true, Query::Like(4)).unwrap();
         assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
     }
@@ -251,6 +314,40 @@ mod tests {
         assert!(error.contains("different metrics (dot, l2)"), "{error}");
     }
 
+    // A file's own search failed while its last row was incomplete, that of its directory answered.
+    #[test]
+    fn an_incomplete_last_row_is_a_note_for_the_file_and_for_its_directory() {
+        for single in [true, false] {
+            let found = ask(&[11], single, Query::Vector(vec![11.0, 11.0])).unwrap();
+            assert_eq!((found.hits[0].slot, found.searched), (0, 1));
+            assert_eq!(found.notes, [(11, "3 bytes over".to_owned())]);
+        }
+    }
+
+    // 'No vector files there' was said where the file's own search said why.
+    #[test]
+    fn a_directory_of_files_that_are_left_out_says_the_reason_of_each() {
+        let found = ask(&[13, 14, 99], false, Query::Vector(vec![0.0; 2])).unwrap();
+        assert_eq!((found.hits.len(), found.searched), (0, 0));
+        let own = |file| ask(&[file], true, Query::Vector(vec![0.0; 2])).unwrap_err();
+        let reasons = [13, 14].map(|file| (file, format!("left out: {}", own(file))));
+        assert_eq!(found.notes, reasons);
+    }
+
+    #[test]
+    fn a_query_of_bytes_is_numbers_or_packed_bits_as_the_files_are() {
+        let space = |element, metric, dim| Space { element, metric, dim };
+        let bits = space(Element::Bit, Metric::Hamming, 12);
+        let wide = space(Element::F32, Metric::L2, 2);
+        let unpacked = [1., 0., 1., 0., 0., 0., 0., 0., 0., 1., 1., 0.];
+        assert_eq!(numbers(&[0xa0, 0x60], false, [bits].into_iter()), unpacked);
+        assert_eq!(numbers(&[0x20, 0xe0], true, [bits].into_iter()), unpacked);
+        assert_eq!(numbers(&[0xa0, 0x60], false, [bits, wide].into_iter()), [160.0, 96.0]);
+        assert_eq!(numbers(&[0xa0, 0x60], true, [wide].into_iter()), [-96.0, 96.0]);
+        assert_eq!(numbers(&[1; 12], true, [bits].into_iter()), [1.0; 12]);
+        assert_eq!(numbers(&[3; 5], false, [bits].into_iter()), [3.0; 5]);
+    }
+
     // When the indexer could not go on, searches silently answered from an old index.
     #[test]
     fn an_indexer_with_a_problem_says_so_in_every_answer() {
@@ -268,7 +365,6 @@ mod tests {
             (&[99], false, vector(2), "no vector files"),
             (&[13], true, vector(2), "odd"),
             (&[14], true, vector(2), "it holds text"),
-            (&[11], true, vector(2), "3 bytes over"),
             (&[10, 11, 12], false, vector(5), "5 dimensions, the vectors there have 2 or 3"),
             (&[12], true, vector(2), "2 dimensions"),
             (&[10], true, Query::Vector(vec![f32::NAN, 0.0]), "NaN"),

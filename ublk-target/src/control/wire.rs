@@ -93,6 +93,14 @@ pub enum Query {
     Vector(Vec<f32>),
     /// The vector in that slot of the single file.
     Like(u64),
+    /// Bytes that are numbers, or packed bits where the files hold bits; `signed` ones are then 128 less
+    /// than `numpy.packbits` gives.
+    Bytes {
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// Whether they are signed.
+        signed: bool,
+    },
 }
 
 /// What the daemon answers.
@@ -113,6 +121,10 @@ pub enum Reply {
 pub struct Found {
     /// The generation that was searched.
     pub generation: u64,
+    /// How many files were searched; the others are in the notes.
+    pub searched: u64,
+    /// Files and directories that the caller may not read.
+    pub denied: u64,
     /// Whether everything that was committed before the request was searched.
     pub caught_up: bool,
     /// The nearest vectors, the nearest first.

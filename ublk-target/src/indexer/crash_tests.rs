@@ -216,7 +216,7 @@ fn formatted() -> Image {
     let mut volume = Volume::open(disk.clone(), &OpenOptions::default()).unwrap();
     let new = NewInode { mode: 0o040_755, uid: 0, gid: 0, rdev: 0, target: &[], now: NOW };
     let dir = volume.run(NOW, |v| v.create(Ino::ROOT, b"corpus", &new)).unwrap().ino;
-    let layout = VectorLayout::parse("type=f32,dim=4,metric=l2").unwrap();
+    let layout = VectorLayout::parse("type=f32,dim=4,metric=l2,header=0").unwrap();
     volume.run(NOW, |v| v.set_vector(dir, Some(&layout), NOW)).unwrap();
     volume.commit(NOW).unwrap();
     disk.cache.lock().unwrap().cut(Keep::None)

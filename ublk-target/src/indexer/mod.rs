@@ -7,6 +7,7 @@
 //! far. It notices a filesystem that is made on the device while the device is served, and drops the
 //! index of one that is gone.
 
+pub mod content;
 pub mod header;
 pub mod intervals;
 pub mod slots;

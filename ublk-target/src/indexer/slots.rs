@@ -16,6 +16,10 @@ pub struct Rows {
     pub offset: u64,
     /// Bytes of a vector.
     pub vector: u64,
+    /// Most rows: what follows them is something else.
+    pub limit: u64,
+    /// What the first four bytes of every record are, little-endian, if that is known.
+    pub word: Option<u32>,
 }
 
 impl Rows {
@@ -27,14 +31,27 @@ impl Rows {
             stride: u64::from(layout.stride).max(1),
             offset: u64::from(layout.offset),
             vector: u64::from(layout.vector_bytes()),
+            limit: u64::MAX,
+            word: None,
         }
     }
 
-    /// The number of whole records in a file of `size` bytes, and the bytes after them.
+    /// The number of whole records in a file of `size` bytes, and the bytes of the incomplete one after
+    /// them.
     #[must_use]
     pub fn count(&self, size: u64) -> (u64, u64) {
         let data = size.saturating_sub(self.header);
-        (data / self.stride, data % self.stride)
+        let whole = data / self.stride;
+        if whole >= self.limit { (self.limit, 0) } else { (whole, data % self.stride) }
+    }
+
+    /// The first of `records`, which begin with record `slot`, that does not begin with the word.
+    #[must_use]
+    pub fn wrong_word(&self, slot: u64, records: &[u8]) -> Option<u64> {
+        let word = self.word?.to_le_bytes();
+        let wrong =
+            records.chunks_exact(self.stride as usize).position(|r| !r.starts_with(&word))?;
+        Some(slot + wrong as u64)
     }
 
     /// First byte of a record.
@@ -194,7 +211,7 @@ mod tests {
         for (header, stride, offset, vector) in
             [(0, 8, 0, 8), (128, 8, 0, 8), (80, 12, 4, 8), (7, 20, 3, 11), (0, 4, 1, 1)]
         {
-            let rows = Rows { header, stride, offset, vector };
+            let rows = Rows { header, stride, offset, vector, limit: u64::MAX, word: None };
             for start in 0..220u64 {
                 for end in start..start + 60 {
                     let of = |slot: u64| {
@@ -221,6 +238,10 @@ mod tests {
             }
             assert_eq!(rows.count(header + 5 * stride + 3), (5, 3));
             assert_eq!(rows.count(header / 2), (0, 0));
+            let limited = Rows { limit: 3, ..rows };
+            assert_eq!(limited.count(header + 5 * stride + 3), (3, 0));
+            assert_eq!(limited.count(header + 3 * stride), (3, 0));
+            assert_eq!(limited.count(header + 2 * stride + 1).0, 2);
         }
     }
 

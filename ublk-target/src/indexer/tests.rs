@@ -39,7 +39,7 @@ fn image() -> tempfile::NamedTempFile {
 }
 
 fn fill(mounted: &mut Mounted, rows: usize) -> u64 {
-    let dir = mounted.corpus("corpus", "type=f32,dim=4,metric=l2");
+    let dir = mounted.corpus("corpus", "type=f32,dim=4,metric=l2,header=0");
     let file = mounted.create(dir, "a", 0o100_644);
     mounted.write(file, 0, &floats((0..rows * 4).map(|i| i as f32)));
     mounted.commit();

@@ -10,7 +10,8 @@
 //!
 //! Rows in holes are not indexed. Every step can be repeated without harm.
 
-use super::header::{Layout, Trouble, layout};
+use super::content::Bytes;
+use super::header::{Layout, Stop, Trouble, layout};
 use super::intervals::IntervalSet;
 use super::slots::{DataExtent, Span, first_span, moved, written};
 use super::vector_file::{Batch, Slots, VectorFile};
@@ -26,8 +27,6 @@ use vexfs_index::{FileId, Index, Slot};
 
 /// Bytes of tree nodes that are kept in memory.
 const CACHE_BYTES: usize = 4 << 20;
-/// Bytes at the start of a file in which a header is looked for.
-const HEADER_BYTES: u64 = 4096;
 /// How often a walk is repeated because the tree moved on, until the caller gets its turn.
 const WALKS: usize = 64;
 /// A file with more unreadable rows than this is not indexed at all.
@@ -194,14 +193,22 @@ impl<D: Device + Clone> Tracker<D> {
             return Ok(());
         };
         let extents = DataExtent::all(&self.follower.written(ino)?);
-        let head = 0..if attribute.auto_header { HEADER_BYTES.min(inode.size) } else { 0 };
-        let found = match read_extents(&self.device, &extents, self.block_shift, &head) {
-            Ok(first) => layout(&attribute, &first),
-            Err(e @ Error::Device(_)) => {
+        let mut bytes = FileBytes {
+            device: &self.device,
+            extents: &extents,
+            block_shift: self.block_shift,
+            size: inode.size,
+            looked: Vec::new(),
+        };
+        let found = match layout(&attribute, &mut bytes) {
+            Ok(layout) => Ok(layout),
+            Err(Stop::Left(why)) => Err(why),
+            Err(Stop::Read(e @ Error::Device(_))) => {
                 Err(Trouble::Unusable(format!("its first block cannot be read: {e}")))
             }
-            Err(e) => return Err(e),
+            Err(Stop::Read(e)) => return Err(e),
         };
+        let looked = bytes.looked;
         let old = self.files.remove(&ino.0);
         let found = found.inspect_err(|_| {
             // The index has rows of its earlier layout.
@@ -214,7 +221,7 @@ impl<D: Device + Clone> Tracker<D> {
             Err(why) => (Err(why), true),
         };
         let epoch = old.as_ref().map_or(0, |old| old.epoch) + u64::from(changed);
-        let file = VectorFile { attribute, size: inode.size, extents, slots, epoch };
+        let file = VectorFile { size: inode.size, extents, looked, slots, epoch };
         if old.as_ref().is_none_or(|old| old.extents != file.extents) {
             if let Some(old) = &old {
                 self.unplace(ino.0, &old.extents);
@@ -270,7 +277,7 @@ impl<D: Device + Clone> Tracker<D> {
         let known = old
             .filter(|_| !declared && self.marks_complete)
             .and_then(|old| Some((old, old.slots.as_ref().ok()?)))
-            .filter(|(_, before)| before.layout == layout);
+            .filter(|(_, before)| before.layout.reads_as(&layout));
         let Some((old, before)) = known else {
             slots.todo.insert(0..count);
             return Ok((slots, true));
@@ -352,7 +359,8 @@ impl<D: Device + Clone> Tracker<D> {
             for (ino, bytes) in hit {
                 let headers = &mut self.headers;
                 self.files.entry(ino).and_modify(|file| {
-                    if file.attribute.auto_header && bytes.start < HEADER_BYTES {
+                    let hit = |r: &Range<u64>| r.start < bytes.end && bytes.start < r.end;
+                    if file.looked.iter().any(hit) {
                         headers.insert(ino);
                     }
                     file.mark(&bytes);
@@ -397,7 +405,7 @@ impl<D: Device + Clone> Tracker<D> {
 
     /// Reads slots of a batch and hands them to the index.
     fn feed(&mut self, batch: &Batch, slots: &Range<u64>) -> Result<Fed, Error> {
-        let Batch { ino, epoch, rows, .. } = *batch;
+        let Batch { ino, epoch, rows, signed_bits, .. } = *batch;
         // The file may have been given up after too many unreadable rows.
         let Some(VectorFile { slots: Ok(_), extents, .. }) = self.files.get(&ino) else {
             return Ok(Fed::Moved);
@@ -414,6 +422,17 @@ impl<D: Device + Clone> Tracker<D> {
         }
         if self.files.get(&ino).is_none_or(|file| file.epoch != epoch) {
             return Ok(Fed::Moved);
+        }
+        if let Some(row) = rows.wrong_word(slots.start, &bytes) {
+            self.give_up(ino, format!(
+                "its rows begin with their length, as in .fvecs, but row {row} does not: it is cut, or no such file"
+            ));
+            return Ok(Fed::Done);
+        }
+        if signed_bits {
+            for byte in &mut bytes {
+                *byte ^= 0x80;
+            }
         }
         let (stride, offset) = (rows.stride as usize, rows.offset as usize);
         let fed = self.index.upsert_rows(FileId(ino), Slot(slots.start), &bytes, stride, offset);
@@ -451,6 +470,32 @@ impl<D: Device + Clone> Tracker<D> {
             .map(|(ino, _)| (FileId(*ino), Vec::new()))
             .collect();
         self.index.checkpoint(self.seen.0, &[], &files).map(|_| ())
+    }
+}
+
+/// The content of a file, and which of it was looked at.
+struct FileBytes<'a, D> {
+    device: &'a D,
+    extents: &'a [DataExtent],
+    block_shift: u32,
+    size: u64,
+    looked: Vec<Range<u64>>,
+}
+
+impl<D: Device> Bytes for FileBytes<'_, D> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&mut self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let end = range.end.min(self.size).max(range.start);
+        self.looked.push(range.clone());
+        read_extents(self.device, self.extents, self.block_shift, &(range.start..end))
+    }
+
+    fn written(&self, range: Range<u64>) -> bool {
+        let (end, is) = written(self.extents, self.block_shift, self.size).prefix(&range);
+        is && end >= range.end
     }
 }
 

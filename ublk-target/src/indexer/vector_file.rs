@@ -8,7 +8,6 @@ use super::intervals::IntervalSet;
 use super::slots::{DataExtent, Rows};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use vexfs::VectorLayout;
 
 /// Bytes of rows that are read at once.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -16,12 +15,12 @@ const BATCH_BYTES: u64 = 1 << 20;
 /// A vector file.
 #[derive(Debug)]
 pub struct VectorFile {
-    /// Its vector attribute.
-    pub attribute: VectorLayout,
     /// Its length in bytes.
     pub size: u64,
     /// Where its data lies.
     pub extents: Vec<DataExtent>,
+    /// The bytes of the file that its layout was found by.
+    pub looked: Vec<Range<u64>>,
     /// Its slots, or why it is not indexed.
     pub slots: Result<Slots, Trouble>,
     /// Changes whenever the file's place or layout does, so that rows that were read before are not used.
@@ -53,12 +52,14 @@ pub struct Batch {
     pub slots: Range<u64>,
     /// Whether all of them are present; otherwise none is.
     pub present: bool,
+    /// Bits are packed into signed bytes.
+    pub signed_bits: bool,
 }
 
 impl VectorFile {
     /// Takes the next slots that have to be read.
     pub fn next_batch(&mut self, ino: u64) -> Option<Batch> {
-        let Slots { layout: Layout { rows, .. }, present, todo, unreadable } =
+        let Slots { layout: Layout { rows, signed_bits, .. }, present, todo, unreadable } =
             self.slots.as_mut().ok()?;
         let first = todo.first()?;
         let (end, present) = present.prefix(&first);
@@ -66,7 +67,8 @@ impl VectorFile {
         let most = if present { (BATCH_BYTES / rows.stride).max(1) } else { u64::MAX };
         let slots = todo.take(most.min(end - first.start))?;
         unreadable.retain(|slot| !slots.contains(slot));
-        Some(Batch { ino, epoch: self.epoch, rows: *rows, slots, present })
+        let signed_bits = *signed_bits;
+        Some(Batch { ino, epoch: self.epoch, rows: *rows, slots, present, signed_bits })
     }
 
     /// Records a slot that cannot be read; returns how many there are.
@@ -98,14 +100,15 @@ impl VectorFile {
         match &self.slots {
             Err(why) => Some(why.clone()),
             Ok(Slots { layout, unreadable, .. }) => match layout.rows.count(self.size) {
-                (_, 0) => unreadable.first().map(|first| {
+                (_, 0) if !unreadable.is_empty() => unreadable.first().map(|first| {
                     let count = unreadable.len();
                     Trouble::Unreadable(format!(
                         "{count} of its rows cannot be read, the first is {first}: they are not searched; write them again"
                     ))
                 }),
+                (count, 0) => layout.odd_end(count, self.size).map(Trouble::Partial),
                 (count, rest) => Some(Trouble::Partial(format!(
-                    "its {} bytes are not a multiple of its stride: after a header of {} and {count} records of {} bytes, {rest} are left; complete or truncate it",
+                    "its {} bytes are not a multiple of its stride: after a header of {} and {count} records of {} bytes, {rest} are left and not searched: complete or truncate it",
                     self.size, layout.rows.header, layout.rows.stride
                 ))),
             },

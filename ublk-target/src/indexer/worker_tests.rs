@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use vexfs_index::{FileId, Slot};
 
 const BYTES: u64 = 32 << 20;
-const L2: &str = "type=f32,dim=4,metric=l2";
+/// Raw rows: their bytes do not say what they are.
+const L2: &str = "type=f32,dim=4,metric=l2,header=0";
 /// The rows in a mebibyte: so many are read at once.
 const BATCH: u64 = 65_536;
 

@@ -13,7 +13,8 @@ use vexfs_index::{Options, npy};
 
 const BYTES: u64 = 16 << 20;
 const FILE: u32 = 0o100_644;
-const L2: &str = "type=f32,dim=4,metric=l2";
+/// Raw rows: their bytes do not say what they are.
+const L2: &str = "type=f32,dim=4,metric=l2,header=0";
 /// First byte behind the superblock and the root ring.
 const TREE: u64 = (vexfs_format::ROOT_RING_START + vexfs_format::ROOT_SLOTS) * 4096;
 const EIO: Error = Error::Device(DeviceError::Io(libc::EIO));
@@ -381,8 +382,8 @@ fn another_attribute_has_everything_read_again() {
     w.commit();
     // Another space, then the same space with another stride.
     for (attribute, count, first) in [
-        ("type=f32,dim=8,metric=l2", 50, 1.0 + 8.0),
-        ("type=f32,dim=8,metric=l2,stride=64", 25, 1.0 + 16.0),
+        ("type=f32,dim=8,metric=l2,header=0", 50, 1.0 + 8.0),
+        ("type=f32,dim=8,metric=l2,header=0,stride=64", 25, 1.0 + 16.0),
     ] {
         let attribute = VectorLayout::parse(attribute).unwrap();
         w.change(|mounted| {
@@ -439,7 +440,7 @@ fn a_header_that_is_overwritten_is_read_again() {
 /// The layout of a file changes while its rows are read: they are neither indexed nor read again.
 #[test]
 fn a_header_that_is_overwritten_during_a_read_ends_it() {
-    let mut w = World::new(L2);
+    let mut w = World::new("type=f32,dim=4,metric=l2");
     let dir = w.dir;
     let file = w.change(|mounted| {
         let file = mounted.create(dir, "a.npy", FILE);

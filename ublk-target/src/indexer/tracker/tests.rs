@@ -9,7 +9,8 @@ use vexfs_index::{Options, npy};
 
 const BYTES: u64 = 64 << 20;
 const FILE: u32 = 0o100_644;
-const L2: &str = "type=f32,dim=4,metric=l2";
+/// Raw rows: their bytes do not say what they are.
+const L2: &str = "type=f32,dim=4,metric=l2,header=0";
 
 struct World {
     image: tempfile::NamedTempFile,
@@ -342,4 +343,125 @@ fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
     settle(&mut tracker);
     assert_eq!(w.row(files[0], 1056), row(0, 7.0));
     assert_eq!(tracker.files().find(|(ino, _)| *ino == files[0].0).unwrap().1, None);
+}
+
+const AUTO: &str = "type=f32,dim=4,metric=l2";
+
+fn array(rows: &[u8]) -> Vec<u8> {
+    let scratch = tempfile::NamedTempFile::new().unwrap();
+    npy::write(scratch.path(), 4, &vec![0.0; rows.len() / 4]).unwrap();
+    let mut bytes = std::fs::read(scratch.path()).unwrap();
+    let at = bytes.len() - rows.len();
+    bytes[at..].copy_from_slice(rows);
+    bytes
+}
+
+impl World {
+    fn trouble(&self, ino: Ino) -> Option<Trouble> {
+        self.tracker.files().find(|(file, _)| *file == ino.0).and_then(|(_, trouble)| trouble)
+    }
+
+    fn vectors(&self, ino: Ino) -> u64 {
+        self.index.file_stats(FileId(ino.0)).map_or(0, |stats| stats.vectors)
+    }
+}
+
+// A Parquet file in a marked directory gave hits.
+#[test]
+fn what_is_no_vectors_in_a_marked_directory_is_left_out_until_it_is_vectors() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", AUTO);
+    let file = w.mounted.create(dir, "a.parquet", FILE);
+    w.mounted.write(file, 0, &[b"PAR1", rows(1000, 1.0).as_slice()].concat());
+    w.commit();
+    assert_eq!(w.vectors(file), 0);
+    assert!(matches!(w.trouble(file), Some(Trouble::Unusable(why)) if why.contains("Parquet")));
+    // Overwritten in place, without a commit.
+    w.mounted.write(file, 0, &array(&rows(900, 1.0)));
+    w.settle();
+    assert!(w.vectors(file) >= 900);
+    assert_eq!(w.row(file, 899), row(899, 1.0));
+}
+
+#[test]
+fn a_second_array_in_a_file_is_no_rows_and_what_is_appended_without_a_header_is() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", AUTO);
+    let file = w.mounted.create(dir, "a.npy", FILE);
+    let one = array(&rows(1000, 1.0));
+    w.mounted.write(file, 0, &one);
+    w.commit();
+    assert_eq!((w.vectors(file), w.trouble(file)), (1000, None));
+    w.mounted.write(file, one.len() as u64, &rows(10, 9.0));
+    w.commit();
+    assert_eq!((w.vectors(file), w.trouble(file)), (1010, None));
+    assert_eq!(w.row(file, 1009), row(9, 9.0));
+    // The appended rows are overwritten in place with another array.
+    w.mounted.write(file, one.len() as u64, &array(&rows(2, 5.0)));
+    w.commit();
+    assert_eq!((w.vectors(file), w.row(file, 999)), (1000, row(999, 1.0)));
+    assert!(matches!(w.trouble(file), Some(Trouble::Partial(why)) if why.contains("not searched")));
+    // Back to rows, without a commit.
+    w.mounted.write(file, one.len() as u64, &rows(10, 4.0));
+    w.settle();
+    assert_eq!(w.row(file, 1009), row(9, 4.0));
+}
+
+#[test]
+fn rows_with_length_words_are_read_and_one_wrong_word_gives_the_file_up() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", AUTO);
+    let records = |count: usize| {
+        let values = rows(count, 1.0);
+        let record = |row: &[u8]| [&4u32.to_le_bytes(), row].concat();
+        values.chunks(16).flat_map(record).collect::<Vec<u8>>()
+    };
+    let files = [w.mounted.create(dir, "a.fvecs", FILE), w.mounted.create(dir, "b.fvecs", FILE)];
+    w.mounted.write(files[0], 0, &records(3000));
+    let mut wrong = records(3000);
+    wrong[20 * 777] = 5;
+    w.mounted.write(files[1], 0, &wrong);
+    w.commit();
+    assert_eq!((w.vectors(files[0]), w.row(files[0], 2999)), (3000, row(2999, 1.0)));
+    assert_eq!((w.vectors(files[1]), w.trouble(files[0])), (0, None));
+    assert!(matches!(w.trouble(files[1]), Some(Trouble::Unusable(why)) if why.contains("row 777")));
+}
+
+#[test]
+fn signed_packed_bits_are_those_of_packbits() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", "type=bit,dim=16");
+    let bits = [0b1010_0000u8, 0b0000_0001];
+    let save = |descr: &str, flip: u8| {
+        let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1, 2), }}\n");
+        let head = [b"\x93NUMPY\x01\0", &(dict.len() as u16).to_le_bytes()[..]].concat();
+        [&head, dict.as_bytes(), &bits.map(|byte| byte ^ flip)].concat()
+    };
+    let files = [w.mounted.create(dir, "u", FILE), w.mounted.create(dir, "i", FILE)];
+    w.mounted.write(files[0], 0, &save("|u1", 0));
+    w.mounted.write(files[1], 0, &save("|i1", 0x80));
+    w.commit();
+    let wanted: Vec<f32> = (0..16).map(|i| f32::from(bits[i / 8] >> (7 - i % 8) & 1)).collect();
+    for file in files {
+        assert_eq!(w.row(file, 0).as_ref(), Some(&wanted));
+    }
+}
+
+// A copy sets the attribute after the contents.
+#[test]
+fn a_file_is_found_once_it_is_marked_and_not_after_its_mark_is_gone() {
+    let mut w = World::new();
+    let file = w.mounted.create(Ino::ROOT, "a.npy", FILE);
+    w.mounted.write(file, 0, &array(&rows(1000, 1.0)));
+    w.commit();
+    assert_eq!(w.vectors(file), 0);
+    let attribute = VectorLayout::parse(AUTO).unwrap();
+    for layout in [Some(&attribute), None, Some(&attribute)] {
+        w.mounted.volume.run(NOW, |v| v.set_vector(file, layout, NOW)).unwrap();
+        w.commit();
+        assert_eq!(w.vectors(file), if layout.is_some() { 1000 } else { 0 });
+    }
+    w.mounted.write(file, 128, &rows(1, 7.0));
+    w.settle();
+    assert_eq!(w.row(file, 0), row(0, 7.0), "its extents are watched");
 }
