@@ -54,7 +54,7 @@ pub struct Options {
     /// Candidates considered in each graph by a search that does not give `ef`.
     pub default_ef: usize,
     /// A segment is scanned, although it has a graph, if it has fewer vectors than this times the
-    /// candidates: following a link costs as much as scanning about a hundred rows.
+    /// candidates: considering one costs as much as scanning some twenty rows.
     pub scan_factor: usize,
     /// Which implementation builds graphs; those that exist are kept.
     pub graph: GraphKind,
@@ -81,7 +81,7 @@ impl Default for Options {
             merge_rows: 1 << 22,
             merge_bytes: memory() / 4,
             default_ef: 96,
-            scan_factor: 100,
+            scan_factor: 20,
             graph: GraphKind::default(),
             scratch: std::env::temp_dir(),
             nice: 10,

@@ -127,7 +127,8 @@ impl VectorFile {
         self.arrived += 1;
         let len = self.growing.len();
         let full = limits.graph_rows;
-        if len >= full && (len >= full.saturating_mul(BEHIND) || !self.segments.iter().any(lacks_graph))
+        if len >= full
+            && (len >= full.saturating_mul(BEHIND) || !self.segments.iter().any(lacks_graph))
         {
             self.seal();
         }
@@ -202,8 +203,7 @@ impl VectorFile {
     fn choose(&self, limits: Limits, at_rest: bool) -> Option<(Choice, Vec<Option<usize>>)> {
         let (parts, places) = self.parts(limits, at_rest);
         let credit = if at_rest { self.arrived } else { 0 };
-        let terms =
-            Terms { bound: limits.bound(self.space), handful: limits.handful(), credit };
+        let terms = Terms { bound: limits.bound(self.space), handful: limits.handful(), credit };
         Some((merge_policy::choose(&parts, terms)?, places))
     }
 

@@ -4,12 +4,8 @@
 use super::*;
 use crate::types::{Element, Metric};
 
-const LIMITS: Limits = Limits {
-    graph_rows: 16,
-    merge_rows: 1000,
-    merge_bytes: u64::MAX,
-    graph: GraphKind::Flat,
-};
+const LIMITS: Limits =
+    Limits { graph_rows: 16, merge_rows: 1000, merge_bytes: u64::MAX, graph: GraphKind::Flat };
 
 fn row(x: u64) -> [u8; 4] {
     [x as u8 & 0x7f, (x >> 7) as u8 & 0x7f, 1, 1]
@@ -103,7 +99,9 @@ fn a_settled_file_has_one_graph_and_a_handful_of_rows() {
 #[test]
 fn a_segment_is_bounded_by_rows_and_by_bytes() {
     let row = 5 * 4 + 64 + 128 + 16;
-    for limits in [Limits { merge_rows: 200, ..LIMITS }, Limits { merge_bytes: 200 * row, ..LIMITS }] {
+    for limits in
+        [Limits { merge_rows: 200, ..LIMITS }, Limits { merge_bytes: 200 * row, ..LIMITS }]
+    {
         let mut file = filled(1_000);
         settle(&mut file, limits);
         assert!(file.segments.iter().all(|view| view.segment.len() <= 200));

@@ -33,8 +33,8 @@ use crate::{
 /// If more than this part of the nodes is gone, too little is left to be repaired.
 const GONE_PART: usize = 3;
 /// The part of the bytes of new codes that may be at the ends of their range; a codec is fitted so that
-/// a tenth of it is.
-const CLIPPED: f64 = 1e-3;
+/// a third of it is.
+const CLIPPED: f64 = 3e-4;
 /// New rows may be longer than the longest row that the codec knows by this factor, under dot.
 const LONGER: f32 = 1.01;
 /// Nodes that are looked for when a graph was extended, the width of the walk, and the part to be found.
