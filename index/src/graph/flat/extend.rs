@@ -2,7 +2,7 @@
 //! A graph made out of another one: rows that are gone leave it, new ones are linked in.
 //!
 //! What remains keeps its links, its code and its codec, so that the work is that of the new rows and a
-//! copy. Neighbours of a row that is gone get its links instead (FreshDiskANN, Singh et al., 2021).
+//! copy. Neighbours of a row that is gone get its links instead (Singh et al., 2021, arXiv 2105.09613).
 //!
 //! Invariant: a graph that was extended is as good as one that is built anew: the nodes that a walk looks
 //! at first are a sample of all nodes, the codec fits the new rows, and walks find the nodes. Where that is
@@ -19,7 +19,6 @@ use super::{
     walk::Scratch,
 };
 use crate::{
-    distance,
     error::Result,
     graph::{
         GONE,
@@ -35,6 +34,8 @@ const GONE_PART: usize = 3;
 /// The part of the bytes of new codes that may be at the ends of their range; a codec is fitted so that
 /// a third of it is.
 const CLIPPED: f64 = 3e-4;
+/// So many such bytes are chance, however few the rows.
+const CLIPPED_MIN: f64 = 8.0;
 /// New rows may be longer than the longest row that the codec knows by this factor, under dot.
 const LONGER: f32 = 1.01;
 /// Nodes that are looked for when a graph was extended, the width of the walk, and the part to be found.
@@ -66,7 +67,9 @@ impl FlatGraph {
         // The row that stands for each content.
         let mut stands: Vec<u32> = (0..rows.len() as u32).collect();
         for (&first, later) in &duplicates {
-            later.iter().for_each(|&row| stands[row as usize] = first);
+            for &row in later {
+                stands[row as usize] = first;
+            }
         }
         let plan = self.plan(rows, &order, &stands, moved);
         let nodes = self.links.len();
@@ -86,7 +89,9 @@ impl FlatGraph {
     /// Which nodes are left, and which rows are new.
     fn plan(&self, rows: &VectorArray, order: &[u32], stands: &[u32], moved: &[u32]) -> Plan {
         let mut is_new = vec![false; rows.len()];
-        order.iter().for_each(|&row| is_new[row as usize] = true);
+        for &row in order {
+            is_new[row as usize] = true;
+        }
         let mut plan = Plan { to: Vec::new(), row_of: Vec::with_capacity(order.len()), left: 0 };
         for row in &self.row_of {
             let equal = self.duplicates.get(row).map_or(&[][..], Vec::as_slice);
@@ -130,7 +135,7 @@ impl FlatGraph {
             let dim = quantizer.mean.len();
             let of_numbers = new.bytes().chunks(new.width()).flat_map(|code| &code[..dim]);
             let clipped = of_numbers.filter(|&&byte| byte == 0 || byte == 127).count();
-            if clipped as f64 > CLIPPED * (fresh.len() * dim) as f64 {
+            if clipped as f64 > CLIPPED_MIN + CLIPPED * (fresh.len() * dim) as f64 {
                 return None;
             }
         }
@@ -237,8 +242,7 @@ impl FlatGraph {
 }
 
 fn square(rows: &VectorArray, row: u32) -> f32 {
-    let row = rows.numbers(row as usize);
-    distance::dot(&row, &row)
+    rows.numbers(row as usize).iter().map(|x| x * x).sum()
 }
 
 impl Codes {

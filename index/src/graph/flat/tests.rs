@@ -309,7 +309,9 @@ fn an_extended_graph_finds_what_a_built_one_does() {
         let mut known: Vec<usize> = (0..2_500).collect();
         let array = |rows: &[usize]| {
             let mut array = VectorArray::new(space);
-            rows.iter().for_each(|&row| array.push_from(&all, row));
+            for &row in rows {
+                array.push_from(&all, row);
+            }
             Arc::new(array)
         };
         let mut rows = array(&known);
