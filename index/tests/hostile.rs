@@ -55,8 +55,8 @@ fn check(name: &str, index: &Index, rows: &Matrix) {
     assert_eq!(index.stats().problem, None);
 }
 
-fn matrix(rows: usize, dim: usize, mut row: impl FnMut(usize) -> Vec<f32>) -> Matrix {
-    Matrix { rows, dim, data: (0..rows).flat_map(|i| row(i)).collect() }
+fn matrix(rows: usize, dim: usize, row: impl FnMut(usize) -> Vec<f32>) -> Matrix {
+    Matrix { rows, dim, data: (0..rows).flat_map(row).collect() }
 }
 
 /// Topic by topic.
