@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The queue of files that may have something to build, and the thread that builds it.
 //!
-//! One thread builds all graphs and merges all segments of an index. It holds no lock while it
-//! builds, runs at a lower priority, and stops in the middle of a graph when it is told to.
+//! One thread plans all builds and merges of an index, and does one at a time, on all processors. It holds
+//! no lock while it builds, runs at a lower priority, and stops in the middle of a graph when it is told to.
+//! A file that has no more to do waits until no file has; then what is left of it is merged.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -24,6 +25,8 @@ struct Queue {
     waiting: VecDeque<u64>,
     /// The same files, so that none waits twice.
     queued: HashSet<u64>,
+    /// Files that are at rest once none is waiting.
+    resting: VecDeque<u64>,
     /// Whether the thread is at work on a file.
     busy: bool,
 }
@@ -77,7 +80,7 @@ impl BuildQueue {
     pub(crate) fn settle(&self, limit: Option<Duration>) -> bool {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut queue = lock(&self.queue);
-        while queue.busy || !queue.waiting.is_empty() {
+        while queue.busy || !queue.waiting.is_empty() || !queue.resting.is_empty() {
             if self.stop.load(Ordering::Relaxed) {
                 return false;
             }
@@ -100,21 +103,25 @@ impl BuildQueue {
             // If it is refused, the work is done at the normal priority.
             let _ = rustix::process::nice(nice);
         }
-        while let Some(id) = self.next() {
+        while let Some((id, at_rest)) = self.next() {
             let file = read(files).get(&id).map(Arc::clone);
-            let again = file.is_some_and(|file| self.build(&file));
+            let outcome = file.map_or(Outcome::Dropped, |file| self.build(&file, at_rest));
             let mut queue = lock(&self.queue);
             queue.busy = false;
-            if again && queue.queued.insert(id) {
-                queue.waiting.push_back(id);
+            match outcome {
+                Outcome::Done if queue.queued.insert(id) => queue.waiting.push_back(id),
+                Outcome::Nothing if !at_rest && !queue.resting.contains(&id) => {
+                    queue.resting.push_back(id);
+                }
+                _ => {}
             }
             drop(queue);
             self.changed.notify_all();
         }
     }
 
-    /// The next file; `None` if the thread is to end.
-    fn next(&self) -> Option<u64> {
+    /// The next file, and whether it is at rest; `None` if the thread is to end.
+    fn next(&self) -> Option<(u64, bool)> {
         let mut queue = lock(&self.queue);
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -123,24 +130,41 @@ impl BuildQueue {
             if let Some(id) = queue.waiting.pop_front() {
                 queue.queued.remove(&id);
                 queue.busy = true;
-                return Some(id);
+                return Some((id, false));
+            }
+            if let Some(id) = queue.resting.pop_front() {
+                queue.busy = true;
+                return Some((id, true));
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Does one job of a file; true if there may be another.
-    fn build(&self, file: &RwLock<VectorFile>) -> bool {
-        let Some(job) = read(file).plan(self.limits) else { return false };
+    /// Does one job of a file.
+    fn build(&self, file: &RwLock<VectorFile>, at_rest: bool) -> Outcome {
+        let Some(job) = write(file).plan(self.limits, at_rest) else { return Outcome::Nothing };
         match job.run(&self.stop) {
-            Ok(None) => true,
-            Ok(Some(segment)) => write(file).replace(&job, segment),
-            Err(IndexError::Stopped) => false,
+            Ok(None) => Outcome::Done,
+            Ok(Some(segment)) => {
+                write(file).replace(&job, segment);
+                Outcome::Done
+            }
+            Err(IndexError::Stopped) => Outcome::Dropped,
             Err(error) => {
                 job.give_up();
                 *lock(&self.problem) = Some(error.to_string());
-                true
+                Outcome::Done
             }
         }
     }
+}
+
+/// What came of looking at a file.
+enum Outcome {
+    /// A job was done: there may be another.
+    Done,
+    /// There was no job.
+    Nothing,
+    /// The file is gone, or the index is closed.
+    Dropped,
 }

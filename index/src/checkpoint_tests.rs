@@ -168,6 +168,7 @@ fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
     let limits = crate::vector_file::Limits {
         graph_rows: 64,
         merge_rows: 1 << 18,
+        merge_bytes: u64::MAX,
         graph: crate::GraphKind::default(),
     };
     for slot in 0..64u64 {

@@ -49,10 +49,12 @@ pub struct Options {
     pub graph_rows: usize,
     /// Vectors of the largest segment that merging makes.
     pub merge_rows: usize,
+    /// Bytes of the largest segment that merging makes, in memory. While it is made, its sources are there too.
+    pub merge_bytes: u64,
     /// Candidates considered in each graph by a search that does not give `ef`.
     pub default_ef: usize,
     /// A segment is scanned, although it has a graph, if it has fewer vectors than this times the
-    /// candidates: following a link costs as much as scanning about a hundred rows.
+    /// candidates: considering one costs as much as scanning some twenty rows.
     pub scan_factor: usize,
     /// Which implementation builds graphs; those that exist are kept.
     pub graph: GraphKind,
@@ -75,15 +77,22 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             owner: [0; 16],
-            graph_rows: 8192,
-            merge_rows: 1 << 18,
+            graph_rows: 1024,
+            merge_rows: 1 << 22,
+            merge_bytes: memory() / 4,
             default_ef: 96,
-            scan_factor: 100,
+            scan_factor: 20,
             graph: GraphKind::default(),
             scratch: std::env::temp_dir(),
             nice: 10,
         }
     }
+}
+
+/// Bytes of memory that the machine has.
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
 }
 
 /// A vector that was found.
@@ -159,6 +168,7 @@ impl Index {
         let limits = Limits {
             graph_rows: options.graph_rows,
             merge_rows: options.merge_rows,
+            merge_bytes: options.merge_bytes,
             graph: options.graph,
         };
         let queue = Arc::new(BuildQueue::new(limits));
@@ -272,7 +282,7 @@ impl Index {
             }
             Ok(batch)
         })();
-        let work = locked.plan(self.queue.limits).is_some();
+        let work = locked.has_work(self.queue.limits);
         drop(locked);
         if work {
             self.queue.push(file.0);
@@ -297,7 +307,7 @@ impl Index {
         let Some(known) = self.file(file) else { return 0 };
         let mut locked = write(&known);
         let gone = locked.remove(first, last);
-        let work = gone > 0 && locked.plan(self.queue.limits).is_some();
+        let work = gone > 0 && locked.has_work(self.queue.limits);
         drop(locked);
         if work {
             self.queue.push(file.0);

@@ -42,7 +42,8 @@
 //!
 //! A vector first enters the file's *growing segment*, in memory, which is searched by scanning.
 //! When the growing segment is full it is *sealed*: it becomes immutable, and a background thread
-//! builds a graph over it and later merges segments of about one size. A removed or overwritten
+//! builds a graph over it and merges it with others, so that a file which is left alone has one graph and a
+//! handful of vectors that are scanned. A removed or overwritten
 //! vector of a sealed segment gets a *tombstone* until the next merge. A search asks every segment
 //! and keeps the best.
 //!
@@ -68,6 +69,7 @@ mod graph;
 mod growing;
 mod index;
 mod manifest;
+mod merge_policy;
 pub mod mutants;
 pub mod npy;
 mod segment;

@@ -15,8 +15,9 @@ use std::{
 
 use crate::{
     error::{IndexError, Result},
-    graph::{self, GraphKind},
+    graph::{self, Base, GONE, GraphKind},
     growing::GrowingSegment,
+    merge_policy::{self, Choice, Part, Terms},
     segment::{Segment, SegmentView},
     slot_set::SlotSet,
     stats::Counts,
@@ -25,10 +26,11 @@ use crate::{
     vector_array::VectorArray,
 };
 
-/// So many segments of about one size are merged into one.
-const TIER_WIDTH: usize = 4;
-/// Segments without a graph are built as one graph: at most so many full growing segments.
-const GATHER: usize = 8;
+/// While builds are behind, a growing segment gets so many times as large before it is sealed: a search
+/// and an upsert go through all segments.
+const BEHIND: usize = 8;
+/// The part of a full growing segment that is scanned at no cost to speak of.
+const HANDFUL_PART: usize = 8;
 
 /// What became of a batch of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +46,24 @@ pub struct Batch {
 pub(crate) struct Limits {
     pub graph_rows: usize,
     pub merge_rows: usize,
+    pub merge_bytes: u64,
     /// Which implementation builds graphs.
     pub graph: GraphKind,
+}
+
+impl Limits {
+    /// Rows of the largest segment that merging makes.
+    fn bound(self, space: Space) -> usize {
+        // Vector, code, links, slot, and the numbers of node and row, at most.
+        let row = u64::from(space.dim) * 5 + 64 + 128 + 16;
+        let rows = usize::try_from(self.merge_bytes / row).unwrap_or(usize::MAX);
+        self.merge_rows.min(rows).max(1)
+    }
+
+    /// Rows that are scanned at no cost to speak of.
+    fn handful(self) -> usize {
+        self.graph_rows / HANDFUL_PART
+    }
 }
 
 /// All files of an index, by the number in their [`FileId`](crate::FileId).
@@ -62,6 +80,8 @@ pub(crate) struct VectorFile {
     pub skipped: SlotSet,
     /// The version of the growing segment that is in the store, and where.
     pub growing_stored: Option<(u64, Blob)>,
+    /// Vectors that came since all was last merged for that reason.
+    arrived: usize,
 }
 
 /// Work for the build thread: segments of a file, as they were when it was planned.
@@ -81,6 +101,7 @@ impl VectorFile {
             growing: GrowingSegment::new(space),
             skipped: SlotSet::default(),
             growing_stored: None,
+            arrived: 0,
         }
     }
 
@@ -103,7 +124,12 @@ impl VectorFile {
         }
         self.skipped.remove(slot, slot);
         self.growing.put(slot, &row);
-        if self.growing.len() >= limits.graph_rows {
+        self.arrived += 1;
+        let len = self.growing.len();
+        let full = limits.graph_rows;
+        if len >= full
+            && (len >= full.saturating_mul(BEHIND) || !self.segments.iter().any(lacks_graph))
+        {
             self.seal();
         }
         Ok(true)
@@ -152,29 +178,55 @@ impl VectorFile {
         counts
     }
 
-    /// The next job that is worth doing, if any: graphs that are missing, then merges.
-    pub(crate) fn plan(&self, limits: Limits) -> Option<Job> {
-        let usable: Vec<&SegmentView> = self
-            .segments
-            .iter()
-            .filter(|view| view.live() > 0 && !view.segment.build_failed.load(Ordering::Relaxed))
-            .collect();
-        let without_graph = usable.iter().copied().filter(|view| !view.segment.has_graph());
-        let gathered = gather(without_graph, (GATHER * limits.graph_rows).min(limits.merge_rows));
-        if !gathered.is_empty() {
-            return Some(self.job(&gathered, limits));
+    /// The parts that may be merged, and the segment that each is; the growing one is none.
+    fn parts(&self, limits: Limits, at_rest: bool) -> (Vec<Part>, Vec<Option<usize>>) {
+        let usable = |view: &SegmentView| {
+            view.live() > 0 && !view.segment.build_failed.load(Ordering::Relaxed)
+        };
+        let usable = self.segments.iter().enumerate().filter(|(_, view)| usable(view));
+        let (mut parts, mut places): (Vec<Part>, Vec<Option<usize>>) = usable
+            .map(|(at, view)| {
+                let (rows, tombstones) = (view.live(), view.tombstones.count());
+                (Part { rows, tombstones, lacks_graph: lacks_graph(view) }, Some(at))
+            })
+            .unzip();
+        let rows = self.growing.len();
+        let is_full = rows >= limits.graph_rows;
+        // A small file is scanned as fast as a graph is walked.
+        if is_full || (at_rest && rows > limits.handful() && !parts.is_empty()) {
+            parts.push(Part { rows, tombstones: 0, lacks_graph: is_full });
+            places.push(None);
         }
-        if let Some(full) = full_tier(&usable, limits) {
-            return Some(self.job(&full, limits));
-        }
-        // With tombstones on a third of its rows a segment is asked for half as many candidates again.
-        let stale = |view: &&SegmentView| view.tombstones.count() * 3 > view.segment.len();
-        usable.into_iter().find(stale).map(|view| self.job(&[view], limits))
+        (parts, places)
     }
 
-    fn job(&self, segments: &[&SegmentView], limits: Limits) -> Job {
-        let segments = segments.iter().map(|&view| view.clone()).collect();
-        Job { space: self.space, params: self.params, graph: limits.graph, segments }
+    fn choose(&self, limits: Limits, at_rest: bool) -> Option<(Choice, Vec<Option<usize>>)> {
+        let (parts, places) = self.parts(limits, at_rest);
+        let credit = if at_rest { self.arrived } else { 0 };
+        let terms = Terms { bound: limits.bound(self.space), handful: limits.handful(), credit };
+        Some((merge_policy::choose(&parts, terms)?, places))
+    }
+
+    /// Whether there is a job for it, now or at rest.
+    pub(crate) fn has_work(&self, limits: Limits) -> bool {
+        self.choose(limits, false).is_some() || self.choose(limits, true).is_some()
+    }
+
+    /// The next job that is worth doing, if any. At rest, which is when no file has another, what is left
+    /// is merged too.
+    pub(crate) fn plan(&mut self, limits: Limits, at_rest: bool) -> Option<Job> {
+        let (choice, places) = self.choose(limits, at_rest)?;
+        if choice.by_credit {
+            self.arrived = 0;
+        }
+        let chosen: Vec<Option<usize>> = choice.parts.iter().map(|&part| places[part]).collect();
+        let mut segments: Vec<SegmentView> =
+            chosen.iter().flatten().map(|&at| self.segments[at].clone()).collect();
+        if chosen.contains(&None) {
+            self.seal();
+            segments.extend(self.segments.last().cloned());
+        }
+        Some(Job { space: self.space, params: self.params, graph: limits.graph, segments })
     }
 
     /// Puts a merged segment in the place of its sources; false if the file no longer has them.
@@ -205,36 +257,10 @@ impl VectorFile {
     }
 }
 
-/// Segments of about one size, if there are enough of them to be merged. The sizes of a tier lie
-/// within a factor of [`TIER_WIDTH`].
-fn full_tier<'a>(usable: &[&'a SegmentView], limits: Limits) -> Option<Vec<&'a SegmentView>> {
-    let mut tiers: Vec<Vec<&SegmentView>> = Vec::new();
-    for &view in usable {
-        let ratio = view.live() / limits.graph_rows.max(1);
-        let tier = ratio.max(1).ilog(TIER_WIDTH) as usize;
-        tiers.resize_with(tiers.len().max(tier + 1), Vec::new);
-        tiers[tier].push(view);
-    }
-    tiers.into_iter().find_map(|mut tier| {
-        tier.sort_by_key(|view| view.live());
-        let merged = gather(tier.into_iter(), limits.merge_rows);
-        (merged.len() >= TIER_WIDTH).then_some(merged)
-    })
-}
-
-/// The first segments that together have at most `limit` live rows; at least one, if there is any.
-fn gather<'a>(
-    segments: impl Iterator<Item = &'a SegmentView>,
-    limit: usize,
-) -> Vec<&'a SegmentView> {
-    let mut rows = 0;
-    segments
-        .take_while(|view| {
-            let first = rows == 0;
-            rows += view.live();
-            first || rows <= limit
-        })
-        .collect()
+/// Whether a segment is to get a graph.
+fn lacks_graph(view: &SegmentView) -> bool {
+    let segment = &view.segment;
+    view.live() > 0 && !segment.has_graph() && !segment.build_failed.load(Ordering::Relaxed)
 }
 
 impl Job {
@@ -243,16 +269,13 @@ impl Job {
         if let [only] = self.segments.as_slice()
             && !only.segment.has_graph()
         {
-            only.segment.set_graph(graph::build(
-                self.graph,
-                &only.segment.rows,
-                self.params,
-                stop,
-            )?);
+            let rows = &only.segment.rows;
+            only.segment.set_graph(graph::build(self.graph, rows, None, self.params, stop)?);
             return Ok(None);
         }
-        let segment = merge(self.space, &self.segments);
-        segment.set_graph(graph::build(self.graph, &segment.rows, self.params, stop)?);
+        let (segment, base) = merge(self.space, &self.segments);
+        let graph = graph::build(self.graph, &segment.rows, base.as_ref(), self.params, stop)?;
+        segment.set_graph(graph);
         Ok(Some(segment))
     }
 
@@ -264,8 +287,8 @@ impl Job {
     }
 }
 
-/// The live rows of several segments, by slot.
-fn merge(space: Space, segments: &[SegmentView]) -> Segment {
+/// The live rows of several segments, by slot, and the largest graph among theirs.
+fn merge(space: Space, segments: &[SegmentView]) -> (Segment, Option<Base>) {
     let mut order: Vec<(u64, usize, usize)> = Vec::new();
     for (from, view) in segments.iter().enumerate() {
         for row in (0..view.segment.len()).filter(|&row| !view.tombstones.contains(row)) {
@@ -273,12 +296,23 @@ fn merge(space: Space, segments: &[SegmentView]) -> Segment {
         }
     }
     order.sort_unstable();
+    let with_graph = segments.iter().enumerate().filter(|(_, view)| view.segment.has_graph());
+    let largest = with_graph.max_by_key(|(_, view)| view.live());
+    let base = largest.and_then(|(largest, view)| {
+        let mut moved = vec![GONE; view.segment.len()];
+        for (to, &(_, from, row)) in order.iter().enumerate() {
+            if from == largest {
+                moved[row] = to as u32;
+            }
+        }
+        Some(Base { graph: Arc::clone(view.segment.graph.get()?), moved })
+    });
     let mut rows = VectorArray::new(space);
     rows.reserve_exact(order.len());
     for &(_, from, row) in &order {
         rows.push_from(&segments[from].segment.rows, row);
     }
-    Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows)
+    (Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows), base)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 use super::*;
 use crate::types::{Element, Metric};
 
-const LIMITS: Limits = Limits { graph_rows: 16, merge_rows: 1000, graph: GraphKind::Flat };
+const LIMITS: Limits =
+    Limits { graph_rows: 16, merge_rows: 1000, merge_bytes: u64::MAX, graph: GraphKind::Flat };
 
 fn row(x: u64) -> [u8; 4] {
     [x as u8 & 0x7f, (x >> 7) as u8 & 0x7f, 1, 1]
@@ -17,6 +18,10 @@ fn filled(slots: u64) -> VectorFile {
     );
     for slot in 0..slots {
         assert!(file.upsert(slot, &row(slot), LIMITS).unwrap());
+        // As if builds were not behind.
+        if file.growing.len() >= LIMITS.graph_rows {
+            file.seal();
+        }
     }
     file
 }
@@ -30,7 +35,7 @@ fn what_is_removed_while_a_merge_is_built_stays_removed() {
     let mut file = filled(48);
     assert_eq!((file.segments.len(), file.growing.len()), (3, 0));
     file.remove(1, 1);
-    let job = file.plan(LIMITS).unwrap();
+    let job = file.plan(LIMITS, false).unwrap();
     let merged = job.run(&go()).unwrap().unwrap();
     assert_eq!(merged.len(), 47);
     // Meanwhile: a removal, an overwrite, an overwrite with the same vector, and a segment that is
@@ -51,45 +56,71 @@ fn what_is_removed_while_a_merge_is_built_stays_removed() {
         let wanted = wanted.map(|raw| file.space.decode(&raw).unwrap().unwrap());
         assert_eq!(file.get(slot), wanted, "slot {slot}");
     }
-    assert!(file.plan(LIMITS).is_none_or(|job| job.segments.len() == 1));
+    assert!(file.plan(LIMITS, false).is_none_or(|job| job.segments.len() == 1));
 }
 
 #[test]
 fn a_merge_for_a_file_that_is_gone_is_thrown_away() {
     let mut file = filled(48);
-    let job = file.plan(LIMITS).unwrap();
+    let job = file.plan(LIMITS, false).unwrap();
     let merged = job.run(&go()).unwrap().unwrap();
     let mut fresh = filled(48);
     assert!(!fresh.replace(&job, merged));
     assert_eq!((fresh.segments.len(), fresh.counts().vectors), (3, 48));
     file.remove(0, u64::MAX);
-    assert!(file.segments.is_empty() && file.plan(LIMITS).is_none());
+    assert!(file.segments.is_empty() && file.plan(LIMITS, false).is_none());
+}
+
+/// Does all that there is to do.
+fn settle(file: &mut VectorFile, limits: Limits) {
+    let mut jobs = 0;
+    while let Some(job) = file.plan(limits, false).or_else(|| file.plan(limits, true)) {
+        if let Some(merged) = job.run(&go()).unwrap() {
+            assert!(merged.len() <= limits.merge_rows);
+            assert!(file.replace(&job, merged));
+        }
+        jobs += 1;
+        assert!(jobs < 1000, "{jobs} jobs and no end");
+    }
+    assert!(!file.has_work(limits));
+}
+
+#[test]
+fn a_settled_file_has_one_graph_and_a_handful_of_rows() {
+    for slots in [16, 17, 40, 100, 500, 999] {
+        let mut file = filled(slots);
+        settle(&mut file, LIMITS);
+        let counts = file.counts();
+        assert_eq!((counts.segments, counts.graphs, counts.vectors), (1, 1, slots), "{slots}");
+        assert!(counts.pending <= LIMITS.graph_rows as u64 / 8, "{slots}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_segment_is_bounded_by_rows_and_by_bytes() {
+    let row = 5 * 4 + 64 + 128 + 16;
+    for limits in
+        [Limits { merge_rows: 200, ..LIMITS }, Limits { merge_bytes: 200 * row, ..LIMITS }]
+    {
+        let mut file = filled(1_000);
+        settle(&mut file, limits);
+        assert!(file.segments.iter().all(|view| view.segment.len() <= 200));
+        assert!(file.segments.len() <= 6 && file.counts().pending <= 2, "{:?}", file.counts());
+    }
 }
 
 #[test]
 fn plans_end() {
     let mut file = filled(16 * 70);
-    let mut jobs = 0;
-    while let Some(job) = file.plan(LIMITS) {
-        if let Some(merged) = job.run(&go()).unwrap() {
-            assert!(merged.len() <= LIMITS.merge_rows);
-            assert!(file.replace(&job, merged));
-        }
-        jobs += 1;
-        assert!(jobs < 100, "{jobs} jobs and no end");
-    }
-    assert!(
-        file.segments.len() < 8 && file.counts().pending == 0,
-        "{} segments",
-        file.segments.len()
-    );
+    settle(&mut file, LIMITS);
+    assert!(file.segments.len() < 4 && file.counts().pending <= 2, "{:?}", file.counts());
     // A segment with tombstones on a third of its rows is worth one job.
     let (from, len) = (file.segments[0].segment.slots[0], file.segments[0].segment.len());
     let slots: Vec<u64> = file.segments[0].segment.slots[..=len / 3].to_vec();
     for slot in slots {
         file.remove(slot, slot);
     }
-    let job = file.plan(LIMITS).unwrap();
+    let job = file.plan(LIMITS, false).unwrap();
     let merged = job.run(&go()).unwrap().unwrap();
     assert!(file.replace(&job, merged) && file.get(from).is_none());
     assert!(file.segments.iter().all(|view| view.tombstones.count() == 0));
@@ -97,9 +128,9 @@ fn plans_end() {
 
 #[test]
 fn a_graph_that_cannot_be_built_is_not_tried_again() {
-    let file = filled(16);
-    let job = file.plan(LIMITS).unwrap();
+    let mut file = filled(16);
+    let job = file.plan(LIMITS, false).unwrap();
     job.give_up();
-    assert!(file.plan(LIMITS).is_none());
+    assert!(file.plan(LIMITS, false).is_none());
     assert_eq!((file.counts().vectors, file.counts().pending), (16, 16));
 }

@@ -27,11 +27,26 @@ use crate::{
 /// The most rows of a graph, and so of a segment.
 pub(crate) const GRAPH_ROWS_MAX: usize = 1 << 24;
 
+/// In the place of a row: it was removed.
+pub(crate) const GONE: u32 = u32::MAX;
+
 /// An approximate index over the rows of one segment.
 pub(crate) trait Graph: Send + Sync {
     /// About `ef` row numbers near the query, each at most once, the nearest by the graph's own
     /// estimate first.
     fn search(&self, query: &Row, ef: usize) -> Vec<u32>;
+    /// A graph over `rows` that keeps what it can of this one's links. `moved` says where the rows of this
+    /// graph are among `rows`, or [`GONE`]. `None` if building a graph anew is better.
+    fn extended(
+        &self,
+        rows: &Arc<VectorArray>,
+        moved: &[u32],
+        params: Params,
+        stop: &AtomicBool,
+    ) -> Result<Option<Arc<dyn Graph>>> {
+        let _ = (rows, moved, params, stop);
+        Ok(None)
+    }
     /// The graph as bytes. An implementation may use fresh files in `dir`, a private directory.
     fn dump(&self, dir: &Path) -> Result<Box<dyn Dump>>;
     /// Resident bytes, estimated; without the rows.
@@ -59,10 +74,17 @@ pub enum GraphKind {
     HnswRs,
 }
 
-/// Builds a graph on this thread; `stop` abandons it.
+/// A graph over some of the rows of another that is to be built, and where its rows are among these.
+pub(crate) struct Base {
+    pub graph: Arc<dyn Graph>,
+    pub moved: Vec<u32>,
+}
+
+/// Builds a graph, out of `base` if there is one and that is better; `stop` abandons it.
 pub(crate) fn build(
     kind: GraphKind,
     rows: &Arc<VectorArray>,
+    base: Option<&Base>,
     params: Params,
     stop: &AtomicBool,
 ) -> Result<Arc<dyn Graph>> {
@@ -71,6 +93,11 @@ pub(crate) fn build(
             rows: rows.len(),
             why: format!("a graph holds at most {GRAPH_ROWS_MAX} vectors"),
         });
+    }
+    if let (GraphKind::Flat, Some(base)) = (kind, base)
+        && let Some(graph) = base.graph.extended(rows, &base.moved, params, stop)?
+    {
+        return Ok(graph);
     }
     Ok(match kind {
         GraphKind::Flat => Arc::new(flat::FlatGraph::build(rows, params, stop)?),

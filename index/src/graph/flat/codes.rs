@@ -72,6 +72,10 @@ impl Codes {
         &self.bytes
     }
 
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
     /// The code of a node.
     #[inline]
     pub(super) fn get(&self, node: u32) -> &[u8] {
@@ -80,7 +84,7 @@ impl Codes {
 }
 
 /// How rows become codes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Codec {
     Numbers(Quantizer),
     /// Bits, in so many words.
@@ -101,7 +105,7 @@ pub(super) struct Lift {
 }
 
 /// How rows of numbers become codes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Quantizer {
     lift: Lift,
     /// Of the rows, and under dot of the further dimension.

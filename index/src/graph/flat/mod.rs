@@ -6,21 +6,25 @@
 //! asks ranks what it finds exactly. Nodes are the distinct rows in a shuffled order. Where this project
 //! says HNSW without naming a library it means a graph of this kind, which has no hierarchy.
 //!
-//! Invariant: links lead to nodes that exist, and a build depends on the rows alone, not on timing.
+//! Invariant: links lead to nodes that exist, and a build depends on the rows alone (and on the graph that it
+//! extends), neither on timing nor on the number of threads.
 //! Nothing here locks or calls through a pointer during a walk.
 
 mod blob;
 mod build;
 mod codes;
+mod extend;
 mod kernel;
 mod rotation;
 mod separation;
+mod team;
 mod walk;
 
 use std::{
     collections::HashMap,
+    num::NonZero,
     path::Path,
-    sync::{Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 use super::{
@@ -36,6 +40,7 @@ use crate::{
     vector_array::VectorArray,
 };
 pub(super) use blob::{FlatDump, MAGIC};
+use build::Builder;
 use codes::{Codec, Codes};
 use kernel::Isa;
 use walk::{Scratch, View};
@@ -87,21 +92,27 @@ pub(super) struct FlatGraph {
 }
 
 impl FlatGraph {
-    /// Builds a graph on this thread; `stop` abandons it between two batches.
+    /// Builds a graph on all processors; `stop` abandons it between two batches.
     pub(super) fn build(rows: &VectorArray, params: Params, stop: &AtomicBool) -> Result<Self> {
+        Self::build_on(threads(), rows, params, stop)
+    }
+
+    fn build_on(
+        threads: usize,
+        rows: &VectorArray,
+        params: Params,
+        stop: &AtomicBool,
+    ) -> Result<Self> {
         let (mut row_of, duplicates) = distinct(rows);
         permute(&mut row_of);
         if rows.metric == Metric::Dot {
             longest_first(rows, &mut row_of);
         }
         let isa = Isa::detect();
-        let mut codec = Codec::fit(rows, &row_of);
-        let mut codes = codec.encode_rows(rows, &row_of);
-        if !separation::tells_apart(isa, &codes, rows, &row_of) {
-            codec = Codec::floats(rows, &row_of);
-            codes = codec.encode_rows(rows, &row_of);
-        }
-        let links = build::build(isa, &codes, usize::from(params.ef_construction) / 2, stop)?;
+        let (codec, codes) = encode_apart(isa, threads, rows, &row_of);
+        let ef = candidates(params);
+        let builder = Builder { isa, codes: &codes, ef, threads, stop };
+        let links = builder.link(Vec::new())?;
         Ok(Self::new(codec, codes, links, row_of, duplicates))
     }
 
@@ -115,6 +126,49 @@ impl FlatGraph {
         let (isa, scratches) = (Isa::detect(), Mutex::default());
         Self { codec, codes, links, row_of, duplicates, isa, scratches }
     }
+
+    fn view(&self) -> View<'_> {
+        View { links: &self.links, codes: &self.codes, extra: (0, 0) }
+    }
+}
+
+/// Threads that build a graph.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Candidates that are considered when a node is linked.
+fn candidates(params: Params) -> usize {
+    usize::from(params.ef_construction) / 2
+}
+
+/// The codes of `nodes`, encoded on so many threads.
+fn encode(threads: usize, codec: &Codec, rows: &VectorArray, nodes: &[u32]) -> Codes {
+    let mut parts = team::split(threads, nodes, |part| codec.encode_rows(rows, part)).into_iter();
+    let first = parts.next().unwrap_or_else(|| Codes::new(codec.kind(), codec.width()));
+    if parts.len() == 0 {
+        return first;
+    }
+    let mut bytes = Vec::with_capacity(nodes.len() * codec.width());
+    bytes.extend_from_slice(first.bytes());
+    drop(first);
+    for part in parts {
+        bytes.extend_from_slice(part.bytes());
+    }
+    Codes::from_bytes(codec.kind(), codec.width(), bytes)
+}
+
+/// A codec whose codes tell the rows `nodes` apart, which are in a shuffled order, and their codes.
+fn encode_apart(isa: Isa, threads: usize, rows: &VectorArray, nodes: &[u32]) -> (Codec, Codes) {
+    let codec = Codec::fit(rows, nodes);
+    let codes = encode(threads, &codec, rows, nodes);
+    if separation::tells_apart(isa, &codes, rows, nodes) {
+        return (codec, codes);
+    }
+    drop(codes);
+    let codec = Codec::floats(rows, nodes);
+    let codes = encode(threads, &codec, rows, nodes);
+    (codec, codes)
 }
 
 /// Puts the longest rows among those that a walk looks at first: the largest products are with them.
@@ -134,7 +188,7 @@ impl Graph for FlatGraph {
         let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
         let mut code = std::mem::take(&mut scratch.code);
         self.codec.encode_query(query, &mut scratch.buffer, &mut code);
-        let view = View { links: &self.links, codes: &self.codes };
+        let view = self.view();
         view.walk(self.isa, &code, ef, &mut scratch);
         let mut rows = Vec::with_capacity(scratch.found().len());
         for near in scratch.found() {
@@ -150,6 +204,17 @@ impl Graph for FlatGraph {
             scratches.push(scratch);
         }
         rows
+    }
+
+    fn extended(
+        &self,
+        rows: &Arc<VectorArray>,
+        moved: &[u32],
+        params: Params,
+        stop: &AtomicBool,
+    ) -> Result<Option<Arc<dyn Graph>>> {
+        let extended = self.extend_on(threads(), rows, moved, params, stop)?;
+        Ok(extended.map(|graph| Arc::new(graph) as Arc<dyn Graph>))
     }
 
     fn dump(&self, _: &Path) -> Result<Box<dyn Dump>> {

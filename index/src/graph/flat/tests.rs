@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{codes::Kind, *};
 use crate::{
+    graph::GONE,
     types::{Element, Metric},
     vector::Space,
 };
@@ -265,4 +266,103 @@ fn damaged_bytes_never_lead_a_walk_astray() {
         }
     }
     assert!(loaded > 100, "most faults in codes cannot be seen: {loaded}");
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let rows = clusters(Space::new(Element::F32, Metric::L2, 16), 3_000, 60, 0.3);
+    let first = {
+        let mut first = VectorArray::new(Space::new(Element::F32, Metric::L2, 16));
+        (0..2_600).for_each(|row| first.push_from(&rows, row));
+        build(&first)
+    };
+    // A tenth of the first ones is gone.
+    let moved: Vec<u32> =
+        (0..2_600).map(|row| if row % 10 == 3 { GONE } else { row - (row + 6) / 10 }).collect();
+    let mut left = VectorArray::new(Space::new(Element::F32, Metric::L2, 16));
+    (0..3_000)
+        .filter(|row| *row >= 2_600 || row % 10 != 3)
+        .for_each(|row| left.push_from(&rows, row));
+    let go = AtomicBool::new(false);
+    let of = |threads: usize| {
+        let built = FlatGraph::build_on(threads, &rows, Params::default(), &go).unwrap();
+        let more = first.extend_on(threads, &left, &moved, Params::default(), &go).unwrap();
+        let more = more.expect("the codec fits and the nodes are found");
+        (built.links, more.links, more.row_of, more.codes.bytes().to_vec())
+    };
+    let one = of(1);
+    assert_eq!(one.1.len(), left.len());
+    for threads in [2, 3] {
+        assert!(of(threads) == one, "{threads} threads");
+    }
+}
+
+/// Deletes, duplicates and a topic that is new in every round, extended five times.
+#[test]
+fn an_extended_graph_finds_what_a_built_one_does() {
+    for (element, metric) in
+        [(Element::F32, Metric::L2), (Element::F32, Metric::Dot), (Element::Bit, Metric::Hamming)]
+    {
+        let space = Space::new(element, metric, 64);
+        let all = clusters(space, 5_000, 50, 0.4);
+        let (go, mut extended) = (AtomicBool::new(false), 0);
+        let mut known: Vec<usize> = (0..2_500).collect();
+        let array = |rows: &[usize]| {
+            let mut array = VectorArray::new(space);
+            for &row in rows {
+                array.push_from(&all, row);
+            }
+            Arc::new(array)
+        };
+        let mut rows = array(&known);
+        let mut graph = build(&rows);
+        for round in 0..5 {
+            // Some are gone, the next topics come, and some rows a second time.
+            let mut next: Vec<usize> =
+                known.iter().copied().filter(|row| (row + round) % 13 != 0).collect();
+            let moved: Vec<u32> = (known.iter())
+                .map(|row| next.iter().position(|other| other == row).map_or(GONE, |at| at as u32))
+                .collect();
+            next.extend(2_500 + round * 500..3_000 + round * 500);
+            next.extend(known.iter().copied().filter(|row| row % 97 == round));
+            rows = array(&next);
+            let more = graph.extend_on(2, &rows, &moved, Params::default(), &go).unwrap();
+            extended += usize::from(more.is_some());
+            graph = more.unwrap_or_else(|| build(&rows));
+            known = next;
+            let (order, _) = distinct(&rows);
+            let mut nodes = graph.row_of.clone();
+            nodes.sort_unstable();
+            assert_eq!(nodes, order, "{metric}: each content is one node");
+        }
+        assert!(extended >= 3, "{metric}: extended {extended} times");
+        let recall = recall(&graph, &rows, 64, 37);
+        assert!(recall >= 0.97, "{element} {metric}: {recall}");
+    }
+}
+
+#[test]
+fn a_graph_that_new_rows_do_not_fit_is_not_extended() {
+    let go = AtomicBool::new(false);
+    let moved: Vec<u32> = (0..1_000).collect();
+    for (metric, factor) in [(Metric::L2, 30.0), (Metric::Dot, 2.0)] {
+        let space = Space::new(Element::F32, metric, 16);
+        let first = clusters(space, 1_000, 20, 0.3);
+        let row = |i: usize| {
+            first
+                .numbers(i % 1_000)
+                .iter()
+                .map(|x| x * if i < 1_000 { 1.0 } else { factor })
+                .collect()
+        };
+        let rows = array(space, (0..1_100).map(row));
+        let more = build(&first).extend_on(1, &rows, &moved, Params::default(), &go).unwrap();
+        assert!(more.is_none(), "{metric}");
+        // Nor is one of which half is gone.
+        let gone: Vec<u32> =
+            (0..1_000).map(|row| if row < 500 { GONE } else { row - 500 }).collect();
+        let left = array(space, (500..1_000).map(|i| first.numbers(i).to_vec()));
+        let less = build(&first).extend_on(1, &left, &gone, Params::default(), &go).unwrap();
+        assert!(less.is_none(), "{metric}");
+    }
 }

@@ -91,6 +91,8 @@ impl Scratch {
 pub(super) struct View<'a> {
     pub(super) links: &'a [Links],
     pub(super) codes: &'a Codes,
+    /// The first and the one past the last of further nodes that a walk looks at first.
+    pub(super) extra: (u32, u32),
 }
 
 #[inline(always)]
@@ -107,7 +109,8 @@ fn walk(
     let Scratch { met, walk, nearest, fresh, .. } = scratch;
     // The sampled nodes are the first ones: they lie side by side.
     let mut best = [Near::FARTHEST; BEGIN];
-    for node in 0..entries_of(nodes) as u32 {
+    let sample = entries_of(nodes) as u32;
+    for node in (0..sample).chain(view.extra.0.max(sample)..view.extra.1) {
         let near = Near::new(distance(query, codes.get(node)), node);
         if near < best[BEGIN - 1] {
             best[BEGIN - 1] = near;
