@@ -31,9 +31,9 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
 
 /// Connections that are served at once; others wait.
-const CONNECTIONS: usize = 1024;
+const CONNECTIONS: usize = 128;
 /// Connections that one user may have, unless it is root.
-const CONNECTIONS_PER_USER: usize = 64;
+const CONNECTIONS_PER_USER: usize = 32;
 /// Answers that are computed at once; others wait.
 const ANSWERS: usize = 16;
 /// Time for a client to send a request, and to receive the answer.
@@ -418,9 +418,9 @@ mod tests {
             .map(|i| {
                 let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
                 client.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-                match i % 3 {
-                    0 => client.write_all(&[1]).unwrap(),
-                    1 => client.write_all(&huge).unwrap(),
+                match i % 16 {
+                    0..8 => client.write_all(&[1]).unwrap(),
+                    8..15 => client.write_all(&huge).unwrap(),
                     // Until nothing more fits: the answers are not taken either.
                     _ => while client.write_all(&ask).is_ok() {},
                 }
