@@ -193,11 +193,12 @@ impl SegmentView {
         }
         // The nearest come first: what lies far behind the k-th is not worth its exact distance. Equal
         // rows stand side by side and count once, or a crowd of them would hide a nearer row.
+        let ranker = self.segment.rows.ranker(request.query);
         let mut left = (request.k * 2).max(RERANKED_MIN);
         let mut last = None;
         for row in found {
             let row = row as usize;
-            let rank = self.segment.rows.rank(row, request.query);
+            let rank = self.segment.rows.rank_by(row, &ranker);
             if last != Some(rank.to_bits()) {
                 if left == 0 {
                     break;

@@ -145,7 +145,7 @@ impl RowDistance {
         if rows.metric == Metric::Dot {
             let square = |row| {
                 let row = rows.numbers(row);
-                distance::dot(row, row)
+                distance::dot(&row, &row)
             };
             let longest = (0..rows.len()).map(square).fold(0.0f32, f32::max);
             lift = (0..rows.len()).map(|row| (longest - square(row)).max(0.0).sqrt()).collect();
@@ -156,22 +156,22 @@ impl RowDistance {
     fn between(&self, a: usize, b: usize) -> f32 {
         let rows = &self.rows;
         if rows.is_bits() {
-            return distance::hamming(rows.bits(a), rows.bits(b)) as f32;
+            return distance::hamming(&rows.bits(a), &rows.bits(b)) as f32;
         }
         let (x, y) = (rows.numbers(a), rows.numbers(b));
         if rows.metric == Metric::Dot {
             let up = self.lift[a] - self.lift[b];
-            return distance::l2_squared(x, y) + up * up;
+            return distance::l2_squared(&x, &y) + up * up;
         }
-        distance::rank_numbers(rows.metric, x, y)
+        distance::rank_numbers(rows.metric, &x, &y)
     }
 
     fn to_numbers(&self, row: usize, query: &[f32]) -> f32 {
         let values = self.rows.numbers(row);
         if self.rows.metric == Metric::Dot {
-            return distance::l2_squared(values, query) + self.lift[row] * self.lift[row];
+            return distance::l2_squared(&values, query) + self.lift[row] * self.lift[row];
         }
-        distance::rank_numbers(self.rows.metric, values, query)
+        distance::rank_numbers(self.rows.metric, &values, query)
     }
 }
 
@@ -192,7 +192,7 @@ impl Distance<u64> for RowDistance {
         match (a, b) {
             (&[a], &[b]) => self.between(a as usize, b as usize),
             (&[row], [query @ .., _]) | ([query @ .., _], &[row]) => {
-                distance::hamming(self.rows.bits(row as usize), query) as f32
+                distance::hamming(&self.rows.bits(row as usize), query) as f32
             }
             _ => f32::MAX,
         }

@@ -135,7 +135,7 @@ fn under_dot_rows_are_lifted_to_one_length() {
         long.push(distance.lift[row]);
         long
     };
-    let longest = (0..60).map(|row| distance::dot(rows.numbers(row), rows.numbers(row)));
+    let longest = (0..60).map(|row| distance::dot(&rows.numbers(row), &rows.numbers(row)));
     let longest = longest.fold(0.0, f32::max);
     for a in 0..60 {
         let own = lifted(a);
@@ -148,10 +148,10 @@ fn under_dot_rows_are_lifted_to_one_length() {
         let query = rows.numbers(a);
         let mut order: Vec<usize> = (0..60).collect();
         order.sort_by(|&x, &y| {
-            distance.to_numbers(x, query).total_cmp(&distance.to_numbers(y, query))
+            distance.to_numbers(x, &query).total_cmp(&distance.to_numbers(y, &query))
         });
         let products: Vec<f32> =
-            order.iter().map(|&row| distance::dot(rows.numbers(row), query)).collect();
+            order.iter().map(|&row| distance::dot(&rows.numbers(row), &query)).collect();
         assert!(products.is_sorted_by(|x, y| x + longest * 1e-5 >= *y), "{products:?}");
     }
 }

@@ -116,7 +116,7 @@ impl Lift {
         let is_dot = rows.metric == Metric::Dot;
         let square = |row: &u32| {
             let row = rows.numbers(*row as usize);
-            distance::dot(row, row)
+            distance::dot(&row, &row)
         };
         let longest =
             if is_dot { nodes.iter().map(square).fold(0.0, f32::max).sqrt() } else { 0.0 };
@@ -166,7 +166,7 @@ impl Quantizer {
         let mut buffer = Vec::new();
         let mut sums = vec![0.0f64; lift.dim];
         for &row in sample {
-            lift.row(rows.numbers(row as usize), &mut buffer);
+            lift.row(&rows.numbers(row as usize), &mut buffer);
             for (sum, x) in sums.iter_mut().zip(&buffer) {
                 *sum += f64::from(*x);
             }
@@ -176,7 +176,7 @@ impl Quantizer {
         let mut this = Self::new(lift.longest, mean, 1.0);
         let mut sizes: Vec<f32> = Vec::with_capacity(sample.len() * lift.dim);
         for &row in sample {
-            lift.row(rows.numbers(row as usize), &mut buffer);
+            lift.row(&rows.numbers(row as usize), &mut buffer);
             this.centre(&mut buffer);
             sizes.extend(buffer.iter().map(|x| x.abs()));
         }
@@ -244,12 +244,12 @@ impl Codec {
         for (node, &row) in nodes.iter().enumerate() {
             match self {
                 Self::Numbers(quantizer) => {
-                    quantizer.lift.row(rows.numbers(row as usize), &mut buffer);
+                    quantizer.lift.row(&rows.numbers(row as usize), &mut buffer);
                     quantizer.encode(&mut buffer, &mut codes.bytes);
                 }
-                Self::Bits { .. } => encode_words(rows.bits(row as usize), &mut codes.bytes),
+                Self::Bits { .. } => codes.bytes.extend_from_slice(rows.raw(row as usize)),
                 Self::Floats(lift) => {
-                    lift.row(rows.numbers(row as usize), &mut buffer);
+                    lift.row(&rows.numbers(row as usize), &mut buffer);
                     encode_floats(&buffer, &mut codes.bytes);
                 }
             }

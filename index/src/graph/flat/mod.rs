@@ -122,7 +122,7 @@ fn longest_first(rows: &VectorArray, nodes: &mut [u32]) {
     let count = entries_of(nodes.len());
     let square = |row: &u32| {
         let row = rows.numbers(*row as usize);
-        -distance::dot(row, row)
+        -distance::dot(&row, &row)
     };
     if count < nodes.len() {
         nodes.select_nth_unstable_by(count, |a, b| square(a).total_cmp(&square(b)));
