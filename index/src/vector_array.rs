@@ -4,23 +4,27 @@
 //! Invariant: every row comes from [`Space::decode`], so no rank is NaN. Rows of `f32` are normalised
 //! under cosine; those of narrower types are as in the file, with the inverse of their length beside them.
 //! Bits are filled up with zeroes to whole words. Slots are not known here.
+//!
+//! Rows are in memory, or in the pages of a blob. What is in pages may turn out not to be what was
+//! written. Functions that tell it take an epoch or return an option or a result; the others are for rows in
+//! memory, and for whoever has called [`VectorArray::verify`].
 
 use std::{
     borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read, Write},
+    io::{self, Write},
+    sync::Arc,
 };
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     distance::Ranker,
+    error::{IndexError, Result},
+    store::pages::Pages,
     types::{Element, Metric},
     vector::{Row, Space, decode_numbers},
 };
-
-/// Bytes converted at a time when rows are written or read.
-const CHUNK: usize = 1 << 16;
 
 // Numbers are used where they lie, in memory as in the store.
 const _: () = assert!(cfg!(target_endian = "little"), "the index needs a little-endian machine");
@@ -34,6 +38,16 @@ pub(crate) struct VectorArray {
     data: Vec<u8>,
     /// The inverse of each row's length; empty unless the space needs it.
     inverse: Vec<f32>,
+    /// Where the rows are instead of in memory.
+    stored: Option<Stored>,
+}
+
+/// Rows in a blob: from byte `at` on, and then the inverses of their lengths.
+#[derive(Clone)]
+struct Stored {
+    pages: Arc<Pages>,
+    rows: usize,
+    at: usize,
 }
 
 /// Bytes of a row in an array.
@@ -57,11 +71,46 @@ impl VectorArray {
             width: row_bytes(space),
             data: Vec::new(),
             inverse: Vec::new(),
+            stored: None,
         }
     }
 
+    /// Rows in pages, which reach as far as [`Self::stored_bytes`] says.
+    pub(crate) fn stored(space: Space, rows: usize, pages: Arc<Pages>, at: usize) -> Self {
+        Self { stored: Some(Stored { pages, rows, at }), ..Self::new(space) }
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.data.len() / self.width
+        self.stored.as_ref().map_or(self.data.len() / self.width, |stored| stored.rows)
+    }
+
+    /// See [`Pages::epoch`].
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.stored.as_ref().map_or(1, |stored| stored.pages.epoch())
+    }
+
+    /// Whether a row may be believed, in this epoch.
+    #[inline]
+    fn check(&self, row: usize, epoch: u32) -> bool {
+        let Some(Stored { pages, rows, at }) = &self.stored else { return true };
+        let from = at + row * self.width;
+        let lengths = at + rows * self.width + row * 4;
+        pages.check(from, from + self.width, epoch)
+            && (!self.has_lengths() || pages.check(lengths, lengths + 4, epoch))
+    }
+
+    /// Verifies all rows; the epoch in which they may be believed.
+    pub(crate) fn verify(&self) -> Result<u32> {
+        let what = || format!("the vectors of a segment of {}", self.len());
+        self.stored.as_ref().map_or(Ok(1), |stored| stored.pages.verify(&what()))
+    }
+
+    /// The first of these rows that cannot be read as it was written.
+    pub(crate) fn first_lost(&self, mut rows: impl Iterator<Item = usize>) -> Option<usize> {
+        let epoch = self.epoch();
+        // After a fault, pages are verified again when they are used.
+        rows.find(|&row| !self.check(row, epoch))
     }
 
     pub(crate) fn is_bits(&self) -> bool {
@@ -71,12 +120,23 @@ impl VectorArray {
     /// A row's bytes.
     #[inline]
     pub(crate) fn raw(&self, row: usize) -> &[u8] {
+        if let Some(Stored { pages, at, .. }) = &self.stored {
+            return &pages.contents()[at + row * self.width..][..self.width];
+        }
         &self.data[row * self.width..][..self.width]
     }
 
     /// The inverse of a row's length, or 1.
     #[inline]
     fn inverse(&self, row: usize) -> f32 {
+        if !self.has_lengths() {
+            return 1.0;
+        }
+        if let Some(Stored { pages, rows, at }) = &self.stored {
+            let at = at + rows * self.width + row * 4;
+            let bytes = pages.contents().get(at..).and_then(|bytes| bytes.first_chunk::<4>());
+            return bytes.map_or(1.0, |bytes| f32::from_le_bytes(*bytes));
+        }
         self.inverse.get(row).copied().unwrap_or(1.0)
     }
 
@@ -89,7 +149,8 @@ impl VectorArray {
             return Cow::Borrowed(numbers);
         }
         let mut numbers = decode_numbers(self.element, raw);
-        if let Some(&inverse) = self.inverse.get(row) {
+        if self.has_lengths() {
+            let inverse = self.inverse(row);
             numbers.iter_mut().for_each(|x| *x *= inverse);
         }
         Cow::Owned(numbers)
@@ -110,14 +171,24 @@ impl VectorArray {
         }
     }
 
-    /// Whether a row is this one, bit for bit: a write that is repeated changes nothing, and -0.0 is not 0.0.
+    /// A row as a query, if it can be read as it was written.
+    pub(crate) fn get_checked(&self, row: usize) -> Option<Row> {
+        let epoch = self.epoch();
+        let content = self.check(row, epoch).then(|| self.get(row))?;
+        (self.epoch() == epoch).then_some(content)
+    }
+
+    /// Whether a row is this one, bit for bit: a write that is repeated changes nothing, and -0.0 is not 0.0. A
+    /// row that cannot be read is not the same: it is replaced by what is written.
     pub(crate) fn same(&self, row: usize, other: &Row) -> bool {
+        let epoch = self.epoch();
         let own = self.raw(row);
-        match other {
+        let same = match other {
             Row::Numbers(other) => own == other.as_bytes(),
             Row::Bits(other) => own == other.as_bytes(),
             Row::Narrow { bytes, .. } => own == bytes.as_slice(),
-        }
+        };
+        same && self.check(row, epoch) && self.epoch() == epoch
     }
 
     /// Whether two rows are the same, bit for bit.
@@ -147,7 +218,9 @@ impl VectorArray {
         self.metric == Metric::Cosine && self.element != Element::F32
     }
 
+    /// Adds a row; to rows in memory, as everything that changes them.
     pub(crate) fn push(&mut self, row: &Row) {
+        debug_assert!(self.stored.is_none(), "rows in a blob do not change");
         let (bytes, inverse) = self.parts(row);
         self.data.extend_from_slice(bytes);
         if self.has_lengths() {
@@ -160,6 +233,21 @@ impl VectorArray {
         if self.has_lengths() {
             self.inverse.push(other.inverse(row));
         }
+    }
+
+    /// The same, if the row can be read as it was written.
+    pub(crate) fn push_checked(&mut self, other: &Self, row: usize) -> Result<()> {
+        let epoch = other.epoch();
+        if other.check(row, epoch) {
+            let before = self.len();
+            self.push_from(other, row);
+            if other.epoch() == epoch {
+                return Ok(());
+            }
+            self.data.truncate(before * self.width);
+            self.inverse.truncate(before);
+        }
+        Err(IndexError::Damaged("a stored vector is not what was written".into()))
     }
 
     pub(crate) fn set(&mut self, at: usize, row: &Row) {
@@ -189,7 +277,14 @@ impl VectorArray {
 
     /// Resident bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.data.capacity() + self.inverse.capacity() * 4
+        let pages = self.stored.as_ref().map_or(0, |stored| stored.pages.bytes());
+        pages + self.data.capacity() + self.inverse.capacity() * 4
+    }
+
+    /// Whether the rows are in pages of a file, and not in memory.
+    #[cfg(test)]
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.pages.is_mapped())
     }
 
     /// What compares the rows with a query.
@@ -209,6 +304,12 @@ impl VectorArray {
     #[inline]
     pub(crate) fn rank_by(&self, row: usize, ranker: &Ranker) -> f32 {
         ranker.rank(self.raw(row), self.inverse(row))
+    }
+
+    /// The rank of a row, if it may be believed in this epoch.
+    #[inline]
+    pub(crate) fn rank_checked(&self, row: usize, ranker: &Ranker, epoch: u32) -> Option<f32> {
+        self.check(row, epoch).then(|| self.rank_by(row, ranker))
     }
 
     /// The rank of a row and a query of the same space; for many rows, make a [`Self::ranker`].
@@ -231,59 +332,10 @@ impl VectorArray {
         rows.checked_mul(row as u64)
     }
 
+    /// Writes the rows, which are in memory, and the inverses of their lengths.
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        debug_assert!(self.stored.is_none(), "rows in a blob are not written again");
         out.write_all(&self.data)?;
         out.write_all(self.inverse.as_bytes())
     }
-
-    pub(crate) fn read(space: Space, rows: usize, from: &mut dyn Read) -> io::Result<Self> {
-        let mut this = Self::new(space);
-        let no_memory = |_| io::Error::from(io::ErrorKind::OutOfMemory);
-        let bytes = rows.checked_mul(this.width).ok_or(io::ErrorKind::OutOfMemory)?;
-        this.data.try_reserve_exact(bytes).map_err(no_memory)?;
-        this.data.resize(bytes, 0);
-        from.read_exact(&mut this.data)?;
-        if this.has_lengths() {
-            read_words(from, &mut this.inverse, rows, f32::from_le_bytes)?;
-        }
-        Ok(this)
-    }
-}
-
-/// Writes words in little-endian order, a chunk at a time.
-pub(crate) fn write_words<T: Copy, const N: usize>(
-    out: &mut dyn Write,
-    words: &[T],
-    encode: impl Fn(T) -> [u8; N],
-) -> io::Result<()> {
-    let mut buffer = Vec::with_capacity(CHUNK);
-    for chunk in words.chunks(CHUNK / N) {
-        buffer.clear();
-        for &word in chunk {
-            buffer.extend_from_slice(&encode(word));
-        }
-        out.write_all(&buffer)?;
-    }
-    Ok(())
-}
-
-/// Reads exactly `count` words of what [`write_words`] wrote.
-pub(crate) fn read_words<T, const N: usize>(
-    from: &mut dyn Read,
-    words: &mut Vec<T>,
-    count: usize,
-    decode: impl Fn([u8; N]) -> T,
-) -> io::Result<()> {
-    words.try_reserve_exact(count).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let mut buffer = vec![0u8; CHUNK];
-    let mut left = count;
-    while left > 0 {
-        let take = left.min(CHUNK / N);
-        let bytes = &mut buffer[..take * N];
-        from.read_exact(bytes)?;
-        let (whole, _) = bytes.as_chunks::<N>();
-        words.extend(whole.iter().map(|&word| decode(word)));
-        left -= take;
-    }
-    Ok(())
 }

@@ -17,10 +17,10 @@ use crate::{
     error::{IndexError, Result},
     graph::{self, GraphKind},
     growing::GrowingSegment,
+    manifest::VectorsBlob,
     segment::{Segment, SegmentView},
     slot_set::SlotSet,
     stats::Counts,
-    store::Blob,
     vector::{Params, Row, Space},
     vector_array::VectorArray,
 };
@@ -61,7 +61,7 @@ pub(crate) struct VectorFile {
     /// Slots whose vectors cannot be compared.
     pub skipped: SlotSet,
     /// The version of the growing segment that is in the store, and where.
-    pub growing_stored: Option<(u64, Blob)>,
+    pub growing_stored: Option<(u64, VectorsBlob)>,
 }
 
 /// Work for the build thread: segments of a file, as they were when it was planned.
@@ -96,7 +96,7 @@ impl VectorFile {
             Err(error) => return Err(error),
         };
         if let Some((at, old)) = self.locate(slot) {
-            if self.segments[at].segment.rows.same(old, &row) {
+            if self.segments[at].segment.rows().same(old, &row) {
                 return Ok(true);
             }
             self.segments[at].remove(slot);
@@ -142,7 +142,7 @@ impl VectorFile {
             return Some(self.growing.rows.get(row));
         }
         let (at, row) = self.locate(slot)?;
-        Some(self.segments[at].segment.rows.get(row))
+        self.segments[at].segment.rows().get_checked(row)
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -193,7 +193,7 @@ impl VectorFile {
         for (old, source) in job.segments.iter().zip(sources) {
             for row in (0..old.segment.len()).filter(|&row| !old.tombstones.contains(row)) {
                 if source.is_none_or(|source| source.tombstones.contains(row)) {
-                    merged.remove(old.segment.slots[row]);
+                    merged.remove(old.segment.slots.at(row));
                 }
             }
         }
@@ -245,14 +245,14 @@ impl Job {
         {
             only.segment.set_graph(graph::build(
                 self.graph,
-                &only.segment.rows,
+                &only.segment.rows(),
                 self.params,
                 stop,
             )?);
             return Ok(None);
         }
-        let segment = merge(self.space, &self.segments);
-        segment.set_graph(graph::build(self.graph, &segment.rows, self.params, stop)?);
+        let segment = merge(self.space, &self.segments)?;
+        segment.set_graph(graph::build(self.graph, &segment.rows(), self.params, stop)?);
         Ok(Some(segment))
     }
 
@@ -265,20 +265,21 @@ impl Job {
 }
 
 /// The live rows of several segments, by slot.
-fn merge(space: Space, segments: &[SegmentView]) -> Segment {
+fn merge(space: Space, segments: &[SegmentView]) -> Result<Segment> {
     let mut order: Vec<(u64, usize, usize)> = Vec::new();
     for (from, view) in segments.iter().enumerate() {
         for row in (0..view.segment.len()).filter(|&row| !view.tombstones.contains(row)) {
-            order.push((view.segment.slots[row], from, row));
+            order.push((view.segment.slots.at(row), from, row));
         }
     }
     order.sort_unstable();
     let mut rows = VectorArray::new(space);
     rows.reserve_exact(order.len());
+    let sources: Vec<Arc<VectorArray>> = segments.iter().map(|view| view.segment.rows()).collect();
     for &(_, from, row) in &order {
-        rows.push_from(&segments[from].segment.rows, row);
+        rows.push_checked(&sources[from], row)?;
     }
-    Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows)
+    Ok(Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows))
 }
 
 #[cfg(test)]

@@ -84,8 +84,8 @@ fn plans_end() {
         file.segments.len()
     );
     // A segment with tombstones on a third of its rows is worth one job.
-    let (from, len) = (file.segments[0].segment.slots[0], file.segments[0].segment.len());
-    let slots: Vec<u64> = file.segments[0].segment.slots[..=len / 3].to_vec();
+    let (from, len) = (file.segments[0].segment.slots.at(0), file.segments[0].segment.len());
+    let slots: Vec<u64> = (0..=len / 3).map(|row| file.segments[0].segment.slots.at(row)).collect();
     for slot in slots {
         file.remove(slot, slot);
     }

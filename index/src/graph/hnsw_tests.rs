@@ -64,12 +64,16 @@ fn every_metric_finds_what_a_scan_finds_also_after_a_dump() {
         let graph = HnswGraph::build(&rows, Params::default(), &stop).unwrap();
         let before = recall(&graph, &rows);
         assert!(before >= 0.9, "{metric}: recall {before}");
-        let dump = graph.dump(scratch.path()).unwrap();
+        let dump = graph.dump(scratch.path(), 7).unwrap();
         let mut blob = Vec::new();
         dump.write_to(&mut blob).unwrap();
         assert_eq!(blob.len() as u64, dump.bytes());
-        let copy =
-            HnswDump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
+        let copy = HnswDump::receive(
+            scratch.path(),
+            blob.len() as u64 - HEADER as u64,
+            &mut &blob[HEADER..],
+        )
+        .unwrap();
         let loaded = HnswGraph::load(&copy, &rows).unwrap();
         for row in (0..rows.len()).step_by(31) {
             let query = rows.get(row);
@@ -93,8 +97,9 @@ fn the_level_scale_is_restored_where_the_library_keeps_it() {
         Library::Bits(_) => unreachable!(),
     };
     let mut blob = Vec::new();
-    graph.dump(scratch.path()).unwrap().write_to(&mut blob).unwrap();
-    let dump = HnswDump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
+    graph.dump(scratch.path(), 7).unwrap().write_to(&mut blob).unwrap();
+    let body = &mut &blob[HEADER..];
+    let dump = HnswDump::receive(scratch.path(), body.len() as u64, body).unwrap();
     let HnswGraph { library: Library::Numbers(library), .. } =
         HnswGraph::load(&dump, &rows).unwrap()
     else {

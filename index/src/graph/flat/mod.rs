@@ -12,16 +12,18 @@
 mod blob;
 mod build;
 mod codes;
+mod column;
 mod kernel;
 mod rotation;
 mod separation;
 mod walk;
 
 use std::{
-    collections::HashMap,
     path::Path,
-    sync::{Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     Dump, Graph,
@@ -30,13 +32,16 @@ use super::{
 use crate::{
     distance,
     error::Result,
+    store::pages::Pages,
     sync::lock,
     types::Metric,
     vector::{Params, Row},
     vector_array::VectorArray,
 };
-pub(super) use blob::{FlatDump, MAGIC};
+use blob::FlatDump;
+pub(super) use blob::{MAGIC, open};
 use codes::{Codec, Codes};
+use column::Column;
 use kernel::Isa;
 use walk::{Scratch, View};
 
@@ -48,7 +53,7 @@ const NONE: u32 = u32::MAX;
 const SCRATCHES_MAX: usize = 64;
 
 /// The links of one node: node numbers, then [`NONE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(128))]
 struct Links([u32; DEGREE]);
 
@@ -77,11 +82,13 @@ fn entries_of(nodes: usize) -> usize {
 pub(super) struct FlatGraph {
     codec: Codec,
     codes: Codes,
-    links: Vec<Links>,
+    links: Column<Links>,
     /// The row of each node.
-    row_of: Vec<u32>,
-    /// A row in the graph, and the later ones equal to it.
-    duplicates: HashMap<u32, Vec<u32>>,
+    row_of: Column<u32>,
+    /// A row in the graph and a later one equal to it, in ascending order.
+    duplicates: Column<[u32; 2]>,
+    /// What all this is in, if it is not in memory, and the epoch in which it was verified.
+    pages: Option<(Arc<Pages>, u32)>,
     isa: Isa,
     scratches: Mutex<Vec<Scratch>>,
 }
@@ -102,18 +109,31 @@ impl FlatGraph {
             codes = codec.encode_rows(rows, &row_of);
         }
         let links = build::build(isa, &codes, usize::from(params.ef_construction) / 2, stop)?;
-        Ok(Self::new(codec, codes, links, row_of, duplicates))
+        let mut pairs: Vec<[u32; 2]> = duplicates
+            .into_iter()
+            .flat_map(|(first, later)| later.into_iter().map(move |row| [first, row]))
+            .collect();
+        pairs.sort_unstable();
+        Ok(Self::new(codec, codes, links.into(), row_of.into(), pairs.into(), None))
     }
 
     fn new(
         codec: Codec,
         codes: Codes,
-        links: Vec<Links>,
-        row_of: Vec<u32>,
-        duplicates: HashMap<u32, Vec<u32>>,
+        links: Column<Links>,
+        row_of: Column<u32>,
+        duplicates: Column<[u32; 2]>,
+        pages: Option<(Arc<Pages>, u32)>,
     ) -> Self {
         let (isa, scratches) = (Isa::detect(), Mutex::default());
-        Self { codec, codes, links, row_of, duplicates, isa, scratches }
+        Self { codec, codes, links, row_of, duplicates, pages, isa, scratches }
+    }
+
+    /// The rows that are equal to one in the graph.
+    fn equal_to(&self, row: u32) -> impl Iterator<Item = u32> + '_ {
+        let from = self.duplicates.partition_point(|pair| pair[0] < row);
+        let equal = self.duplicates[from..].iter().take_while(move |pair| pair[0] == row);
+        equal.map(|pair| pair[1])
     }
 }
 
@@ -140,9 +160,7 @@ impl Graph for FlatGraph {
         for near in scratch.found() {
             let row = self.row_of[near.node() as usize];
             rows.push(row);
-            if let Some(duplicates) = self.duplicates.get(&row) {
-                rows.extend_from_slice(duplicates);
-            }
+            rows.extend(self.equal_to(row));
         }
         scratch.code = code;
         let mut scratches = lock(&self.scratches);
@@ -152,13 +170,18 @@ impl Graph for FlatGraph {
         rows
     }
 
-    fn dump(&self, _: &Path) -> Result<Box<dyn Dump>> {
-        Ok(Box::new(FlatDump::of(self)))
+    fn dump<'a>(&'a self, _: &Path, vectors: u32) -> Result<Box<dyn Dump + 'a>> {
+        Ok(Box::new(FlatDump::of(self, vectors)))
+    }
+
+    fn intact(&self) -> bool {
+        self.pages.as_ref().is_none_or(|(pages, epoch)| pages.epoch() == *epoch)
     }
 
     fn bytes(&self) -> usize {
-        self.links.len() * (size_of::<Links>() + self.codes.width() + 4)
-            + self.duplicates.values().map(|rows| rows.len() * 4 + 64).sum::<usize>()
+        let memory = self.links.len() * (size_of::<Links>() + self.codes.width() + 4)
+            + self.duplicates.len() * 8;
+        self.pages.as_ref().map_or(memory, |(pages, _)| pages.bytes())
             + lock(&self.scratches).iter().map(Scratch::bytes).sum::<usize>()
     }
 }
