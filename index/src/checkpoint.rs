@@ -8,7 +8,7 @@
 //! the files that have to be supplied again. A damaged graph costs only itself: it is built again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::Path,
     sync::{Arc, RwLock},
 };
@@ -64,6 +64,8 @@ pub struct Written {
 struct Saving<'a> {
     store: &'a mut dyn Store,
     dump_dir: &'a Path,
+    /// What the previous checkpoint names: what a file that was left out of it had stored is freed.
+    live: HashSet<Blob>,
     written: Written,
     // What to remember once the manifest is durable.
     segments: Vec<SavedSegment>,
@@ -101,7 +103,12 @@ impl Saving<'_> {
 
     fn segment(&mut self, space: Space, view: &SegmentView) -> Result<SegmentRecord> {
         let segment = &view.segment;
-        let before = *lock(&segment.stored);
+        let Stored { vectors, graph } = *lock(&segment.stored);
+        // What is mapped is there, whether it was named or not.
+        let mapped = segment.rows().is_mapped();
+        let vectors = vectors.filter(|blob| mapped || self.live.contains(blob));
+        let graph = graph.filter(|blob| self.live.contains(blob) && vectors.is_some());
+        let before = Stored { vectors, graph };
         let vectors = match before.vectors {
             Some(blob) => blob,
             None => self.vectors(space, SlotsOf::Sealed(&segment.slots), &segment.rows())?,
@@ -131,8 +138,9 @@ impl Saving<'_> {
         // if it has to be written.
         let (space, params, views, skipped, stored, version, growing) = {
             let file = read(file);
-            let stored = file.growing_stored.filter(|(version, _)| {
-                *version == file.growing.version || mutants::is(Mutant::StaleRows)
+            let stored = file.growing_stored.filter(|(version, stored)| {
+                let same = *version == file.growing.version || mutants::is(Mutant::StaleRows);
+                same && self.live.contains(&stored.blob)
             });
             let growing = stored.is_none().then(|| file.growing.clone());
             let skipped = file.skipped.to_pairs();
@@ -227,6 +235,7 @@ pub(crate) fn save(
     let mut saving = Saving {
         store: &mut *store,
         dump_dir,
+        live: live.iter().copied().collect(),
         written: Written::default(),
         segments: Vec::new(),
         growing: Vec::new(),

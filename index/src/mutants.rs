@@ -17,10 +17,8 @@ pub enum Mutant {
     SlotOlder,
     /// A manifest's checksums are not compared.
     ManifestChecksum,
-    /// The checksum of a blob's table of checksums is not compared.
+    /// The checksums of a blob's pages are not compared.
     BlobChecksum,
-    /// The checksum of a page is not compared.
-    PageChecksum,
     /// A page is believed before it was verified.
     PageEarly,
     /// What is mapped is freed, and written to.
@@ -50,9 +48,8 @@ pub const ALL: &[(Mutant, &str, &str)] = &[
     (
         Mutant::BlobChecksum,
         "IndexBlobCrc",
-        "index: the checksum of a blob's table of checksums is not compared",
+        "index: the checksums of a blob's pages are not compared",
     ),
-    (Mutant::PageChecksum, "IndexPageCrc", "index: the checksum of a page is not compared"),
     (Mutant::PageEarly, "IndexPageEarly", "index: a page is believed before it was verified"),
     (Mutant::MappedFreed, "IndexMappedFreed", "index: what is mapped is freed, and written to"),
     (

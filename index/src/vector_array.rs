@@ -282,7 +282,6 @@ impl VectorArray {
     }
 
     /// Whether the rows are in pages of a file, and not in memory.
-    #[cfg(test)]
     pub(crate) fn is_mapped(&self) -> bool {
         self.stored.as_ref().is_some_and(|stored| stored.pages.is_mapped())
     }

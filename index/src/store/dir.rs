@@ -95,10 +95,7 @@ impl Store for DirStore {
         let file = File::open(&path).map_err(failed())?;
         let length = file.metadata().map_err(failed())?.len();
         if length != blob.bytes {
-            return Err(IndexError::Damaged(format!(
-                "{}, of {length} bytes, is truncated or longer than it was",
-                path.display()
-            )));
+            return Err(failed()(io::ErrorKind::UnexpectedEof.into()));
         }
         // The file lives as long as the mapping, whatever becomes of its name.
         let mapping = usize::try_from(length).ok().and_then(|n| Mapping::of(&file, 0, n).ok());

@@ -220,7 +220,7 @@ impl Pages {
             return true;
         }
         let bytes = &self.contents()[page * PAGE..][..PAGE];
-        let right = crc32c::crc32c(bytes) == self.table[page] || mutants::is(Mutant::PageChecksum);
+        let right = crc32c::crc32c(bytes) == self.table[page] || mutants::is(Mutant::BlobChecksum);
         if right {
             // Of the epoch in which it began: after a fault it counts for nothing.
             self.verified[page].store(epoch, Ordering::Release);

@@ -240,7 +240,8 @@ impl<M: Medium> Store for TailStore<M> {
 
     fn map_blob(&mut self, blob: &Blob) -> Result<Option<Arc<Mapping>>> {
         if blob.at < self.start + DATA_AT || !self.reaches(blob)? {
-            return Err(IndexError::Damaged(format!("a blob at byte {} of the image", blob.at)));
+            let what = format!("mapping {} bytes at byte {} of the image", blob.bytes, blob.at);
+            return Err(IndexError::storage(what)(io::ErrorKind::UnexpectedEof.into()));
         }
         let length = usize::try_from(blob.bytes).ok();
         let mapping = length.and_then(|length| self.medium.map(blob.at, length)).map(Arc::new);
