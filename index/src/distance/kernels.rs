@@ -50,76 +50,95 @@ impl Isa {
 fn fold<const BYTES: usize>(
     row: &[u8],
     query: &[f32],
-    decode: impl Fn(&[u8; BYTES]) -> [f32; LANES],
+    at: impl Fn(&[u8; BYTES], usize) -> f32,
     term: impl Fn(f32, f32) -> f32,
 ) -> f32 {
     let mut sums = [0.0f32; LANES];
-    let mut add = |row: &[u8; BYTES], query: &[f32; LANES]| {
-        let row = decode(row);
-        for lane in 0..LANES {
-            sums[lane] += term(row[lane], query[lane]);
-        }
-    };
     let (rows, rest_row) = row.as_chunks::<BYTES>();
     let (queries, rest_query) = query.as_chunks::<LANES>();
     for (row, query) in rows.iter().zip(queries) {
-        add(row, query);
+        for lane in 0..LANES {
+            sums[lane] += term(at(row, lane), query[lane]);
+        }
     }
+    // In a copy: if the loop's sums had their address taken, they would not stay in registers.
+    let mut total = sums;
     if !rest_query.is_empty() {
         let (mut row, mut query) = ([0; BYTES], [0.0; LANES]);
         row[..rest_row.len()].copy_from_slice(rest_row);
         query[..rest_query.len()].copy_from_slice(rest_query);
-        add(&row, &query);
-    }
-    // Halves are added, so that the compiler may do it in registers.
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
+        for lane in 0..LANES {
+            total[lane] += term(at(&row, lane), query[lane]);
         }
-        width /= 2;
     }
-    sums[0]
+    total.iter().sum()
+}
+
+/// The same of a row that is decoded a chunk at a time.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+fn fold_decoded<const BYTES: usize>(
+    row: &[u8],
+    query: &[f32],
+    decode: impl Fn(&[u8; BYTES]) -> [f32; LANES],
+    term: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (rows, rest_row) = row.as_chunks::<BYTES>();
+    let (queries, rest_query) = query.as_chunks::<LANES>();
+    for (row, query) in rows.iter().zip(queries) {
+        let row = decode(row);
+        for lane in 0..LANES {
+            sums[lane] += term(row[lane], query[lane]);
+        }
+    }
+    // In a copy: if the loop's sums had their address taken, they would not stay in registers.
+    let mut total = sums;
+    if !rest_query.is_empty() {
+        let (mut row, mut query) = ([0; BYTES], [0.0; LANES]);
+        row[..rest_row.len()].copy_from_slice(rest_row);
+        query[..rest_query.len()].copy_from_slice(rest_query);
+        let row = decode(&row);
+        for lane in 0..LANES {
+            total[lane] += term(row[lane], query[lane]);
+        }
+    }
+    total.iter().sum()
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn from_f32(bytes: &[u8; 4 * LANES]) -> [f32; LANES] {
-    let words = bytes.as_chunks::<4>().0;
-    std::array::from_fn(|lane| f32::from_le_bytes(words[lane]))
+fn from_f32(bytes: &[u8; 4 * LANES], lane: usize) -> f32 {
+    f32::from_le_bytes(bytes.as_chunks::<4>().0[lane])
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn from_bf16(bytes: &[u8; 2 * LANES]) -> [f32; LANES] {
-    let words = bytes.as_chunks::<2>().0;
-    std::array::from_fn(|lane| f32::from_bits(u32::from(u16::from_le_bytes(words[lane])) << 16))
+fn from_bf16(bytes: &[u8; 2 * LANES], lane: usize) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes.as_chunks::<2>().0[lane])) << 16)
 }
 
 /// Of finite halves; exact.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn from_f16(bytes: &[u8; 2 * LANES]) -> [f32; LANES] {
+fn from_f16(bytes: &[u8; 2 * LANES], lane: usize) -> f32 {
     /// What a half's exponent is short of that of a single: 2^112.
     const UP: f32 = f32::from_bits((127 + 112) << 23);
-    let words = bytes.as_chunks::<2>().0;
-    std::array::from_fn(|lane| {
-        let half = u32::from(u16::from_le_bytes(words[lane]));
-        let size = f32::from_bits((half & 0x7fff) << 13) * UP;
-        f32::from_bits(size.to_bits() | (half & 0x8000) << 16)
-    })
+    let half = u32::from(u16::from_le_bytes(bytes.as_chunks::<2>().0[lane]));
+    let size = f32::from_bits((half & 0x7fff) << 13) * UP;
+    f32::from_bits(size.to_bits() | (half & 0x8000) << 16)
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn from_i8(bytes: &[u8; LANES]) -> [f32; LANES] {
-    std::array::from_fn(|lane| f32::from(bytes[lane].cast_signed()))
+fn from_i8(bytes: &[u8; LANES], lane: usize) -> f32 {
+    f32::from(bytes[lane].cast_signed())
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn from_u8(bytes: &[u8; LANES]) -> [f32; LANES] {
-    std::array::from_fn(|lane| f32::from(bytes[lane]))
+fn from_u8(bytes: &[u8; LANES], lane: usize) -> f32 {
+    f32::from(bytes[lane])
 }
 
 /// Sums over pairs of bytes; `term` of two zeroes is zero.
@@ -151,10 +170,14 @@ fn count_differing(a: &[u8], b: &[u8]) -> u32 {
         .sum()
 }
 
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
 const fn dot(a: f32, b: f32) -> f32 {
     a * b
 }
 
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
 const fn square(a: f32, b: f32) -> f32 {
     (a - b) * (a - b)
 }
@@ -225,7 +248,8 @@ macro_rules! instructions {
         #[doc = $doc]
         mod $name {
             use super::{
-                count_differing, dot, fold, from_bf16, from_f32, from_i8, from_u8, square, x86,
+                count_differing, dot, fold, fold_decoded, from_bf16, from_f32, from_i8, from_u8,
+                square, x86,
             };
 
             #[target_feature(enable = $features)]
@@ -238,11 +262,11 @@ macro_rules! instructions {
             }
             #[target_feature(enable = $features)]
             pub fn dot_f16(row: &[u8], query: &[f32]) -> f32 {
-                fold(row, query, |bytes| x86::from_f16(bytes), dot)
+                fold_decoded(row, query, |bytes| x86::from_f16(bytes), dot)
             }
             #[target_feature(enable = $features)]
             pub fn l2_f16(row: &[u8], query: &[f32]) -> f32 {
-                fold(row, query, |bytes| x86::from_f16(bytes), square)
+                fold_decoded(row, query, |bytes| x86::from_f16(bytes), square)
             }
             #[target_feature(enable = $features)]
             pub fn dot_bf16(row: &[u8], query: &[f32]) -> f32 {
