@@ -221,6 +221,7 @@ mod tests {
     }
 
     /// The largest sums: nothing overflows, and nothing is rounded before the sum is complete.
+    #[allow(clippy::float_cmp, reason = "the sums are exact")]
     #[test]
     fn whole_numbers_are_summed_exactly() {
         let dim = crate::vector::DIM_MAX as usize;

@@ -206,7 +206,7 @@ impl Row {
             Self::Numbers(row) => row.clone(),
             Self::Bits(words) => (0..dim)
                 // The first bit is the most significant one of the first byte.
-                .map(|i| if words[i / 64] >> (i % 64 ^ 7) & 1 == 1 { 1.0 } else { 0.0 })
+                .map(|i| if words[i / 64] >> ((i % 64) ^ 7) & 1 == 1 { 1.0 } else { 0.0 })
                 .collect(),
             // Only the array that a row is in knows its type, and gives it out as numbers.
             Self::Narrow { .. } => Vec::new(),

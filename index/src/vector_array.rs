@@ -151,7 +151,9 @@ impl VectorArray {
         let mut numbers = decode_numbers(self.element, raw);
         if self.has_lengths() {
             let inverse = self.inverse(row);
-            numbers.iter_mut().for_each(|x| *x *= inverse);
+            for x in &mut numbers {
+                *x *= inverse;
+            }
         }
         Cow::Owned(numbers)
     }
@@ -293,7 +295,9 @@ impl VectorArray {
             Row::Bits(query) => Ranker::bits(query),
             Row::Narrow { bytes, inverse } => {
                 let mut query = decode_numbers(self.element, bytes);
-                query.iter_mut().for_each(|x| *x *= inverse);
+                for x in &mut query {
+                    *x *= inverse;
+                }
                 Ranker::numbers(self.metric, self.element, &query)
             }
         }

@@ -164,6 +164,7 @@ fn damage(good: &[u8], stale: &[Vec<u8>], luck: &mut Luck) -> Option<Vec<u8>> {
     (bad != good).then_some(bad)
 }
 
+#[allow(clippy::if_not_else, reason = "the short case first")]
 #[test]
 fn nothing_damaged_is_ever_believed() {
     let dir = tempfile::tempdir().unwrap();

@@ -322,6 +322,7 @@ instructions!(avx512, "avx512f,avx512bw,avx2,f16c,popcnt", "AVX-512.");
 instructions!(avx2, "avx2,f16c,popcnt", "AVX2.");
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::cast_ptr_alignment, reason = "the loads ask for no alignment")]
 mod x86 {
     use std::arch::x86_64::{
         __m128i, __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_shuffle_epi32,

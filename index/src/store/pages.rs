@@ -147,8 +147,7 @@ impl Pages {
         let length = contents.len().next_multiple_of(PAGE);
         let mut blocks = vec![Block([0; 128]); length / size_of::<Block>()];
         blocks.as_mut_bytes()[..contents.len()].copy_from_slice(contents);
-        let table: Vec<u32> =
-            blocks.as_bytes().chunks(PAGE).map(|page| crc32c::crc32c(page)).collect();
+        let table: Vec<u32> = blocks.as_bytes().chunks(PAGE).map(crc32c::crc32c).collect();
         let mut verified = Vec::new();
         verified.resize_with(table.len(), AtomicU32::default);
         Self { bytes: Bytes::Memory(blocks), table, verified }

@@ -293,7 +293,9 @@ impl<M: Medium> Store for TailStore<M> {
         self.mapped.retain(|(mapping, _)| mapping.strong_count() > 0);
         if !mutants::is(Mutant::MappedFreed) {
             let mapped: Vec<Blob> = self.mapped.iter().map(|(_, blob)| *blob).collect();
-            mapped.iter().for_each(|blob| self.occupy(blob));
+            for blob in &mapped {
+                self.occupy(blob);
+            }
         }
         if self.end.is_none() {
             let needed = self.used.values().max().copied().unwrap_or(self.start + DATA_AT);
