@@ -20,9 +20,10 @@ use vexfs_index::{
 const FILE: FileId = FileId(1);
 const K: usize = 10;
 
+/// Memory that is not the page cache's.
 fn resident_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     number.unwrap_or(f64::NAN) / 1024.0
 }
@@ -114,7 +115,7 @@ fn mib(bytes: u64) -> f64 {
 }
 
 /// Inserts the corpus, and searches while graphs are built.
-fn build(index: &Index, corpus: &Matrix, queries: &Matrix) -> Result<()> {
+fn build(index: &Index, corpus: &Matrix, queries: &Matrix) -> Result<f64> {
     let space = Space::new(Element::F32, Metric::Cosine, corpus.dim as u32);
     index.declare(FILE, space, Params::default())?;
     let bytes: Vec<u8> = corpus.data.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -144,7 +145,7 @@ fn build(index: &Index, corpus: &Matrix, queries: &Matrix) -> Result<()> {
         counts.pending,
         mib(counts.bytes)
     );
-    Ok(())
+    Ok(base)
 }
 
 /// Recall and queries a second by the width of the search.
@@ -159,24 +160,38 @@ fn measure(index: &Index, queries: &Matrix) -> Result<()> {
 }
 
 /// Saves the index, closes it and opens it again.
-fn reopen(index: Index, dir: &Path) -> Result<()> {
+fn reopen(index: Index, dir: &Path, base: f64, queries: &Matrix) -> Result<()> {
     let start = Instant::now();
     let written = index.checkpoint(1, b"", &[(FILE, Vec::new())])?;
     let seconds = start.elapsed().as_secs_f64();
     println!("checkpoint {seconds:8.2} s  {:8.1} MiB", mib(written.bytes));
+    println!("resident   {:8.1} MiB more, after it", resident_mib() - base);
     let start = Instant::now();
     drop(index);
     println!("close      {:8.2} s", start.elapsed().as_secs_f64());
+    let base = resident_mib();
     let start = Instant::now();
-    let (index, recovered) = Index::open(Some(Box::new(DirStore::open(dir)?)), Options::default())?;
+    let (index, recovered) = Index::open(Some(Box::new(DirStore::open(dir)?)), options())?;
     let graphs = index.stats().counts.graphs;
     println!(
-        "reopen     {:8.2} s  generation {:?}, {graphs} graphs, problems: {:?}",
+        "reopen     {:8.4} s  generation {:?}, {graphs} graphs, problems: {:?}",
         start.elapsed().as_secs_f64(),
         recovered.covered.map(|covered| covered.generation),
         recovered.problems
     );
+    index.settle();
+    println!("verified   {:8.4} s", start.elapsed().as_secs_f64());
+    measure(&index, queries)?;
+    println!("resident   {:8.1} MiB more, and what the page cache has", resident_mib() - base);
     Ok(())
+}
+
+fn options() -> Options {
+    let graph = match std::env::var("VEXFS_GRAPH").as_deref() {
+        Ok("hnsw_rs") => GraphKind::HnswRs,
+        _ => GraphKind::Flat,
+    };
+    Options { nice: 0, scan_factor: 1, graph, ..Options::default() }
 }
 
 fn main() -> Result<()> {
@@ -184,15 +199,10 @@ fn main() -> Result<()> {
     println!("{} x {} f32, cosine, {} queries, k={K}", corpus.rows, corpus.dim, queries.rows);
     let dir = std::env::temp_dir().join(format!("vexfs-bench-{}", std::process::id()));
     let store = DirStore::open(&dir)?;
-    let graph = match std::env::var("VEXFS_GRAPH").as_deref() {
-        Ok("hnsw_rs") => GraphKind::HnswRs,
-        _ => GraphKind::Flat,
-    };
-    let options = Options { nice: 0, scan_factor: 1, graph, ..Options::default() };
-    let (index, _) = Index::open(Some(Box::new(store)), options)?;
-    build(&index, &corpus, &queries)?;
+    let (index, _) = Index::open(Some(Box::new(store)), options())?;
+    let base = build(&index, &corpus, &queries)?;
     measure(&index, &queries)?;
-    reopen(index, &dir)?;
+    reopen(index, &dir, base, &queries)?;
     // If it cannot be removed, it stays in the temporary directory.
     let _ = std::fs::remove_dir_all(&dir);
     Ok(())

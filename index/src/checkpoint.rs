@@ -1,30 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Writing the index to a store, and reading it back.
 //!
-//! Invariant: what is loaded is what was written, or nothing. One damaged vector refuses the whole
-//! checkpoint, because a caller that skips unchanged files would never supply it again. A damaged
-//! graph costs only itself: its rows are verified, and it is built again.
+//! Invariant: what is found in a loaded checkpoint is what was written. A manifest, a growing segment or slots
+//! that are damaged refuse the whole checkpoint, because a caller that skips unchanged files would never
+//! supply them again; so do vectors, where the store cannot map. Where it can, nothing else is read when a
+//! checkpoint is opened: vectors are verified when they are first used, and [`crate::Index::lost`] names
+//! the files that have to be supplied again. A damaged graph costs only itself: it is built again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::Path,
     sync::{Arc, RwLock},
 };
 
 use crate::{
     error::{IndexError, Result},
-    graph::{self, GRAPH_ROWS_MAX, Graph},
+    graph::{self, Graph, Identity},
     growing::GrowingSegment,
     manifest::{self, FileRecord, Manifest, SegmentRecord, VectorsBlob, VectorsRecord},
     mutants::{self, Mutant},
     segment::{Segment, SegmentView, Stored, Tombstones},
     slot_set::SlotSet,
-    store::{Blob, Store, read_verified},
+    store::{Blob, Store, pages, pages::Pages},
     sync::{lock, read, write},
     types::FileId,
     vector::Space,
-    vector_array::{VectorArray, read_words, write_words},
+    vector_array::VectorArray,
     vector_file::{Files, VectorFile},
+    vectors_blob::{self, SlotsOf},
+    verifier::PendingGraph,
 };
 
 /// What a checkpoint covers, as it was given to [`Index::checkpoint`](crate::Index::checkpoint).
@@ -56,24 +60,27 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Bytes of a blob of slots and rows.
-fn vectors_bytes(space: Space, count: u64) -> Option<u64> {
-    count.checked_mul(8)?.checked_add(VectorArray::stored_bytes(space, count)?)
-}
-
-/// The vectors in a blob of so many bytes.
-fn vectors_in(space: Space, bytes: u64) -> Option<u64> {
-    Some(bytes / vectors_bytes(space, 1)?)
-}
-
 /// A checkpoint being written.
 struct Saving<'a> {
     store: &'a mut dyn Store,
     dump_dir: &'a Path,
+    /// What the previous checkpoint names: what a file that was left out of it had stored is freed.
+    live: HashSet<Blob>,
     written: Written,
     // What to remember once the manifest is durable.
-    segments: Vec<(Arc<Segment>, Stored)>,
-    growing: Vec<(Arc<RwLock<VectorFile>>, u64, Blob)>,
+    segments: Vec<SavedSegment>,
+    growing: Vec<(Arc<RwLock<VectorFile>>, u64, VectorsBlob)>,
+}
+
+/// A segment whose blobs the manifest names.
+struct SavedSegment {
+    segment: Arc<Segment>,
+    space: Space,
+    stored: Stored,
+    /// The vectors were not in the store before.
+    fresh: bool,
+    /// The graph that was written just now.
+    graph: Option<Arc<dyn Graph>>,
 }
 
 impl Saving<'_> {
@@ -83,35 +90,41 @@ impl Saving<'_> {
         blob
     }
 
-    fn vectors(&mut self, space: Space, slots: &[u64], rows: &VectorArray) -> Result<Blob> {
-        let bytes = vectors_bytes(space, slots.len() as u64).unwrap_or(u64::MAX);
-        let blob = self.store.write_blob(bytes, &mut |out| {
-            write_words(out, slots, u64::to_le_bytes)
-                .and_then(|()| rows.write(out))
-                .map_err(IndexError::storage("writing vectors"))
-        })?;
+    fn vectors(&mut self, space: Space, slots: SlotsOf<'_>, rows: &VectorArray) -> Result<Blob> {
+        let blob = vectors_blob::write(self.store, space, slots, rows)?;
         Ok(self.count(blob))
     }
 
-    fn graph(&mut self, graph: &dyn Graph) -> Result<Blob> {
-        let dump = graph.dump(self.dump_dir)?;
-        let blob = self.store.write_blob(dump.bytes(), &mut |out| dump.write_to(out))?;
+    fn graph(&mut self, graph: &dyn Graph, vectors: &Blob) -> Result<Blob> {
+        let dump = graph.dump(self.dump_dir, vectors.crc)?;
+        let blob = pages::write(self.store, dump.bytes(), &mut |out| dump.write_to(out))?;
         Ok(self.count(blob))
     }
 
     fn segment(&mut self, space: Space, view: &SegmentView) -> Result<SegmentRecord> {
         let segment = &view.segment;
-        let before = *lock(&segment.stored);
+        let Stored { vectors, graph } = *lock(&segment.stored);
+        // What is mapped is there, whether it was named or not.
+        let mapped = segment.rows().is_mapped();
+        let vectors = vectors.filter(|blob| mapped || self.live.contains(blob));
+        let graph = graph.filter(|blob| self.live.contains(blob) && vectors.is_some());
+        let before = Stored { vectors, graph };
         let vectors = match before.vectors {
             Some(blob) => blob,
-            None => self.vectors(space, &segment.slots, &segment.rows)?,
+            None => self.vectors(space, SlotsOf::Sealed(&segment.slots), &segment.rows())?,
         };
-        let graph = match (before.graph, segment.graph.get()) {
-            (Some(blob), _) => Some(blob),
-            (None, None) => None,
-            (None, Some(graph)) => Some(self.graph(&**graph)?),
+        let built = segment.graph().filter(|_| before.graph.is_none());
+        let graph = match &built {
+            None => before.graph,
+            Some(graph) => Some(self.graph(&**graph, &vectors)?),
         };
-        self.segments.push((Arc::clone(segment), Stored { vectors: Some(vectors), graph }));
+        self.segments.push(SavedSegment {
+            segment: Arc::clone(segment),
+            space,
+            stored: Stored { vectors: Some(vectors), graph },
+            fresh: before.vectors.is_none(),
+            graph: built,
+        });
         let tombstones = match view.tombstones.count() {
             0 => Vec::new(),
             _ => view.tombstones.words().to_vec(),
@@ -125,8 +138,9 @@ impl Saving<'_> {
         // if it has to be written.
         let (space, params, views, skipped, stored, version, growing) = {
             let file = read(file);
-            let stored = file.growing_stored.filter(|(version, _)| {
-                *version == file.growing.version || mutants::is(Mutant::StaleRows)
+            let stored = file.growing_stored.filter(|(version, stored)| {
+                let same = *version == file.growing.version || mutants::is(Mutant::StaleRows);
+                same && self.live.contains(&stored.blob)
             });
             let growing = stored.is_none().then(|| file.growing.clone());
             let skipped = file.skipped.to_pairs();
@@ -135,13 +149,12 @@ impl Saving<'_> {
         };
         let len = growing.as_ref().map_or(0, GrowingSegment::len);
         let growing = match (stored, growing) {
-            (Some((_, blob)), _) => {
-                vectors_in(space, blob.bytes).map(|count| VectorsBlob { count, blob })
-            }
+            (Some((_, stored)), _) => Some(stored),
             (None, Some(growing)) if len > 0 => {
-                let blob = self.vectors(space, &growing.slots, &growing.rows)?;
-                self.growing.push((Arc::clone(file), version, blob));
-                Some(VectorsBlob { count: len as u64, blob })
+                let blob = self.vectors(space, SlotsOf::Growing(&growing.slots), &growing.rows)?;
+                let stored = VectorsBlob { count: len as u64, blob };
+                self.growing.push((Arc::clone(file), version, stored));
+                Some(stored)
             }
             _ => None,
         };
@@ -165,13 +178,40 @@ impl Saving<'_> {
         })
     }
 
-    /// The manifest is durable: what it names is not written again.
+    /// The manifest is durable: what it names is not written again, and need not be in memory.
     fn remember(self) {
-        for (segment, stored) in self.segments {
-            *lock(&segment.stored) = stored;
+        for saved in self.segments {
+            saved.remember(self.store);
         }
-        for (file, version, blob) in self.growing {
-            write(&file).growing_stored = Some((version, blob));
+        for (file, version, stored) in self.growing {
+            write(&file).growing_stored = Some((version, stored));
+        }
+    }
+}
+
+impl SavedSegment {
+    fn remember(self, store: &mut dyn Store) {
+        let Self { segment, space, stored, fresh, graph } = self;
+        // If a graph was built meanwhile, it is not the one that was written.
+        let same = match (&graph, segment.graph()) {
+            (Some(written), Some(now)) => Arc::ptr_eq(written, &now),
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        *lock(&segment.stored) = Stored { graph: stored.graph.filter(|_| same), ..stored };
+        let Some(vectors) = stored.vectors else { return };
+        let count = segment.len() as u64;
+        if fresh && let Some(rows) = vectors_blob::map_rows(store, space, count, &vectors) {
+            segment.move_rows(rows);
+        }
+        // The graph too, once it is verified: then all of the segment may leave memory.
+        if let Some(blob) = stored.graph.filter(|_| same && graph.is_some()) {
+            let identity = Identity { space, rows: segment.len(), crc: vectors.crc };
+            let pages = Pages::map(store, &blob, "a graph").ok().flatten().map(Arc::new);
+            let mapped = pages.filter(|pages| graph::is_flat(pages).unwrap_or(false));
+            if let Some(Ok(graph)) = mapped.map(|pages| graph::load_flat(&pages, &identity)) {
+                segment.admit_graph(graph);
+            }
         }
     }
 }
@@ -195,6 +235,7 @@ pub(crate) fn save(
     let mut saving = Saving {
         store: &mut *store,
         dump_dir,
+        live: live.iter().copied().collect(),
         written: Written::default(),
         segments: Vec::new(),
         growing: Vec::new(),
@@ -229,6 +270,8 @@ pub(crate) struct Loaded {
     pub files: Files,
     /// Every blob of the checkpoint.
     pub live: Vec<Blob>,
+    /// Graphs that nobody may walk before they are verified.
+    pub pending: Vec<PendingGraph>,
     /// Graphs that have to be built again, and why.
     pub problems: Vec<IndexError>,
 }
@@ -252,7 +295,7 @@ pub(crate) fn load(
     if !places.is_sorted_by(|a, b| a < b) {
         return Err(IndexError::Damaged("two of its blobs are in one place".into()));
     }
-    let mut loading = Loading { store, dump_dir, problems: Vec::new() };
+    let mut loading = Loading { store, dump_dir, pending: Vec::new(), problems: Vec::new() };
     let mut files = HashMap::new();
     let mut states = Vec::with_capacity(manifest.files.len());
     for record in manifest.files {
@@ -263,13 +306,15 @@ pub(crate) fn load(
         states.push((FileId(record.file), record.state));
     }
     let covered = Covered { generation: manifest.generation, note: manifest.note, files: states };
-    Ok(Some(Loaded { covered, files, live, problems: loading.problems }))
+    let Loading { pending, problems, .. } = loading;
+    Ok(Some(Loaded { covered, files, live, pending, problems }))
 }
 
 /// A checkpoint being read.
 struct Loading<'a> {
     store: &'a mut dyn Store,
     dump_dir: &'a Path,
+    pending: Vec<PendingGraph>,
     problems: Vec<IndexError>,
 }
 
@@ -288,10 +333,13 @@ impl Loading<'_> {
         file.skipped = SlotSet::from_pairs(&skipped)
             .ok_or_else(|| damaged(id, "its skipped slots are out of order"))?;
         if let Some(stored) = growing {
-            let (slots, rows) = self.vectors(id, space, &stored)?;
+            let (slots, rows) = self
+                .vectors(id, space, &stored)?
+                .growing(space)
+                .ok_or_else(|| damaged(id, "a growing segment has a wrong checksum"))?;
             file.growing = GrowingSegment::from_rows(slots, rows)
                 .ok_or_else(|| damaged(id, "a slot occurs twice"))?;
-            file.growing_stored = Some((file.growing.version, stored.blob));
+            file.growing_stored = Some((file.growing.version, stored));
         }
         for segment in segments {
             file.segments.push(self.segment(id, space, segment)?);
@@ -300,10 +348,8 @@ impl Loading<'_> {
     }
 
     fn segment(&mut self, id: u64, space: Space, record: SegmentRecord) -> Result<SegmentView> {
-        let (slots, rows) = self.vectors(id, space, &record.vectors)?;
-        if !slots.is_sorted_by(|a, b| a < b) {
-            return Err(damaged(id, "slots out of order"));
-        }
+        let vectors = self.vectors(id, space, &record.vectors)?;
+        let (slots, rows) = vectors.sealed().ok_or_else(|| damaged(id, "slots out of order"))?;
         let len = slots.len();
         let tombstones = if record.tombstones.is_empty() {
             Tombstones::none(len)
@@ -311,19 +357,16 @@ impl Loading<'_> {
             Tombstones::from_words(record.tombstones, len)
                 .ok_or_else(|| damaged(id, "its tombstones are not those of its rows"))?
         };
-        let segment = Segment::new(slots, rows);
-        let mut stored = Stored { vectors: Some(record.vectors.blob), graph: record.graph };
+        let segment = Arc::new(Segment::of(slots, rows));
+        *lock(&segment.stored) = Stored { vectors: Some(record.vectors.blob), graph: record.graph };
         if let Some(blob) = record.graph {
-            match self.graph(id, &blob, &segment.rows) {
-                Ok(graph) => segment.set_graph(graph),
-                Err(error) => {
-                    stored.graph = None;
-                    self.problems.push(error);
-                }
+            let identity = Identity { space, rows: len, crc: record.vectors.blob.crc };
+            if let Err(error) = self.graph(id, &blob, identity, &segment) {
+                lock(&segment.stored).graph = None;
+                self.problems.push(error);
             }
         }
-        *lock(&segment.stored) = stored;
-        Ok(SegmentView { segment: Arc::new(segment), tombstones: Arc::new(tombstones) })
+        Ok(SegmentView { segment, tombstones: Arc::new(tombstones) })
     }
 
     fn vectors(
@@ -331,37 +374,30 @@ impl Loading<'_> {
         id: u64,
         space: Space,
         stored: &VectorsBlob,
-    ) -> Result<(Vec<u64>, VectorArray)> {
+    ) -> Result<vectors_blob::VectorsBlob> {
         let what = format!("a blob of {} vectors of file {id}", stored.count);
-        // Checked before memory is taken for it.
-        if stored.count > GRAPH_ROWS_MAX as u64
-            || vectors_bytes(space, stored.count) != Some(stored.blob.bytes)
-        {
-            return Err(IndexError::Damaged(format!("{what} has a wrong length")));
-        }
-        let count = stored.count as usize;
-        let mut slots = Vec::new();
-        let mut rows = VectorArray::new(space);
-        read_verified(self.store, &stored.blob, &what, &mut |from| {
-            read_words(from, &mut slots, count, u64::from_le_bytes)
-                .and_then(|()| VectorArray::read(space, count, from).map(|read| rows = read))
-                .map_err(IndexError::storage(format!("reading {what}")))
-        })?;
-        Ok((slots, rows))
+        vectors_blob::open(self.store, space, stored.count, &stored.blob, &what)
     }
 
-    fn graph(&mut self, id: u64, blob: &Blob, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>> {
-        let what = format!("the graph over {} vectors of file {id}", rows.len());
-        let mut dump = None;
-        read_verified(self.store, blob, &what, &mut |from| {
-            dump = Some(graph::receive(self.dump_dir, blob.bytes, from)?);
-            Ok(())
-        })?;
-        // Only a graph whose checksum has matched is loaded.
-        match dump {
-            Some(dump) => dump.load(rows),
-            None => Err(IndexError::Damaged(format!("{what} was not read"))),
+    /// Loads a graph, or has it verified later if nothing of it has to be read now.
+    fn graph(
+        &mut self,
+        id: u64,
+        blob: &Blob,
+        vectors: Identity,
+        segment: &Arc<Segment>,
+    ) -> Result<()> {
+        let what = format!("the graph over {} vectors of file {id}", segment.len());
+        let pages = Arc::new(Pages::open(self.store, blob, &what)?);
+        if pages.is_mapped() && graph::is_flat(&pages)? {
+            segment.expect_graph();
+            let segment = Arc::clone(segment);
+            self.pending.push(PendingGraph { file: id, segment, pages, vectors });
+        } else {
+            let graph = graph::load(&pages, &vectors, &segment.rows(), self.dump_dir)?;
+            segment.admit_graph(graph);
         }
+        Ok(())
     }
 }
 

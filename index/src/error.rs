@@ -124,6 +124,10 @@ pub enum IndexError {
     /// A checkpoint whose contents are not what was written.
     #[error("checkpoint damaged: {0}; the index is rebuilt from the vectors")]
     Damaged(String),
+    /// A vector of a checkpoint that is in use is not what was written. Nothing is found in the file until
+    /// its vectors are supplied again.
+    #[error("vectors of file {} in the checkpoint are damaged; they are read again from the file", .0.0)]
+    Lost(FileId),
     /// A checkpoint of another filesystem.
     #[error("checkpoint not used: {0}; the index is rebuilt from the vectors")]
     Foreign(String),

@@ -8,7 +8,7 @@
 //! the map of files; one file. The last two are never held while a graph is built or searched.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::Range,
     path::PathBuf,
     sync::{
@@ -26,7 +26,7 @@ use crate::{
     dump_dir::DumpDir,
     error::{IndexError, Result},
     graph::{GRAPH_ROWS_MAX, GraphKind},
-    segment::{EF_MAX, Request, SegmentView},
+    segment::{Broken, EF_MAX, Request, SegmentView},
     stats::{Counts, Stats},
     store::{Blob, Store},
     sync::{lock, read, write},
@@ -34,10 +34,14 @@ use crate::{
     types::{FileId, Slot},
     vector::{Params, Row, Space},
     vector_file::{Batch, Files, Limits, VectorFile},
+    verifier::{PendingGraph, Verifier},
 };
 
 /// The largest `k` and `ef` of a search.
 pub const SEARCH_LIMIT: usize = EF_MAX;
+
+/// How often a search is repeated because pages could not be read; each time there is one page less.
+const ATTEMPTS: usize = 16;
 
 /// How an index behaves.
 #[derive(Clone, Debug)]
@@ -120,6 +124,10 @@ pub struct Index {
     files: Arc<RwLock<Files>>,
     queue: Arc<BuildQueue>,
     build_thread: Option<JoinHandle<()>>,
+    verifier: Arc<Verifier>,
+    verify_thread: Option<JoinHandle<()>>,
+    /// Files with vectors that were found to be lost.
+    lost: Mutex<BTreeSet<u64>>,
     checkpoints: Mutex<Checkpoints>,
     // u64::MAX stands for none.
     generation: AtomicU64,
@@ -138,6 +146,7 @@ impl Index {
         let mut checkpoints = Checkpoints { store, live: Vec::new() };
         let mut recovered = Recovered { covered: None, problems: Vec::new() };
         let mut files = HashMap::new();
+        let mut pending = Vec::new();
         if let Some(store) = checkpoints.store.as_deref_mut() {
             match checkpoint::load(store, dump_dir.path(), options.owner) {
                 Ok(Some(loaded)) => {
@@ -146,6 +155,7 @@ impl Index {
                         recovered.problems.push(error);
                     }
                     files = loaded.files;
+                    pending = loaded.pending;
                     checkpoints.live = loaded.live;
                     recovered.covered = Some(loaded.covered);
                     recovered.problems.extend(loaded.problems);
@@ -155,12 +165,13 @@ impl Index {
             }
         }
         let generation = recovered.covered.as_ref().map_or(u64::MAX, |covered| covered.generation);
-        let index = Self::start(files, checkpoints, generation, options)?;
+        let index = Self::start(files, pending, checkpoints, generation, options)?;
         Ok((index, recovered))
     }
 
     fn start(
         files: Files,
+        pending: Vec<PendingGraph>,
         checkpoints: Checkpoints,
         generation: u64,
         options: Options,
@@ -183,14 +194,28 @@ impl Index {
                 move || queue.run(&files, nice)
             })
             .map_err(IndexError::Thread)?;
-        Ok(Self {
+        let mut this = Self {
             files,
             queue,
             build_thread: Some(build_thread),
+            verifier: Arc::default(),
+            verify_thread: None,
+            lost: Mutex::default(),
             checkpoints: Mutex::new(checkpoints),
             generation: AtomicU64::new(generation),
             options,
-        })
+        };
+        if !pending.is_empty() {
+            this.verifier = Arc::new(Verifier::busy());
+            let (verifier, queue) = (Arc::clone(&this.verifier), Arc::clone(&this.queue));
+            let nice = this.options.nice;
+            let thread = std::thread::Builder::new()
+                .name("vexfs-verify".into())
+                .spawn(move || verifier.run(pending, &queue, nice))
+                .map_err(IndexError::Thread)?;
+            this.verify_thread = Some(thread);
+        }
+        Ok(this)
     }
 
     fn file(&self, file: FileId) -> Option<Arc<RwLock<VectorFile>>> {
@@ -326,7 +351,8 @@ impl Index {
     /// first, ties by file and slot.
     ///
     /// `ef` is how many candidates each graph considers: more find more of the true neighbours and
-    /// take longer. With `exact` no graph is used. A file that is not declared has no vectors.
+    /// take longer. With `exact` no graph is used. A file that is not declared has no vectors. If a vector that
+    /// is needed is lost, the error is [`IndexError::Lost`].
     pub fn search(
         &self,
         files: &[FileId],
@@ -338,14 +364,36 @@ impl Index {
         within("k", k, SEARCH_LIMIT)?;
         let ef = ef.unwrap_or(self.options.default_ef);
         within("ef", ef, SEARCH_LIMIT)?;
-        let scan_factor = self.options.scan_factor;
         let mut ids = files.to_vec();
         ids.sort_unstable();
         ids.dedup();
+        let mut broken = FileId(0);
+        for _ in 0..ATTEMPTS {
+            match self.attempt(&ids, query, (k, ef, exact))? {
+                Ok(hits) => return Ok(hits),
+                Err((file, Broken::Changed)) => broken = file,
+                Err((file, Broken::Lost)) => {
+                    broken = file;
+                    break;
+                }
+            }
+        }
+        lock(&self.lost).insert(broken.0);
+        Err(IndexError::Lost(broken))
+    }
+
+    /// A search, unless stored vectors of a file cannot be read.
+    fn attempt(
+        &self,
+        ids: &[FileId],
+        query: &[f32],
+        (k, ef, exact): (usize, usize, bool),
+    ) -> Result<std::result::Result<Vec<Hit>, (FileId, Broken)>> {
+        let scan_factor = self.options.scan_factor;
         let mut top = TopK::new(k);
         let mut sealed: Vec<(u64, SegmentView)> = Vec::new();
         let mut decoded: Option<DecodedQuery> = None;
-        for id in ids {
+        for &id in ids {
             let Some(known) = self.file(id) else { continue };
             let file = read(&known);
             let decoded = match &mut decoded {
@@ -360,25 +408,65 @@ impl Index {
             // Searched below, after the lock is released.
             sealed.extend(file.segments.iter().map(|view| (id.0, view.clone())));
         }
-        let Some(DecodedQuery { space, row, .. }) = decoded else { return Ok(Vec::new()) };
+        let Some(DecodedQuery { space, row, .. }) = decoded else { return Ok(Ok(Vec::new())) };
         let request = Request { query: &row, k, ef, exact, scan_factor };
         for (id, view) in &sealed {
-            view.search(&request, *id, &mut top);
+            if let Err(broken) = view.search(&request, *id, &mut top) {
+                return Ok(Err((FileId(*id), broken)));
+            }
+            if view.segment.graph_is_broken() {
+                self.queue.push(*id);
+            }
         }
         let hit = |found: Candidate| Hit {
             file: FileId(found.file),
             slot: Slot(found.slot),
             distance: distance::distance(space.metric, found.rank),
         };
-        Ok(top.into_sorted().into_iter().map(hit).collect())
+        Ok(Ok(top.into_sorted().into_iter().map(hit).collect()))
     }
 
     /// `get(file, slot)` - a vector as numbers, which can be a query; under cosine it is normalised.
     pub fn get(&self, file: FileId, slot: Slot) -> Result<Vec<f32>> {
         let known = self.known(file)?;
         let locked = read(&known);
-        let row = locked.get(slot.0).ok_or(IndexError::UnknownSlot { file, slot })?;
-        Ok(row.to_query(locked.space.dim as usize))
+        if let Some(row) = locked.get(slot.0) {
+            return Ok(row.to_query(locked.space.dim as usize));
+        }
+        if locked.segments.iter().any(|view| view.find(slot.0).is_some()) {
+            lock(&self.lost).insert(file.0);
+            return Err(IndexError::Lost(file));
+        }
+        Err(IndexError::UnknownSlot { file, slot })
+    }
+
+    /// `verify()` - verifies everything that came from the store: reads all of it. What is damaged: graphs,
+    /// which are built again, and files with lost vectors, which are then in [`lost`](Self::lost).
+    pub fn verify(&self) -> Vec<IndexError> {
+        self.verifier.wait(None);
+        let mut problems = self.verifier.take_problems();
+        let files: Vec<u64> = read(&self.files).keys().copied().collect();
+        lock(&self.lost).extend(files);
+        problems.extend(self.lost().into_iter().map(IndexError::Lost));
+        problems
+    }
+
+    /// `lost()` - files with vectors that are not what was written, of those in which a search or
+    /// [`verify`](Self::verify) met one. Upsert their vectors again, or drop them and do so.
+    pub fn lost(&self) -> Vec<FileId> {
+        let suspects = lock(&self.lost).clone();
+        let has_lost = |id: &u64| {
+            let views = self.file(FileId(*id)).map(|file| read(&file).segments.clone());
+            views.is_some_and(|views| views.iter().any(SegmentView::has_lost))
+        };
+        let found: BTreeSet<u64> = suspects.iter().copied().filter(has_lost).collect();
+        lock(&self.lost).retain(|id| !suspects.contains(id) || found.contains(id));
+        found.into_iter().map(FileId).collect()
+    }
+
+    /// `problems()` - what was found to be damaged since the last call, in the background.
+    pub fn problems(&self) -> Vec<IndexError> {
+        self.verifier.take_problems()
     }
 
     /// `space(file)` - what a file's vectors are, if it is declared.
@@ -442,20 +530,27 @@ impl Index {
         Ok(written)
     }
 
-    /// `settle()` - waits until no graph is left to build and nothing to merge.
+    /// `settle()` - waits until no graph is left to verify or to build and nothing to merge.
     pub fn settle(&self) {
+        self.verifier.wait(None);
         self.queue.settle(None);
     }
 
     /// `settle_for(limit)` - the same for at most this long; false if the time was up.
     pub fn settle_for(&self, limit: Duration) -> bool {
-        self.queue.settle(Some(limit))
+        let begun = std::time::Instant::now();
+        self.verifier.wait(Some(limit))
+            && self.queue.settle(Some(limit.saturating_sub(begun.elapsed())))
     }
 }
 
 impl Drop for Index {
     fn drop(&mut self) {
         self.queue.stop();
+        self.verifier.stop();
+        if let Some(thread) = self.verify_thread.take() {
+            let _ = thread.join();
+        }
         if let Some(thread) = self.build_thread.take() {
             // It returns nothing, and a panic in it was reported when it happened.
             let _ = thread.join();

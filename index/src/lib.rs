@@ -76,6 +76,7 @@ mod segment;
 #[cfg(any(test, feature = "mutants"))]
 pub mod simulator;
 mod slot_set;
+mod slots;
 mod stats;
 mod store;
 mod sync;
@@ -84,6 +85,8 @@ mod types;
 mod vector;
 mod vector_array;
 mod vector_file;
+mod vectors_blob;
+mod verifier;
 
 pub use checkpoint::{Covered, Recovered, Written};
 pub use error::{IndexError, Result};

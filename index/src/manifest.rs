@@ -17,7 +17,7 @@ use crate::{
     vector::{Params, Space},
 };
 
-const MAGIC: [u8; 8] = *b"VXINDEX1";
+const MAGIC: [u8; 8] = *b"VXINDEX2";
 /// Bytes before the body: magic number, length, checksum.
 const HEADER: usize = 8 + 8 + 4;
 /// Bytes of the longest body.
@@ -54,7 +54,7 @@ pub(crate) struct VectorsRecord {
 }
 
 /// A blob of slots and their rows.
-#[derive(Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct VectorsBlob {
     pub count: u64,
     pub blob: Blob,

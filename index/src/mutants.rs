@@ -17,8 +17,12 @@ pub enum Mutant {
     SlotOlder,
     /// A manifest's checksums are not compared.
     ManifestChecksum,
-    /// A blob's checksum is not compared.
+    /// The checksums of a blob's pages are not compared.
     BlobChecksum,
+    /// A page is believed before it was verified.
+    PageEarly,
+    /// What is mapped is freed, and written to.
+    MappedFreed,
     /// Blobs of the durable checkpoint are freed before the next one is published.
     FreedEarly,
     /// A changed growing segment is taken for the one that is stored.
@@ -41,7 +45,13 @@ pub const ALL: &[(Mutant, &str, &str)] = &[
         "IndexManifestCrc",
         "index: a manifest's checksums are not compared",
     ),
-    (Mutant::BlobChecksum, "IndexBlobCrc", "index: a blob's checksum is not compared"),
+    (
+        Mutant::BlobChecksum,
+        "IndexBlobCrc",
+        "index: the checksums of a blob's pages are not compared",
+    ),
+    (Mutant::PageEarly, "IndexPageEarly", "index: a page is believed before it was verified"),
+    (Mutant::MappedFreed, "IndexMappedFreed", "index: what is mapped is freed, and written to"),
     (
         Mutant::FreedEarly,
         "IndexFreedEarly",

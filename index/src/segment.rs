@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A sealed segment: immutable vectors, a graph over them once it is built, and the search of both.
 //!
-//! Invariant: slots ascend strictly and `rows[i]` is the vector of `slots[i]`. The only thing that
-//! ever changes is that a graph appears. Which rows are removed is kept outside of the segment, in
-//! [`Tombstones`], which are copied on write so that a search sees one state.
+//! Invariant: slots ascend strictly and the `i`th row is the vector of the `i`th slot. What is in a
+//! segment never changes, but a graph appears, or goes because it was damaged, and the rows move from memory
+//! into the store's pages. Which rows are removed is kept outside of the segment, in [`Tombstones`], which
+//! are copied on write so that a search sees one state.
+//!
+//! A row in the store can turn out to be lost. A search that needs it says so and finds nothing.
 
-use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, RwLock, atomic::AtomicBool};
 
 use crate::{
     graph::Graph,
+    slots::Slots,
     stats::Counts,
     store::Blob,
+    sync::{lock, read, write},
     topk::{Candidate, TopK},
     vector::Row,
     vector_array::VectorArray,
@@ -31,20 +36,37 @@ pub(crate) struct Stored {
 
 /// Immutable vectors.
 pub(crate) struct Segment {
-    pub slots: Vec<u64>,
-    pub rows: Arc<VectorArray>,
-    pub graph: OnceLock<Arc<dyn Graph>>,
+    pub slots: Slots,
+    rows: RwLock<Arc<VectorArray>>,
+    graph: RwLock<GraphState>,
     /// A build failed and is not tried again: the segment stays without a graph.
     pub build_failed: AtomicBool,
     pub stored: Mutex<Stored>,
 }
 
+/// What there is of a segment's graph.
+enum GraphState {
+    None,
+    /// One is in the store, and not verified yet: until it is, the segment is scanned.
+    Pending,
+    Ready(Arc<dyn Graph>),
+}
+
 impl Segment {
+    /// The slots ascend; that is the caller's to see to.
     pub(crate) fn new(slots: Vec<u64>, rows: VectorArray) -> Self {
+        let slots = Slots::new(slots).unwrap_or_else(|| {
+            debug_assert!(false, "slots out of order");
+            Slots::List(Vec::new())
+        });
+        Self::of(slots, rows)
+    }
+
+    pub(crate) fn of(slots: Slots, rows: VectorArray) -> Self {
         Self {
             slots,
-            rows: Arc::new(rows),
-            graph: OnceLock::new(),
+            rows: RwLock::new(Arc::new(rows)),
+            graph: RwLock::new(GraphState::None),
             build_failed: AtomicBool::new(false),
             stored: Mutex::default(),
         }
@@ -54,24 +76,72 @@ impl Segment {
         self.slots.len()
     }
 
-    pub(crate) fn has_graph(&self) -> bool {
-        self.graph.get().is_some()
+    /// The rows, where they are now.
+    pub(crate) fn rows(&self) -> Arc<VectorArray> {
+        Arc::clone(&read(&self.rows))
     }
 
-    /// Adds the graph. Only the build thread does, or whoever loads the segment, and only once.
+    /// Puts the same rows in the place of those that are in memory.
+    pub(crate) fn move_rows(&self, rows: VectorArray) {
+        debug_assert_eq!(rows.len(), self.len());
+        *write(&self.rows) = Arc::new(rows);
+    }
+
+    /// The graph, if there is one that can be walked.
+    pub(crate) fn graph(&self) -> Option<Arc<dyn Graph>> {
+        match &*read(&self.graph) {
+            GraphState::Ready(graph) if graph.intact() => Some(Arc::clone(graph)),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a graph, or will be without being built.
+    pub(crate) fn has_graph(&self) -> bool {
+        match &*read(&self.graph) {
+            GraphState::None => false,
+            GraphState::Pending => true,
+            GraphState::Ready(graph) => graph.intact(),
+        }
+    }
+
+    /// Adds a graph that was built. One that is in the store is not this one.
     pub(crate) fn set_graph(&self, graph: Arc<dyn Graph>) {
-        let first = self.graph.set(graph).is_ok();
-        debug_assert!(first, "a segment got a second graph");
+        lock(&self.stored).graph = None;
+        self.admit_graph(graph);
+    }
+
+    /// Adds the graph that is in the store.
+    pub(crate) fn admit_graph(&self, graph: Arc<dyn Graph>) {
+        *write(&self.graph) = GraphState::Ready(graph);
+    }
+
+    /// Whether there was a graph that cannot be read any more.
+    pub(crate) fn graph_is_broken(&self) -> bool {
+        matches!(&*read(&self.graph), GraphState::Ready(graph) if !graph.intact())
+    }
+
+    /// A graph is in the store and being verified.
+    pub(crate) fn expect_graph(&self) {
+        *write(&self.graph) = GraphState::Pending;
+    }
+
+    /// The graph that was being verified is not there after all.
+    pub(crate) fn give_up_graph(&self) {
+        lock(&self.stored).graph = None;
+        let mut graph = write(&self.graph);
+        if matches!(*graph, GraphState::Pending) {
+            *graph = GraphState::None;
+        }
     }
 
     fn find(&self, slot: u64) -> Option<usize> {
-        self.slots.binary_search(&slot).ok()
+        self.slots.find(slot)
     }
 
     /// Resident bytes.
     fn bytes(&self) -> usize {
-        let graph = self.graph.get().map_or(0, |graph| graph.bytes());
-        self.rows.bytes() + self.slots.capacity() * 8 + graph
+        let graph = self.graph().map_or(0, |graph| graph.bytes());
+        self.rows().bytes() + self.slots.bytes() + graph
     }
 }
 
@@ -132,6 +202,15 @@ pub(crate) struct Request<'a> {
     pub scan_factor: usize,
 }
 
+/// Why a search of a segment has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// A vector that it needs is not what was written. It has to be supplied again.
+    Lost,
+    /// A page could not be read meanwhile. The search has to be repeated; its candidates count for nothing.
+    Changed,
+}
+
 impl SegmentView {
     pub(crate) fn new(segment: Segment) -> Self {
         let tombstones = Arc::new(Tombstones::none(segment.len()));
@@ -155,8 +234,11 @@ impl SegmentView {
 
     /// Removes `first..=last`; how many vectors went.
     pub(crate) fn remove_range(&mut self, first: u64, last: u64) -> u64 {
-        let from = self.segment.slots.partition_point(|&slot| slot < first);
-        let to = self.segment.slots.partition_point(|&slot| slot <= last);
+        let from = self.segment.slots.before(first);
+        let to = match last.checked_add(1) {
+            Some(next) => self.segment.slots.before(next),
+            None => self.segment.len(),
+        };
         if (from..to).all(|row| self.tombstones.contains(row)) {
             return 0;
         }
@@ -164,40 +246,82 @@ impl SegmentView {
         (from..to).filter(|&row| tombstones.insert(row)).count() as u64
     }
 
-    pub(crate) fn search(&self, request: &Request<'_>, file: u64, top: &mut TopK) {
-        if self.live() == 0 || self.search_graph(request, file, top) {
-            return;
+    /// Adds what is near. On an error nothing of what was added may be used.
+    pub(crate) fn search(
+        &self,
+        request: &Request<'_>,
+        file: u64,
+        top: &mut TopK,
+    ) -> Result<(), Broken> {
+        if self.live() == 0 {
+            return Ok(());
         }
+        let rows = self.segment.rows();
+        let epoch = rows.epoch();
+        let searched = match self.search_graph(&rows, epoch, request, file, top) {
+            Ok(false) => self.scan(&rows, epoch, request, file, top),
+            other => other.map(drop),
+        };
+        if rows.epoch() == epoch { searched } else { Err(Broken::Changed) }
+    }
+
+    fn scan(
+        &self,
+        rows: &VectorArray,
+        epoch: u32,
+        request: &Request<'_>,
+        file: u64,
+        top: &mut TopK,
+    ) -> Result<(), Broken> {
         let slots = &self.segment.slots;
         let all_live = self.tombstones.count() == 0;
-        self.segment.rows.scan(request.query, |row, rank| {
-            if rank <= top.worst() && (all_live || !self.tombstones.contains(row)) {
-                top.push(Candidate { rank, file, slot: slots[row] });
+        let ranker = rows.ranker(request.query);
+        for row in 0..rows.len() {
+            let live = || all_live || !self.tombstones.contains(row);
+            match rows.rank_checked(row, &ranker, epoch) {
+                Some(rank) if rank <= top.worst() && live() => {
+                    top.push(Candidate { rank, file, slot: slots.at(row) });
+                }
+                None if live() => return Err(Broken::Lost),
+                _ => {}
             }
-        });
+        }
+        Ok(())
     }
 
     /// False if there is no graph, a scan is cheaper, or the graph found too little.
-    fn search_graph(&self, request: &Request<'_>, file: u64, top: &mut TopK) -> bool {
+    fn search_graph(
+        &self,
+        rows: &VectorArray,
+        epoch: u32,
+        request: &Request<'_>,
+        file: u64,
+        top: &mut TopK,
+    ) -> Result<bool, Broken> {
         let (live, len) = (self.live(), self.segment.len());
-        let Some(graph) = self.segment.graph.get().filter(|_| !request.exact) else { return false };
+        if request.exact {
+            return Ok(false);
+        }
+        let Some(graph) = self.segment.graph() else { return Ok(false) };
         // Removed rows are among the candidates: as many more are asked for.
         let ef = request.ef.max(request.k).saturating_mul(len).div_ceil(live);
         if ef > EF_MAX || ef.saturating_mul(request.scan_factor) > len {
-            return false;
+            return Ok(false);
         }
         let mut found = graph.search(request.query, ef);
         found.retain(|&row| !self.tombstones.contains(row as usize));
-        if found.len() < request.k.min(live) {
-            return false;
+        // A walk in the course of which a page could not be read counts for nothing.
+        if found.len() < request.k.min(live) || !graph.intact() {
+            return Ok(false);
         }
         // The nearest come first: what lies far behind the k-th is not worth its exact distance. Equal
         // rows stand side by side and count once, or a crowd of them would hide a nearer row.
+        let ranker = rows.ranker(request.query);
         let mut left = (request.k * 2).max(RERANKED_MIN);
         let mut last = None;
         for row in found {
             let row = row as usize;
-            let rank = self.segment.rows.rank(row, request.query);
+            let rank = rows.rank_checked(row, &ranker, epoch).ok_or(Broken::Lost)?;
             if last != Some(rank.to_bits()) {
                 if left == 0 {
                     break;
@@ -205,9 +329,15 @@ impl SegmentView {
                 left -= 1;
                 last = Some(rank.to_bits());
             }
-            top.push(Candidate { rank, file, slot: self.segment.slots[row] });
+            top.push(Candidate { rank, file, slot: self.segment.slots.at(row) });
         }
-        true
+        Ok(true)
+    }
+
+    /// Whether a vector that is not removed is lost.
+    pub(crate) fn has_lost(&self) -> bool {
+        let live = (0..self.segment.len()).filter(|&row| !self.tombstones.contains(row));
+        self.segment.rows().first_lost(live).is_some()
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -240,7 +370,11 @@ mod tests {
             (0..ef as u32).collect()
         }
 
-        fn dump(&self, _: &std::path::Path) -> crate::Result<Box<dyn crate::graph::Dump>> {
+        fn dump<'a>(
+            &'a self,
+            _: &std::path::Path,
+            _: u32,
+        ) -> crate::Result<Box<dyn crate::graph::Dump + 'a>> {
             Err(crate::IndexError::Stopped)
         }
 
@@ -258,12 +392,12 @@ mod tests {
         }
         let mut view = SegmentView::new(Segment::new((0..100).collect(), rows));
         let fake = Arc::new(Fake(Mutex::default()));
-        assert!(view.segment.graph.set(Arc::clone(&fake) as Arc<dyn Graph>).is_ok());
+        view.segment.set_graph(Arc::clone(&fake) as Arc<dyn Graph>);
         let query = space.decode_query(&[0.0]).unwrap();
         let found = |view: &SegmentView, k, exact| {
             let request = Request { query: &query, k, ef: 10, exact, scan_factor: 4 };
             let mut top = TopK::new(k);
-            view.search(&request, 1, &mut top);
+            view.search(&request, 1, &mut top).unwrap();
             top.into_sorted().iter().map(|hit| hit.slot).collect::<Vec<u64>>()
         };
         assert_eq!(found(&view, 3, false), [0, 1, 2]);
@@ -290,7 +424,7 @@ mod tests {
         let query = space.decode_query(&[0.0]).unwrap();
         let request = Request { query: &query, k: 1, ef: 40, exact: false, scan_factor: 1 };
         let mut top = TopK::new(1);
-        view.search(&request, 1, &mut top);
+        view.search(&request, 1, &mut top).unwrap();
         assert_eq!(top.into_sorted().first().map(|hit| hit.slot), Some(39));
     }
 

@@ -3,16 +3,23 @@
 //!
 //! What must hold: the index that is loaded holds exactly the vectors it held when one of its
 //! checkpoints was begun, and that checkpoint is at least as new as the newest that was finished.
-//! After a bit was flipped the index may also be empty. A seed decides everything but the build
+//! After a bit was flipped the index may also be empty, or say that vectors are lost, but never answer
+//! wrongly. The medium is simulated, and in the end a file, which is mapped. A seed decides everything but the build
 //! thread's timing, so a failure is found again by its seed.
 //!
 //! The simulator knows no filesystem: tests of the daemon compare an index with a filesystem on
 //! one device.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
-    Element, FileId, Index, Metric, Options, Params, Slot, Space, TailStore,
+    Element, FileId, Index, IndexError, Medium, Metric, Options, Params, Slot, Space, TailStore,
     store::volatile::VolatileMedium,
 };
 
@@ -24,6 +31,8 @@ const GRAPH_ROWS: usize = 32;
 const OWNER: [u8; 16] = [9; 16];
 const ROUNDS: u64 = 12;
 const FLIPS: usize = 30;
+/// Seeds for which a file is used too: it takes longer.
+const MAPPED_EVERY: u64 = 8;
 
 /// A failure: which part of the simulation found it, and what is wrong.
 pub type Finding = (&'static str, String);
@@ -40,8 +49,8 @@ struct History {
     finished: Option<u64>,
 }
 
-fn open(disk: &VolatileMedium) -> Result<(Index, crate::Recovered), String> {
-    let store = TailStore::open(disk.clone(), 0, None).map_err(|e| e.to_string())?;
+fn open(medium: impl Medium + 'static) -> Result<(Index, crate::Recovered), String> {
+    let store = TailStore::open(medium, 0, None).map_err(|e| e.to_string())?;
     let options = Options {
         owner: OWNER,
         graph_rows: GRAPH_ROWS,
@@ -54,14 +63,26 @@ fn open(disk: &VolatileMedium) -> Result<(Index, crate::Recovered), String> {
 
 /// Compares the index with the model.
 fn compare(index: &Index, model: &Vectors, luck: &mut fastrand::Rng) -> Result<(), String> {
+    compare_with(index, model, luck, false)
+}
+
+/// The same; with `losses`, the index may say of vectors that they are lost.
+fn compare_with(
+    index: &Index,
+    model: &Vectors,
+    luck: &mut fastrand::Rng,
+    losses: bool,
+) -> Result<(), String> {
     let vectors = index.stats().counts.vectors;
     if vectors != model.len() as u64 {
         return Err(format!("{vectors} vectors, and there should be {}", model.len()));
     }
     for ((file, slot), row) in model {
-        let found = index.get(FileId(*file), Slot(*slot)).map_err(|e| e.to_string())?;
-        if found != row {
-            return Err(format!("file {file} slot {slot}: another vector"));
+        match index.get(FileId(*file), Slot(*slot)) {
+            Ok(found) if found == row => {}
+            Ok(_) => return Err(format!("file {file} slot {slot}: another vector")),
+            Err(IndexError::Lost(_)) if losses => {}
+            Err(error) => return Err(error.to_string()),
         }
     }
     let query = vector(luck);
@@ -69,7 +90,10 @@ fn compare(index: &Index, model: &Vectors, luck: &mut fastrand::Rng) -> Result<(
     let mut true_distances: Vec<f32> = model.values().map(far).collect();
     true_distances.sort_by(f32::total_cmp);
     let files: Vec<FileId> = (0..FILES).map(FileId).collect();
-    let hits = index.search(&files, &query, 5, None, true).map_err(|e| e.to_string())?;
+    let hits = match index.search(&files, &query, 5, None, true) {
+        Err(IndexError::Lost(_)) if losses => return Ok(()),
+        other => other.map_err(|e| e.to_string())?,
+    };
     let found: Vec<f32> =
         hits.iter().map(|hit| model.get(&(hit.file.0, hit.slot.0)).map_or(f32::NAN, far)).collect();
     if found != true_distances[..found.len().min(true_distances.len())]
@@ -125,7 +149,7 @@ fn recover(
     history: &History,
     luck: &mut fastrand::Rng,
 ) -> Result<(Index, Option<u64>), String> {
-    let (index, recovered) = open(disk)?;
+    let (index, recovered) = open(disk.clone())?;
     let Some(covered) = recovered.covered else {
         compare(&index, &Vectors::new(), luck)?;
         return Ok((index, None));
@@ -214,6 +238,87 @@ fn named_by(bytes: &[u8], slot: usize) -> Option<Range<usize>> {
     (length > 0).then_some(at..at.checked_add(length)?)
 }
 
+/// A file that goes when it is not used any more.
+struct TemporaryFile(std::path::PathBuf);
+
+impl TemporaryFile {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            "vexfs-index-simulator-{}.{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn open(path: &Path) -> Result<(Index, crate::Recovered), String> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        open(file.map_err(|e| e.to_string())?)
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Adds so many rows to a file, in its first slots.
+fn fill(index: &Index, model: &mut Vectors, file: u64, rows: u64, luck: &mut fastrand::Rng) {
+    let space = Space::new(Element::F32, Metric::L2, DIM as u32);
+    let _ = index.declare(FileId(file), space, Params::default());
+    for slot in 0..rows {
+        let row = vector(luck);
+        let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+        if index.upsert(FileId(file), Slot(slot), &bytes).is_ok() {
+            model.insert((file, slot), row);
+        }
+    }
+}
+
+/// Checkpoints in a file, which is mapped: one file's blobs are in no later checkpoint and read still; then
+/// single bits are flipped.
+fn mapped(luck: &mut fastrand::Rng) -> Result<(), String> {
+    const ROWS: u64 = 1200;
+    let file = TemporaryFile::new();
+    let (index, _) = TemporaryFile::open(&file.0)?;
+    let mut model = Vectors::new();
+    fill(&index, &mut model, 0, ROWS, luck);
+    let checkpoint = |index: &Index, generation: u64, files: &[u64]| {
+        index.settle();
+        let states: Vec<(FileId, Vec<u8>)> =
+            files.iter().map(|file| (FileId(*file), Vec::new())).collect();
+        index.checkpoint(generation, &[], &states).map_err(|e| e.to_string())
+    };
+    checkpoint(&index, 1, &[0])?;
+    compare(&index, &model, luck)?;
+    for generation in 2..5 {
+        fill(&index, &mut model, 1, ROWS, luck);
+        checkpoint(&index, generation, &[1])?;
+        compare(&index, &model, luck).map_err(|what| format!("of what is mapped: {what}"))?;
+    }
+    checkpoint(&index, 5, &[0, 1])?;
+    drop(index);
+    let good = std::fs::read(&file.0).map_err(|e| e.to_string())?;
+    for _ in 0..FLIPS {
+        let (at, bit) = (luck.usize(..good.len()), luck.u8(..8));
+        let mut bad = good.clone();
+        bad[at] ^= 1 << bit;
+        std::fs::write(&file.0, bad).map_err(|e| e.to_string())?;
+        let (index, recovered) = TemporaryFile::open(&file.0)?;
+        let expected = match recovered.covered.map(|covered| covered.generation) {
+            None => Vectors::new(),
+            Some(5) => model.clone(),
+            // The older slot: its blobs may have been overwritten.
+            Some(_) => continue,
+        };
+        compare_with(&index, &expected, luck, true)
+            .map_err(|what| format!("bit {bit} of byte {at}: {what}"))?;
+    }
+    Ok(())
+}
+
 /// `simulate(seeds)` - simulates a disk for each seed from 1 on, until something is wrong.
 ///
 /// # Errors
@@ -224,6 +329,9 @@ pub fn simulate(seeds: u64) -> Result<(), Finding> {
         let failed = |by| move |what: String| (by, format!("seed {seed}: {what}"));
         let (disk, history) = cuts(&mut luck).map_err(failed("cutting checkpoints"))?;
         flips(&disk, &history, &mut luck).map_err(failed("damaging checkpoints"))?;
+        if seed % MAPPED_EVERY == 1 {
+            mapped(&mut luck).map_err(failed("damaging mapped checkpoints"))?;
+        }
     }
     Ok(())
 }

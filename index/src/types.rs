@@ -26,6 +26,8 @@ pub enum Element {
     I8,
     /// One bit; eight to a byte, the first in the most significant bit, as `numpy.packbits` does.
     Bit,
+    /// An unsigned byte, compared as a number.
+    U8,
 }
 
 impl fmt::Display for Element {
@@ -36,6 +38,7 @@ impl fmt::Display for Element {
             Self::Bf16 => "bf16",
             Self::I8 => "i8",
             Self::Bit => "bit",
+            Self::U8 => "u8",
         })
     }
 }

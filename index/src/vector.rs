@@ -2,8 +2,11 @@
 //! Vector spaces, and how the bytes of a vector are decoded.
 //!
 //! Invariant: a decoded row can be compared with any other row of its space without NaN or
-//! overflow; a vector that cannot is refused here, with the position of the element. Rows of a
-//! cosine space are normalised when they are decoded. Files and slots are not known here.
+//! overflow; a vector that cannot is refused here, with the position of the element. Files and slots are
+//! not known here.
+//!
+//! A row keeps its element type. Under cosine, rows of `f32` are normalised; a narrower type could not hold
+//! the quotient, so its rows stay as they are and the inverse of their length is kept beside them.
 
 use crate::{
     error::{IndexError, Result},
@@ -81,7 +84,7 @@ impl Space {
         match self.element {
             Element::F32 => dim * 4,
             Element::F16 | Element::Bf16 => dim * 2,
-            Element::I8 => dim,
+            Element::I8 | Element::U8 => dim,
             Element::Bit => dim.div_ceil(8),
         }
     }
@@ -100,7 +103,20 @@ impl Space {
             return Ok(Some(Row::Bits(pack_bits(raw, self.dim as usize))));
         }
         let mut row = decode_numbers(self.element, raw);
-        Ok(self.admit(&mut row)?.then_some(Row::Numbers(row)))
+        if self.element == Element::F32 {
+            return Ok(self.admit(&mut row)?.then_some(Row::Numbers(row)));
+        }
+        self.check(&row)?;
+        let mut bytes = raw.to_vec();
+        if self.metric != Metric::Cosine {
+            return Ok(Some(Row::Narrow { bytes, inverse: 1.0 }));
+        }
+        if self.element == Element::Bf16 {
+            row = within_range(row, &mut bytes);
+        }
+        let length = length(&row);
+        let inverse = (1.0 / length) as f32;
+        Ok((length > 0.0).then_some(Row::Narrow { bytes, inverse }))
     }
 
     /// Turns a query into a row of this space.
@@ -120,8 +136,7 @@ impl Space {
         if self.admit(&mut row)? { Ok(Row::Numbers(row)) } else { Err(IndexError::ZeroQuery) }
     }
 
-    /// Checks the elements and normalises them under cosine; false for a zero vector under cosine.
-    fn admit(self, row: &mut [f32]) -> Result<bool> {
+    fn check(self, row: &[f32]) -> Result<()> {
         for (position, &value) in row.iter().enumerate() {
             if !value.is_finite() {
                 return Err(IndexError::NotFinite { position, value });
@@ -130,26 +145,58 @@ impl Space {
                 return Err(IndexError::TooLarge { position, value });
             }
         }
+        Ok(())
+    }
+
+    /// Checks the elements and normalises them under cosine; false for a zero vector under cosine.
+    fn admit(self, row: &mut [f32]) -> Result<bool> {
+        self.check(row)?;
         if self.metric != Metric::Cosine {
             return Ok(true);
         }
-        // As f64, the square of no f32 overflows or becomes zero.
-        let norm = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        if norm == 0.0 {
+        let length = length(row);
+        if length == 0.0 {
             return Ok(false);
         }
         for x in row.iter_mut() {
-            *x = (f64::from(*x) / norm) as f32;
+            *x = (f64::from(*x) / length) as f32;
         }
         Ok(true)
     }
 }
 
+/// The length of a row. As `f64`, the square of no `f32` overflows or becomes zero.
+fn length(row: &[f32]) -> f64 {
+    row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+/// Scales a row whose largest number is very large or very small by a power of two, so that neither its
+/// length nor a product is out of range: only the direction counts. Other rows stay as they are.
+fn within_range(mut row: Vec<f32>, bytes: &mut [u8]) -> Vec<f32> {
+    const FAR: i32 = 32;
+    let largest = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let exponent = f64::from(largest).log2().floor();
+    if largest == 0.0 || exponent.abs() <= f64::from(FAR) {
+        return row;
+    }
+    let factor = (-exponent).exp2();
+    for (x, pair) in row.iter_mut().zip(bytes.as_chunks_mut::<2>().0) {
+        let scaled = ((f64::from(*x) * factor) as f32).to_bits() >> 16;
+        *pair = (scaled as u16).to_le_bytes();
+        *x = f32::from_bits(scaled << 16);
+    }
+    row
+}
+
 /// One decoded vector.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Row {
+    /// A row of `f32`, or a query.
     Numbers(Vec<f32>),
+    /// Bits: little-endian words of the file's bytes.
     Bits(Vec<u64>),
+    /// A row of a narrower type, and the inverse of its length; 1 if it is not asked for.
+    Narrow { bytes: Vec<u8>, inverse: f32 },
 }
 
 impl Row {
@@ -158,8 +205,11 @@ impl Row {
         match self {
             Self::Numbers(row) => row.clone(),
             Self::Bits(words) => (0..dim)
-                .map(|i| if words[i / 64] >> (63 - i % 64) & 1 == 1 { 1.0 } else { 0.0 })
+                // The first bit is the most significant one of the first byte.
+                .map(|i| if words[i / 64] >> ((i % 64) ^ 7) & 1 == 1 { 1.0 } else { 0.0 })
                 .collect(),
+            // Only the array that a row is in knows its type, and gives it out as numbers.
+            Self::Narrow { .. } => Vec::new(),
         }
     }
 }
@@ -173,11 +223,12 @@ pub(crate) fn decode_numbers(element: Element, raw: &[u8]) -> Vec<f32> {
         Element::F16 => pairs().map(half_to_f32).collect(),
         Element::Bf16 => pairs().map(|h| f32::from_bits(u32::from(h) << 16)).collect(),
         Element::I8 => raw.iter().map(|&b| f32::from(b.cast_signed())).collect(),
+        Element::U8 => raw.iter().map(|&b| f32::from(b)).collect(),
         Element::Bit => Vec::new(),
     }
 }
 
-/// Packs bits into big-endian words, which keep the file's bit order. Bits past the last dimension
+/// Packs bits into little-endian words, so that the words' bytes are the file's. Bits past the last dimension
 /// are cleared, so that padding never counts as a difference.
 fn pack_bits(raw: &[u8], dim: usize) -> Vec<u64> {
     let mut words: Vec<u64> = raw
@@ -185,11 +236,11 @@ fn pack_bits(raw: &[u8], dim: usize) -> Vec<u64> {
         .map(|chunk| {
             let mut word = [0u8; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            u64::from_be_bytes(word)
+            u64::from_le_bytes(word)
         })
         .collect();
     if let (Some(last), used @ 1..) = (words.last_mut(), dim % 64) {
-        *last &= !0 << (64 - used);
+        *last &= (!0u64 << (64 - used)).swap_bytes();
     }
     words
 }
@@ -257,6 +308,35 @@ mod tests {
         }
         assert!(spec.decode(&[0; 8]).unwrap().is_none());
         assert!(matches!(spec.decode_query(&[0.0, 0.0]), Err(IndexError::ZeroQuery)));
+    }
+
+    #[test]
+    fn narrow_rows_keep_their_bytes_and_know_their_length() {
+        for (element, raw) in [
+            (Element::I8, vec![3u8, 0xfc]),
+            (Element::U8, vec![3, 4]),
+            (Element::F16, vec![0x00, 0x42, 0x00, 0xc4]),
+            (Element::Bf16, vec![0x40, 0x40, 0x80, 0xc0]),
+        ] {
+            let row = Space::new(element, Metric::Cosine, 2).decode(&raw).unwrap().unwrap();
+            assert_eq!(row, Row::Narrow { bytes: raw, inverse: 0.2 }, "{element}");
+        }
+        let zero = Space::new(Element::U8, Metric::Cosine, 2).decode(&[0, 0]);
+        assert!(zero.unwrap().is_none());
+    }
+
+    #[test]
+    fn bf16_extremes_are_scaled_to_where_their_length_is_a_number() {
+        let spec = Space::new(Element::Bf16, Metric::Cosine, 2);
+        for value in [3.0e38f32, 1.2e-38, 9.2e-41] {
+            let raw = [value, -value].map(|x| (x.to_bits() >> 16) as u16).map(u16::to_le_bytes);
+            let Some(Row::Narrow { bytes, inverse }) = spec.decode(&raw.concat()).unwrap() else {
+                panic!("{value}");
+            };
+            let normal = decode_numbers(Element::Bf16, &bytes);
+            assert!((normal[0] * inverse - 0.5f32.sqrt()).abs() < 1e-6, "{value} {normal:?}");
+            assert!((normal[0] + normal[1]).abs() < 1e-6);
+        }
     }
 
     #[test]

@@ -17,11 +17,11 @@ use crate::{
     error::{IndexError, Result},
     graph::{self, Base, GONE, GraphKind},
     growing::GrowingSegment,
+    manifest::VectorsBlob,
     merge_policy::{self, Choice, Part, Terms},
     segment::{Segment, SegmentView},
     slot_set::SlotSet,
     stats::Counts,
-    store::Blob,
     vector::{Params, Row, Space},
     vector_array::VectorArray,
 };
@@ -79,7 +79,7 @@ pub(crate) struct VectorFile {
     /// Slots whose vectors cannot be compared.
     pub skipped: SlotSet,
     /// The version of the growing segment that is in the store, and where.
-    pub growing_stored: Option<(u64, Blob)>,
+    pub growing_stored: Option<(u64, VectorsBlob)>,
     /// Vectors that came since all was last merged for that reason.
     arrived: usize,
 }
@@ -117,7 +117,7 @@ impl VectorFile {
             Err(error) => return Err(error),
         };
         if let Some((at, old)) = self.locate(slot) {
-            if self.segments[at].segment.rows.same(old, &row) {
+            if self.segments[at].segment.rows().same(old, &row) {
                 return Ok(true);
             }
             self.segments[at].remove(slot);
@@ -168,7 +168,7 @@ impl VectorFile {
             return Some(self.growing.rows.get(row));
         }
         let (at, row) = self.locate(slot)?;
-        Some(self.segments[at].segment.rows.get(row))
+        self.segments[at].segment.rows().get_checked(row)
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -245,7 +245,7 @@ impl VectorFile {
         for (old, source) in job.segments.iter().zip(sources) {
             for row in (0..old.segment.len()).filter(|&row| !old.tombstones.contains(row)) {
                 if source.is_none_or(|source| source.tombstones.contains(row)) {
-                    merged.remove(old.segment.slots[row]);
+                    merged.remove(old.segment.slots.at(row));
                 }
             }
         }
@@ -269,12 +269,12 @@ impl Job {
         if let [only] = self.segments.as_slice()
             && !only.segment.has_graph()
         {
-            let rows = &only.segment.rows;
-            only.segment.set_graph(graph::build(self.graph, rows, None, self.params, stop)?);
+            let rows = only.segment.rows();
+            only.segment.set_graph(graph::build(self.graph, &rows, None, self.params, stop)?);
             return Ok(None);
         }
-        let (segment, base) = merge(self.space, &self.segments);
-        let graph = graph::build(self.graph, &segment.rows, base.as_ref(), self.params, stop)?;
+        let (segment, base) = merge(self.space, &self.segments)?;
+        let graph = graph::build(self.graph, &segment.rows(), base.as_ref(), self.params, stop)?;
         segment.set_graph(graph);
         Ok(Some(segment))
     }
@@ -288,15 +288,15 @@ impl Job {
 }
 
 /// The live rows of several segments, by slot, and the largest graph among theirs.
-fn merge(space: Space, segments: &[SegmentView]) -> (Segment, Option<Base>) {
+fn merge(space: Space, segments: &[SegmentView]) -> Result<(Segment, Option<Base>)> {
     let mut order: Vec<(u64, usize, usize)> = Vec::new();
     for (from, view) in segments.iter().enumerate() {
         for row in (0..view.segment.len()).filter(|&row| !view.tombstones.contains(row)) {
-            order.push((view.segment.slots[row], from, row));
+            order.push((view.segment.slots.at(row), from, row));
         }
     }
     order.sort_unstable();
-    let with_graph = segments.iter().enumerate().filter(|(_, view)| view.segment.has_graph());
+    let with_graph = segments.iter().enumerate().filter(|(_, view)| view.segment.graph().is_some());
     let largest = with_graph.max_by_key(|(_, view)| view.live());
     let base = largest.and_then(|(largest, view)| {
         let mut moved = vec![GONE; view.segment.len()];
@@ -305,14 +305,15 @@ fn merge(space: Space, segments: &[SegmentView]) -> (Segment, Option<Base>) {
                 moved[row] = to as u32;
             }
         }
-        Some(Base { graph: Arc::clone(view.segment.graph.get()?), moved })
+        Some(Base { graph: view.segment.graph()?, moved })
     });
     let mut rows = VectorArray::new(space);
     rows.reserve_exact(order.len());
+    let sources: Vec<Arc<VectorArray>> = segments.iter().map(|view| view.segment.rows()).collect();
     for &(_, from, row) in &order {
-        rows.push_from(&segments[from].segment.rows, row);
+        rows.push_checked(&sources[from], row)?;
     }
-    (Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows), base)
+    Ok((Segment::new(order.into_iter().map(|(slot, ..)| slot).collect(), rows), base))
 }
 
 #[cfg(test)]

@@ -108,6 +108,13 @@ fn every_damaged_byte_is_detected() {
     }
     let bad = dir.path().join("bad");
     let (mut rebuilt, mut refused) = (0, 0);
+    let feed = |index: &vexfs_index::Index| {
+        index.declare(FILE, space, Params { m: 4, ef_construction: 16 }).unwrap();
+        for slot in (0..3).chain(9..150u64) {
+            let row: Vec<u8> = (0..8).map(|i| (slot * 37 + i * 11) as u8).collect();
+            index.upsert(FILE, Slot(slot), &row).unwrap();
+        }
+    };
     for entry in fs::read_dir(&good).unwrap() {
         let name = entry.unwrap().file_name();
         let bytes = fs::read(good.join(&name)).unwrap();
@@ -123,10 +130,20 @@ fn every_damaged_byte_is_detected() {
             copy_dir(&good, &bad);
             fs::write(bad.join(&name), damaged).unwrap();
             let (index, recovered) = open_with(Some(dir_store(&bad)), 64, 1);
-            assert_eq!(recovered.problems.len(), 1, "{name:?}: {:?}", recovered.problems);
-            let text = recovered.problems[0].to_string();
-            assert!(text.contains("damaged") && text.contains("rebuilt"), "{text}");
-            if recovered.covered.is_some() {
+            let mut problems = recovered.problems;
+            problems.extend(index.verify());
+            assert_eq!(problems.len(), 1, "{name:?}: {problems:?}");
+            let text = problems[0].to_string();
+            assert!(text.contains("damaged"), "{text}");
+            if matches!(problems[0], IndexError::Lost(FILE)) {
+                // Nothing is answered until they are supplied again.
+                let search = index.search(&[FILE], &[0.0; 8], 5, None, true);
+                assert!(matches!(search, Err(IndexError::Lost(FILE))), "{search:?}");
+                feed(&index);
+                assert!(index.lost().is_empty() && index.stats().counts.vectors == 144);
+                index.search(&[FILE], &[0.0; 8], 5, None, true).unwrap();
+            } else if recovered.covered.is_some() {
+                assert!(text.contains("rebuilt"), "{text}");
                 // Only a graph may be lost alone; it comes back.
                 assert!(text.contains("graph"), "{text}");
                 index.settle();
@@ -134,6 +151,7 @@ fn every_damaged_byte_is_detected() {
                 assert_eq!((stats.counts.vectors, stats.counts.graphs), (144, graphs));
                 rebuilt += 1;
             } else {
+                assert!(text.contains("rebuilt"), "{text}");
                 assert_eq!(index.stats().counts.vectors, 0);
                 refused += 1;
             }

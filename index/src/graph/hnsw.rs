@@ -9,7 +9,7 @@
 //! - sorted input ruins a graph: rows are inserted in a permuted order;
 //! - equal rows link only to each other: each content is inserted once;
 //! - it panics: every call that can is caught;
-//! - it trusts the files it loads: the caller has verified their checksum;
+//! - it trusts the files it loads: their checksums are verified before;
 //! - it overwrites or renames files of an old dump: each dump has a fresh name.
 
 use std::{
@@ -28,16 +28,21 @@ use std::{
 use hnsw_rs::{anndists::dist::distances::Distance, api::AnnT, hnsw::Hnsw, hnswio::HnswIo};
 
 use super::{
-    Dump, GRAPH_ROWS_MAX, Graph,
+    Dump, GRAPH_ROWS_MAX, Graph, Identity,
     order::{distinct, permute},
 };
 use crate::{
     distance,
     error::{IndexError, Result},
+    store::pages::Pages,
     types::Metric,
     vector::{Params, Row},
     vector_array::VectorArray,
 };
+
+/// First bytes of such a graph in a blob; the last one is the version.
+pub(super) const MAGIC: [u8; 8] = *b"VXHNSW\0\x02";
+const HEADER: usize = 24;
 
 // A row number is an `f32` in the library: larger ones would be rounded.
 const _: () = assert!(GRAPH_ROWS_MAX <= 1 << f32::MANTISSA_DIGITS);
@@ -55,6 +60,8 @@ pub(super) struct HnswDump {
     data: PathBuf,
     graph_bytes: u64,
     data_bytes: u64,
+    /// The checksum of the vectors that it is over.
+    vectors: u32,
 }
 
 impl HnswDump {
@@ -63,12 +70,13 @@ impl HnswDump {
         let failed = || IndexError::storage(format!("unpacking a graph in {}", dir.display()));
         let mut length = [0u8; 8];
         from.read_exact(&mut length).map_err(failed())?;
+        // What lies behind it fills up the last page.
         let graph_bytes = u64::from_le_bytes(length);
         let data_bytes = bytes
             .checked_sub(8)
             .and_then(|left| left.checked_sub(graph_bytes))
             .ok_or_else(|| IndexError::Damaged("a graph longer than its blob".into()))?;
-        let dump = Self::named(dir, &fresh_name(), graph_bytes, data_bytes);
+        let dump = Self::named(dir, &fresh_name(), graph_bytes, data_bytes, 0);
         for (path, bytes) in [(&dump.graph, graph_bytes), (&dump.data, data_bytes)] {
             let mut file = File::create_new(path).map_err(failed())?;
             let copied =
@@ -80,24 +88,30 @@ impl HnswDump {
         Ok(dump)
     }
 
-    fn named(dir: &Path, name: &str, graph_bytes: u64, data_bytes: u64) -> Self {
+    fn named(dir: &Path, name: &str, graph_bytes: u64, data_bytes: u64, vectors: u32) -> Self {
         Self {
             graph: dir.join(format!("{name}.hnsw.graph")),
             data: dir.join(format!("{name}.hnsw.data")),
             graph_bytes,
             data_bytes,
+            vectors,
         }
     }
 }
 
 impl Dump for HnswDump {
     fn bytes(&self) -> u64 {
-        8 + self.graph_bytes + self.data_bytes
+        HEADER as u64 + 8 + self.graph_bytes + self.data_bytes
     }
 
-    /// The graph file's length, the graph file, the data file.
+    /// A header, the graph file's length, the graph file, the data file.
     fn write_to(&self, out: &mut dyn Write) -> Result<()> {
         let failed = || IndexError::storage("copying a dumped graph");
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..16].copy_from_slice(&(8 + self.graph_bytes + self.data_bytes).to_le_bytes());
+        header[16..20].copy_from_slice(&self.vectors.to_le_bytes());
+        out.write_all(&header).map_err(failed())?;
         out.write_all(&self.graph_bytes.to_le_bytes()).map_err(failed())?;
         for (path, bytes) in [(&self.graph, self.graph_bytes), (&self.data, self.data_bytes)] {
             let file = File::open(path).map_err(failed())?;
@@ -108,10 +122,33 @@ impl Dump for HnswDump {
         }
         Ok(())
     }
+}
 
-    fn load(&self, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>> {
-        Ok(Arc::new(HnswGraph::load(self, rows)?))
+/// Opens the graph in these pages, over the vectors given. Both are verified first: the library believes
+/// what it reads.
+pub(super) fn open(
+    pages: &Pages,
+    vectors: &Identity,
+    rows: &Arc<VectorArray>,
+    dir: &Path,
+) -> Result<HnswGraph> {
+    let damaged = || IndexError::Damaged("a graph that is not of its rows".into());
+    let (epoch, rows_epoch) = (pages.verify("a graph")?, rows.verify()?);
+    let (header, rest) = pages.contents().split_at_checked(HEADER).ok_or_else(damaged)?;
+    let word = |at: usize| {
+        let bytes = header.get(at..).and_then(|bytes| bytes.first_chunk::<8>());
+        u64::from_le_bytes(bytes.copied().unwrap_or_default())
+    };
+    let mut body = usize::try_from(word(8)).ok().and_then(|n| rest.get(..n)).ok_or_else(damaged)?;
+    if word(16) as u32 != vectors.crc {
+        return Err(damaged());
     }
+    let dump = HnswDump::receive(dir, body.len() as u64, &mut body)?;
+    if pages.epoch() != epoch {
+        return Err(damaged());
+    }
+    let graph = HnswGraph::load(&dump, rows)?;
+    if rows.epoch() == rows_epoch { Ok(graph) } else { Err(damaged()) }
 }
 
 impl Drop for HnswDump {
@@ -145,7 +182,7 @@ impl RowDistance {
         if rows.metric == Metric::Dot {
             let square = |row| {
                 let row = rows.numbers(row);
-                distance::dot(row, row)
+                distance::dot(&row, &row)
             };
             let longest = (0..rows.len()).map(square).fold(0.0f32, f32::max);
             lift = (0..rows.len()).map(|row| (longest - square(row)).max(0.0).sqrt()).collect();
@@ -156,22 +193,22 @@ impl RowDistance {
     fn between(&self, a: usize, b: usize) -> f32 {
         let rows = &self.rows;
         if rows.is_bits() {
-            return distance::hamming(rows.bits(a), rows.bits(b)) as f32;
+            return distance::hamming(&rows.bits(a), &rows.bits(b)) as f32;
         }
         let (x, y) = (rows.numbers(a), rows.numbers(b));
         if rows.metric == Metric::Dot {
             let up = self.lift[a] - self.lift[b];
-            return distance::l2_squared(x, y) + up * up;
+            return distance::l2_squared(&x, &y) + up * up;
         }
-        distance::rank_numbers(rows.metric, x, y)
+        distance::rank_numbers(rows.metric, &x, &y)
     }
 
     fn to_numbers(&self, row: usize, query: &[f32]) -> f32 {
         let values = self.rows.numbers(row);
         if self.rows.metric == Metric::Dot {
-            return distance::l2_squared(values, query) + self.lift[row] * self.lift[row];
+            return distance::l2_squared(&values, query) + self.lift[row] * self.lift[row];
         }
-        distance::rank_numbers(self.rows.metric, values, query)
+        distance::rank_numbers(self.rows.metric, &values, query)
     }
 }
 
@@ -192,7 +229,7 @@ impl Distance<u64> for RowDistance {
         match (a, b) {
             (&[a], &[b]) => self.between(a as usize, b as usize),
             (&[row], [query @ .., _]) | ([query @ .., _], &[row]) => {
-                distance::hamming(self.rows.bits(row as usize), query) as f32
+                distance::hamming(&self.rows.bits(row as usize), query) as f32
             }
             _ => f32::MAX,
         }
@@ -301,10 +338,10 @@ impl Graph for HnswGraph {
         rows
     }
 
-    fn dump(&self, dir: &Path) -> Result<Box<dyn Dump>> {
+    fn dump<'a>(&'a self, dir: &Path, vectors: u32) -> Result<Box<dyn Dump + 'a>> {
         let name = fresh_name();
         // Made before the library writes, so that what it leaves behind is removed if it fails.
-        let mut dump = HnswDump::named(dir, &name, 0, 0);
+        let mut dump = HnswDump::named(dir, &name, 0, 0, vectors);
         let dumped = catch_unwind(AssertUnwindSafe(|| {
             let dumped = match &self.library {
                 Library::Numbers(graph) => graph.file_dump(dir, &name),

@@ -64,12 +64,16 @@ fn every_metric_finds_what_a_scan_finds_also_after_a_dump() {
         let graph = HnswGraph::build(&rows, Params::default(), &stop).unwrap();
         let before = recall(&graph, &rows);
         assert!(before >= 0.9, "{metric}: recall {before}");
-        let dump = graph.dump(scratch.path()).unwrap();
+        let dump = graph.dump(scratch.path(), 7).unwrap();
         let mut blob = Vec::new();
         dump.write_to(&mut blob).unwrap();
         assert_eq!(blob.len() as u64, dump.bytes());
-        let copy =
-            HnswDump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
+        let copy = HnswDump::receive(
+            scratch.path(),
+            blob.len() as u64 - HEADER as u64,
+            &mut &blob[HEADER..],
+        )
+        .unwrap();
         let loaded = HnswGraph::load(&copy, &rows).unwrap();
         for row in (0..rows.len()).step_by(31) {
             let query = rows.get(row);
@@ -93,8 +97,9 @@ fn the_level_scale_is_restored_where_the_library_keeps_it() {
         Library::Bits(_) => unreachable!(),
     };
     let mut blob = Vec::new();
-    graph.dump(scratch.path()).unwrap().write_to(&mut blob).unwrap();
-    let dump = HnswDump::receive(scratch.path(), blob.len() as u64, &mut blob.as_slice()).unwrap();
+    graph.dump(scratch.path(), 7).unwrap().write_to(&mut blob).unwrap();
+    let body = &mut &blob[HEADER..];
+    let dump = HnswDump::receive(scratch.path(), body.len() as u64, body).unwrap();
     let HnswGraph { library: Library::Numbers(library), .. } =
         HnswGraph::load(&dump, &rows).unwrap()
     else {
@@ -135,7 +140,7 @@ fn under_dot_rows_are_lifted_to_one_length() {
         long.push(distance.lift[row]);
         long
     };
-    let longest = (0..60).map(|row| distance::dot(rows.numbers(row), rows.numbers(row)));
+    let longest = (0..60).map(|row| distance::dot(&rows.numbers(row), &rows.numbers(row)));
     let longest = longest.fold(0.0, f32::max);
     for a in 0..60 {
         let own = lifted(a);
@@ -148,10 +153,10 @@ fn under_dot_rows_are_lifted_to_one_length() {
         let query = rows.numbers(a);
         let mut order: Vec<usize> = (0..60).collect();
         order.sort_by(|&x, &y| {
-            distance.to_numbers(x, query).total_cmp(&distance.to_numbers(y, query))
+            distance.to_numbers(x, &query).total_cmp(&distance.to_numbers(y, &query))
         });
         let products: Vec<f32> =
-            order.iter().map(|&row| distance::dot(rows.numbers(row), query)).collect();
+            order.iter().map(|&row| distance::dot(&rows.numbers(row), &query)).collect();
         assert!(products.is_sorted_by(|x, y| x + longest * 1e-5 >= *y), "{products:?}");
     }
 }

@@ -13,14 +13,15 @@ mod hnsw;
 mod order;
 
 use std::{
-    io::{Read, Write},
+    io::Write,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
 use crate::{
     error::{IndexError, Result},
-    vector::{Params, Row},
+    store::pages::Pages,
+    vector::{Params, Row, Space},
     vector_array::VectorArray,
 };
 
@@ -47,21 +48,32 @@ pub(crate) trait Graph: Send + Sync {
         let _ = (rows, moved, params, stop);
         Ok(None)
     }
-    /// The graph as bytes. An implementation may use fresh files in `dir`, a private directory.
-    fn dump(&self, dir: &Path) -> Result<Box<dyn Dump>>;
+    /// The graph as bytes, over vectors whose blob has the checksum `vectors`. An implementation may use
+    /// fresh files in `dir`, a private directory.
+    fn dump<'a>(&'a self, dir: &Path, vectors: u32) -> Result<Box<dyn Dump + 'a>>;
+    /// Whether all that it was made of can be read still. If not, what a search found counts for nothing.
+    fn intact(&self) -> bool {
+        true
+    }
     /// Resident bytes, estimated; without the rows.
     fn bytes(&self) -> usize;
 }
 
-/// A graph as bytes, on its way into a checkpoint or out of one. Its temporary files go with it.
+/// A graph as bytes, on its way into a checkpoint. Its temporary files go with it.
 pub(crate) trait Dump {
     /// Bytes that [`write_to`](Self::write_to) writes.
     fn bytes(&self) -> u64;
     /// Writes the graph.
     fn write_to(&self, out: &mut dyn Write) -> Result<()>;
-    /// The graph over these rows. The bytes must be those of a graph that was written: call it
-    /// only once their checksum has matched.
-    fn load(&self, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>>;
+}
+
+/// Which vectors a graph is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub space: Space,
+    pub rows: usize,
+    /// The checksum of their blob.
+    pub crc: u32,
 }
 
 /// Which implementation builds the graphs of an index.
@@ -94,24 +106,53 @@ pub(crate) fn build(
             why: format!("a graph holds at most {GRAPH_ROWS_MAX} vectors"),
         });
     }
-    if let (GraphKind::Flat, Some(base)) = (kind, base)
-        && let Some(graph) = base.graph.extended(rows, &base.moved, params, stop)?
-    {
+    // What is read below has to be what was written, from the first row to the last.
+    let epoch = rows.verify()?;
+    let extended = match (kind, base) {
+        (GraphKind::Flat, Some(base)) => {
+            base.graph.extended(rows, &base.moved, params, stop)?.filter(|_| base.graph.intact())
+        }
+        _ => None,
+    };
+    let graph: Arc<dyn Graph> = match (extended, kind) {
+        (Some(graph), _) => graph,
+        (None, GraphKind::Flat) => Arc::new(flat::FlatGraph::build(rows, params, stop)?),
+        (None, GraphKind::HnswRs) => Arc::new(hnsw::HnswGraph::build(rows, params, stop)?),
+    };
+    if rows.epoch() == epoch {
         return Ok(graph);
     }
-    Ok(match kind {
-        GraphKind::Flat => Arc::new(flat::FlatGraph::build(rows, params, stop)?),
-        GraphKind::HnswRs => Arc::new(hnsw::HnswGraph::build(rows, params, stop)?),
-    })
+    Err(IndexError::Build { rows: rows.len(), why: "a stored vector cannot be read".into() })
 }
 
-/// Reads the `bytes` bytes that [`Dump::write_to`] wrote, and interprets nothing of them but which
-/// graph they are.
-pub(crate) fn receive(dir: &Path, bytes: u64, from: &mut dyn Read) -> Result<Box<dyn Dump>> {
-    let mut magic = [0u8; 8];
-    from.read_exact(&mut magic).map_err(IndexError::storage("reading a graph"))?;
-    if magic == flat::MAGIC {
-        return Ok(Box::new(flat::FlatDump::receive(bytes, &magic, from)?));
+/// The graph in these pages, over the vectors given, all of it verified first.
+pub(crate) fn load(
+    pages: &Arc<Pages>,
+    vectors: &Identity,
+    rows: &Arc<VectorArray>,
+    dir: &Path,
+) -> Result<Arc<dyn Graph>> {
+    if is_flat(pages)? {
+        return load_flat(pages, vectors);
     }
-    Ok(Box::new(hnsw::HnswDump::receive(dir, bytes, &mut magic.chain(from))?))
+    Ok(Arc::new(hnsw::open(pages, vectors, rows, dir)?))
+}
+
+/// The flat graph in these pages, all of it verified first.
+pub(crate) fn load_flat(pages: &Arc<Pages>, vectors: &Identity) -> Result<Arc<dyn Graph>> {
+    Ok(Arc::new(flat::open(pages, vectors)?))
+}
+
+/// Whether the pages have a flat graph, which needs neither the rows nor a directory.
+pub(crate) fn is_flat(pages: &Pages) -> Result<bool> {
+    let epoch = pages.epoch();
+    let magic = pages.contents().first_chunk::<8>().copied();
+    if !pages.check(0, 8, epoch) || pages.epoch() != epoch {
+        return Err(IndexError::Damaged("a graph has a wrong checksum".into()));
+    }
+    match magic {
+        Some(flat::MAGIC) => Ok(true),
+        Some(hnsw::MAGIC) => Ok(false),
+        _ => Err(IndexError::Damaged("a graph of another version".into())),
+    }
 }

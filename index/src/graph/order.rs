@@ -15,8 +15,7 @@ pub(super) fn distinct(rows: &VectorArray) -> (Vec<u32>, HashMap<u32, Vec<u32>>)
     let mut order = Vec::with_capacity(rows.len());
     for row in 0..rows.len() {
         let known = first.entry(rows.fingerprint(row)).or_default();
-        let content = rows.get(row);
-        if let Some(&equal) = known.iter().find(|&&other| rows.same(other as usize, &content)) {
+        if let Some(&equal) = known.iter().find(|&&other| rows.same_rows(other as usize, row)) {
             duplicates.entry(equal).or_default().push(row as u32);
         } else {
             known.push(row as u32);

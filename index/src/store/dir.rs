@@ -10,9 +10,10 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{Blob, ChecksumWriter, Fill, MANIFEST_MAX, Store, Take};
+use super::{Blob, ChecksumWriter, Fill, MANIFEST_MAX, Mapping, Store, Take};
 use crate::error::{IndexError, Result};
 
 const MANIFEST: &str = "manifest";
@@ -86,6 +87,19 @@ impl Store for DirStore {
         let file = File::open(&path)
             .map_err(IndexError::storage(format!("opening {}", path.display())))?;
         take(&mut BufReader::with_capacity(BUFFER, file))
+    }
+
+    fn map_blob(&mut self, blob: &Blob) -> Result<Option<Arc<Mapping>>> {
+        let path = self.blob(blob.at);
+        let failed = || IndexError::storage(format!("opening {}", path.display()));
+        let file = File::open(&path).map_err(failed())?;
+        let length = file.metadata().map_err(failed())?.len();
+        if length != blob.bytes {
+            return Err(failed()(io::ErrorKind::UnexpectedEof.into()));
+        }
+        // The file lives as long as the mapping, whatever becomes of its name.
+        let mapping = usize::try_from(length).ok().and_then(|n| Mapping::of(&file, 0, n).ok());
+        Ok(mapping.map(Arc::new))
     }
 
     fn publish(&mut self, manifest: &[u8]) -> Result<()> {

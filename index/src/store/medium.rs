@@ -3,6 +3,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use super::Mapping;
+
 /// Bytes at offsets. A write is durable after `sync`; before, any part of it may be.
 pub trait Medium: Send {
     /// Reads exactly `buffer.len()` bytes.
@@ -19,6 +21,10 @@ pub trait Medium: Send {
     }
     /// Cuts the medium off at this length.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
+    /// Maps a range into memory; `None` if that is not possible.
+    fn map(&self, _at: u64, _bytes: usize) -> Option<Mapping> {
+        None
+    }
 }
 
 impl Medium for File {
@@ -41,5 +47,10 @@ impl Medium for File {
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         self.set_len(bytes)
+    }
+
+    fn map(&self, at: u64, bytes: usize) -> Option<Mapping> {
+        // What cannot be mapped, for example because pages are larger here, is read.
+        Mapping::of(self, at, bytes).ok()
     }
 }

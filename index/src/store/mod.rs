@@ -3,24 +3,32 @@
 //! atomically.
 //!
 //! A crash is harmless because every store keeps two rules: a blob is neither changed nor reused
-//! while a durable manifest names it, and a manifest becomes durable only after every blob that it
-//! names. A store does not verify what it reads: the manifest has the checksum of every blob and
-//! of itself. What is in a manifest, a store does not know.
+//! while a durable manifest names it or somebody has it mapped, and a manifest becomes durable only after
+//! every blob that it names. A store does not verify what it reads: the manifest has the checksum of every
+//! blob's table of checksums ([`pages`]) and of itself. What is in a manifest, a store does not know.
 
 mod dir;
+mod mapping;
 mod medium;
+pub(crate) mod pages;
 mod tail;
 #[cfg(any(test, feature = "mutants"))]
 pub(crate) mod volatile;
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 pub use dir::DirStore;
+pub use mapping::Mapping;
 pub use medium::Medium;
 pub use tail::TailStore;
 
+use crate::error::Result;
+#[cfg(test)]
 use crate::{
-    error::{IndexError, Result},
+    error::IndexError,
     mutants::{self, Mutant},
 };
 
@@ -28,14 +36,14 @@ use crate::{
 /// memory whole, so a longer one is neither written nor believed.
 pub(crate) const MANIFEST_MAX: usize = (1 << 29) + 20;
 
-/// Stored bytes: where they are, how many, and their CRC32C.
+/// Stored bytes: where they are, how many, and a CRC32C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub struct Blob {
     /// Its name in the store: a number, or an offset in bytes.
     pub at: u64,
     /// Its length in bytes.
     pub bytes: u64,
-    /// CRC32C of its bytes.
+    /// CRC32C of its bytes; in a manifest, of the checksums of its pages.
     pub crc: u32,
 }
 
@@ -51,15 +59,21 @@ pub trait Store: Send {
     fn write_blob(&mut self, bytes: u64, fill: &mut Fill<'_>) -> Result<Blob>;
     /// `read_blob(blob, take)` - hands a blob's bytes to `take`, not verified.
     fn read_blob(&mut self, blob: &Blob, take: &mut Take<'_>) -> Result<()>;
+    /// `map_blob(blob)` - a blob's bytes mapped into memory, not verified; `None` if the store cannot.
+    /// Until the mapping is dropped, the bytes are not written to and the file is not cut off there.
+    fn map_blob(&mut self, _blob: &Blob) -> Result<Option<Arc<Mapping>>> {
+        Ok(None)
+    }
     /// `publish(manifest)` - makes all blobs durable, then replaces the manifest, durably.
     fn publish(&mut self, manifest: &[u8]) -> Result<()>;
     /// `manifest()` - the current manifest, if there is one.
     fn manifest(&mut self) -> Result<Option<Vec<u8>>>;
-    /// `retain(live)` - frees every blob but these.
+    /// `retain(live)` - frees every blob but these and those that are mapped.
     fn retain(&mut self, live: &[Blob]) -> Result<()>;
 }
 
-/// Reads a blob and verifies its length and checksum. On an error, discard what `take` made of it.
+/// Reads a blob as [`Store::write_blob`] wrote it and verifies its length and checksum. On an error, discard what `take` made of it.
+#[cfg(test)]
 pub(crate) fn read_verified(
     store: &mut dyn Store,
     blob: &Blob,
@@ -95,12 +109,14 @@ pub(crate) fn read_verified(
 }
 
 /// Computes the checksum of what is read from a store.
+#[cfg(test)]
 struct ChecksumReader<'a> {
     from: &'a mut dyn Read,
     crc: u32,
     bytes: u64,
 }
 
+#[cfg(test)]
 impl Read for ChecksumReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.from.read(buffer)?;

@@ -2,20 +2,23 @@
 //! Checkpoints in the tail of an image, past the filesystem's last block, so that an image stays
 //! one file.
 //!
-//! The region begins with two slots of 4 KiB; blobs and manifests follow, in units of 512 bytes.
+//! The region begins with two slots of 4 KiB; blobs and manifests follow, in units of 512 bytes. Blobs
+//! begin at multiples of 4 KiB, so that they can be mapped.
 //! A slot holds a [`SlotRecord`]: which manifest is the current one. To publish a manifest, sync
 //! it and its blobs, write the slot that is *not* current, and sync.
 //!
 //! Invariant: whichever write is lost or torn, one slot is valid, and everything it names is left
-//! alone until the other slot is durable. No byte before the region is ever written.
+//! alone until the other slot is durable, and what is mapped until it is not any more. No byte before
+//! the region is ever written.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
+    sync::{Arc, Weak},
 };
 
-use super::{Blob, ChecksumWriter, Fill, MANIFEST_MAX, Medium, Store, Take};
+use super::{Blob, ChecksumWriter, Fill, MANIFEST_MAX, Mapping, Medium, Store, Take};
 use crate::{
     error::{IndexError, Result},
     mutants::{self, Mutant},
@@ -24,6 +27,8 @@ use crate::{
 const SLOT_BYTES: u64 = 4096;
 const DATA_AT: u64 = 2 * SLOT_BYTES;
 const UNIT: u64 = 512;
+/// Where a blob may begin.
+const BLOB_ALIGN: u64 = 4096;
 const MAGIC: [u8; 8] = *b"VXTAIL01";
 const BUFFER: usize = 1 << 18;
 
@@ -76,6 +81,8 @@ pub struct TailStore<M: Medium = File> {
     end: Option<u64>,
     // What a durable manifest or a new blob occupies: its first byte, and the first byte past it.
     used: BTreeMap<u64, u64>,
+    /// Blobs that may be mapped still, whether a manifest names them or not.
+    mapped: Vec<(Weak<Mapping>, Blob)>,
     current: Option<Current>,
     sequence: u64,
 }
@@ -100,7 +107,8 @@ impl<M: Medium> TailStore<M> {
             )));
         }
         let used = BTreeMap::new();
-        let mut store = Self { medium, start, end, used, current: None, sequence: 0 };
+        let mut store =
+            Self { medium, start, end, used, mapped: Vec::new(), current: None, sequence: 0 };
         let mut found = [store.read_slot(0)?, store.read_slot(1)?];
         found.sort_by_key(|slot| std::cmp::Reverse(slot.map(|(sequence, _)| sequence)));
         store.sequence = found[0].map_or(0, |(sequence, _)| sequence);
@@ -168,8 +176,8 @@ impl<M: Medium> TailStore<M> {
         self.used.insert(blob.at, blob.at + blob.bytes.max(1).next_multiple_of(UNIT));
     }
 
-    /// The first gap that is large enough.
-    fn allocate(&mut self, bytes: u64) -> Result<u64> {
+    /// The first gap that is large enough, from a multiple of `align` on.
+    fn allocate(&mut self, bytes: u64, align: u64) -> Result<u64> {
         let length = bytes
             .max(1)
             .checked_next_multiple_of(UNIT)
@@ -182,7 +190,7 @@ impl<M: Medium> TailStore<M> {
                 break;
             }
             largest = largest.max(gap);
-            at = at.max(to);
+            at = at.max(to.checked_next_multiple_of(align).unwrap_or(u64::MAX));
         }
         let beyond = self.used.range(at..).next().is_none();
         if let Some(end) = self.end.filter(|_| beyond)
@@ -195,8 +203,8 @@ impl<M: Medium> TailStore<M> {
         Ok(at)
     }
 
-    fn put(&mut self, bytes: u64, fill: &mut Fill<'_>) -> Result<Blob> {
-        let at = self.allocate(bytes)?;
+    fn put(&mut self, bytes: u64, align: u64, fill: &mut Fill<'_>) -> Result<Blob> {
+        let at = self.allocate(bytes, align)?;
         let written = (|| {
             let sink = BufWriter::with_capacity(BUFFER, MediumWriter { medium: &self.medium, at });
             let mut writer = ChecksumWriter::new(sink, bytes);
@@ -219,7 +227,7 @@ impl<M: Medium> TailStore<M> {
 
 impl<M: Medium> Store for TailStore<M> {
     fn write_blob(&mut self, bytes: u64, fill: &mut Fill<'_>) -> Result<Blob> {
-        self.put(bytes, fill)
+        self.put(bytes, BLOB_ALIGN, fill)
     }
 
     fn read_blob(&mut self, blob: &Blob, take: &mut Take<'_>) -> Result<()> {
@@ -230,8 +238,19 @@ impl<M: Medium> Store for TailStore<M> {
         take(&mut BufReader::with_capacity(BUFFER, reader))
     }
 
+    fn map_blob(&mut self, blob: &Blob) -> Result<Option<Arc<Mapping>>> {
+        if blob.at < self.start + DATA_AT || !self.reaches(blob)? {
+            let what = format!("mapping {} bytes at byte {} of the image", blob.bytes, blob.at);
+            return Err(IndexError::storage(what)(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let length = usize::try_from(blob.bytes).ok();
+        let mapping = length.and_then(|length| self.medium.map(blob.at, length)).map(Arc::new);
+        self.mapped.extend(mapping.as_ref().map(|mapping| (Arc::downgrade(mapping), *blob)));
+        Ok(mapping)
+    }
+
     fn publish(&mut self, manifest: &[u8]) -> Result<()> {
-        let blob = self.put(manifest.len() as u64, &mut |out| {
+        let blob = self.put(manifest.len() as u64, UNIT, &mut |out| {
             out.write_all(manifest).map_err(IndexError::storage("writing the manifest"))
         })?;
         if !mutants::is(Mutant::BlobSync) {
@@ -270,6 +289,13 @@ impl<M: Medium> Store for TailStore<M> {
         }
         for blob in live {
             self.occupy(blob);
+        }
+        self.mapped.retain(|(mapping, _)| mapping.strong_count() > 0);
+        if !mutants::is(Mutant::MappedFreed) {
+            let mapped: Vec<Blob> = self.mapped.iter().map(|(_, blob)| *blob).collect();
+            for blob in &mapped {
+                self.occupy(blob);
+            }
         }
         if self.end.is_none() {
             let needed = self.used.values().max().copied().unwrap_or(self.start + DATA_AT);

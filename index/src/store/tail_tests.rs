@@ -136,7 +136,7 @@ fn space_is_reused_and_given_back() {
 #[test]
 fn a_full_region_is_an_error_and_the_old_checkpoint_stays() {
     let disk = VolatileMedium::default();
-    let mut store = TailStore::open(disk.clone(), 0, Some(DATA_AT + 4096)).unwrap();
+    let mut store = TailStore::open(disk.clone(), 0, Some(DATA_AT + 4096 + 1536)).unwrap();
     let blob = put(&mut store, &[1; 2000]).unwrap();
     store.publish(&manifest(1, &[blob])).unwrap();
     store.retain(&[blob]).unwrap();
@@ -268,13 +268,41 @@ fn a_blob_that_is_nowhere_is_refused_and_one_half_written_takes_no_room() {
         assert!(half.is_err());
     }
     let next = put(&mut store, &[3; 600]).unwrap();
-    assert_eq!(next.at, blob.at + 2 * UNIT);
+    assert_eq!(next.at, blob.at + BLOB_ALIGN);
     // A gap that is too small is passed over, one that is large enough is used.
     store.retain(&[next]).unwrap();
-    assert_eq!(put(&mut store, &[4; 2000]).unwrap().at, next.at + 2 * UNIT);
-    assert_eq!(put(&mut store, &[5; 1024]).unwrap().at, blob.at);
+    assert_eq!(put(&mut store, &[4; 5000]).unwrap().at, next.at + BLOB_ALIGN);
+    assert_eq!(put(&mut store, &[5; 4096]).unwrap().at, blob.at);
     assert!(matches!(
         store.write_blob(u64::MAX, &mut |_| Ok(())),
         Err(IndexError::Full { needed: u64::MAX, .. })
     ));
+}
+
+/// What somebody reads through a mapping stays, although no manifest names it any more.
+#[test]
+fn what_is_mapped_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let options = || std::fs::OpenOptions::new().read(true).write(true).create(true).clone();
+    let file = options().truncate(false).open(&path).unwrap();
+    let mut store = TailStore::open(file, 0, None).unwrap();
+    let blob = put(&mut store, &[1; 9000]).unwrap();
+    assert!(blob.at.is_multiple_of(BLOB_ALIGN));
+    store.publish(&manifest(1, &[blob])).unwrap();
+    store.retain(&[blob]).unwrap();
+    let mapping = store.map_blob(&blob).unwrap().unwrap();
+    for round in 2..6u8 {
+        let next = put(&mut store, &[round; 9000]).unwrap();
+        store.publish(&manifest(u64::from(round), &[next])).unwrap();
+        store.retain(&[next]).unwrap();
+        assert!(mapping.bytes().iter().all(|&byte| byte == 1) && mapping.faults() == 0);
+    }
+    // Nor is the file cut off there.
+    store.publish(b"empty").unwrap();
+    store.retain(&[]).unwrap();
+    assert!(mapping.bytes().iter().all(|&byte| byte == 1) && mapping.faults() == 0);
+    drop(mapping);
+    store.retain(&[]).unwrap();
+    assert_eq!(put(&mut store, &[9; 9000]).unwrap().at, blob.at);
 }

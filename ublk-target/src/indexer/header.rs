@@ -80,7 +80,7 @@ pub const TEXT: &str = "it holds text, not vectors; if it does hold vectors, say
 pub fn layout(attribute: &VectorLayout, file: &mut impl Bytes) -> Result<Layout, Stop> {
     let unusable = |why: String| Stop::Left(Trouble::Unusable(why));
     let space = Space {
-        element: element(attribute.element).map_err(unusable)?,
+        element: element(attribute.element),
         metric: metric(attribute.metric),
         dim: attribute.dim,
     };
@@ -100,19 +100,15 @@ pub fn layout(attribute: &VectorLayout, file: &mut impl Bytes) -> Result<Layout,
 }
 
 /// The index's name for a type of elements.
-fn element(element: vexfs::Element) -> Result<Element, String> {
-    Ok(match element {
+fn element(element: vexfs::Element) -> Element {
+    match element {
         vexfs::Element::F32 => Element::F32,
         vexfs::Element::F16 => Element::F16,
         vexfs::Element::Bf16 => Element::Bf16,
         vexfs::Element::I8 => Element::I8,
         vexfs::Element::Bit => Element::Bit,
-        vexfs::Element::U8 => {
-            return Err(
-                "its type u8 cannot be searched by this version: see vexfs-ublk --version".into()
-            );
-        }
-    })
+        vexfs::Element::U8 => Element::U8,
+    }
 }
 
 fn metric(metric: vexfs::Metric) -> Metric {

@@ -159,9 +159,12 @@ impl Worker {
     fn run_cycles(&mut self, until: Option<Instant>) -> std::result::Result<(), String> {
         let mut shown = Instant::now();
         loop {
-            let Some((tracker, _)) = &mut self.tracker else { return Ok(()) };
+            let Some((tracker, index)) = &mut self.tracker else { return Ok(()) };
             let before = tracker.generation();
             let more = tracker.cycle().map_err(|e| e.to_string())?;
+            for problem in index.problems() {
+                log_line!("indexer: {problem}");
+            }
             self.unsaved |= more || before != tracker.generation();
             if !more {
                 return Ok(());

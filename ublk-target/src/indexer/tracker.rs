@@ -136,7 +136,22 @@ impl<D: Device + Clone> Tracker<D> {
             self.refresh(Ino(ino))?;
             self.headers.remove(&ino);
         }
+        self.supply_lost();
         Ok(())
+    }
+
+    /// Marks the files to be read again whose vectors the index cannot read from its checkpoint any more.
+    fn supply_lost(&mut self) {
+        for FileId(ino) in self.index.lost() {
+            let file = self.files.get_mut(&ino);
+            // One that is being read is on its way to be whole again.
+            if let Some(file) = file.filter(|file| !file.is_read()) {
+                log_line!(
+                    "inode {ino}: vectors in the index's checkpoint are damaged: they are read again"
+                );
+                file.put_back(0..u64::MAX);
+            }
+        }
     }
 
     /// Brings `files` to the newest tree.

@@ -87,6 +87,11 @@ impl VectorFile {
         }
     }
 
+    /// Whether any of its slots still has to be read.
+    pub fn is_read(&self) -> bool {
+        self.slots.as_ref().is_ok_and(|slots| slots.todo.count() > 0)
+    }
+
     /// Marks the slots to be read whose vector has one of these bytes of the file.
     pub fn mark(&mut self, bytes: &Range<u64>) {
         if let Ok(slots) = &mut self.slots {

@@ -1,144 +1,206 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A flat graph as bytes in a checkpoint, and back.
+//! A flat graph as the contents of a blob, in the layout in which it is walked.
 //!
-//! All numbers are little-endian:
+//! FORMAT.md has the layout. Nothing is copied out of the pages but the mean.
 //!
-//! | bytes | |
-//! |---|---|
-//! | 8 | [`MAGIC`], which names the version |
-//! | 4 | 0: codes of numbers, 1: bits, 2: numbers as they are |
-//! | 4 | dimensions of a code; of bits, words of 64 |
-//! | 4 | nodes |
-//! | 4 | length of the longest row under dot, or 0 |
-//! | 4 | what a step of a code stands for, or 0 |
-//! | 36 | zero |
-//! | 4 for each dimension | the mean; only for codes of numbers |
-//! | 4 for each node | its row |
-//! | 128 for each node | its links: nodes, then `0xffffffff` |
-//! | width for each node | its code; the width is a multiple of 64 |
-//!
-//! Rows that are equal to a node's are found again when it is loaded.
-//!
-//! Invariant: what is loaded has links to nodes and rows that exist, whatever the bytes are.
+//! Invariant: what is opened has only pages whose checksums matched, links to nodes that exist, and every
+//! row exactly once, as a node or as a duplicate of one: a walk checks nothing, whatever the bytes are.
 
-use std::{
-    io::{Read, Write},
-    sync::Arc,
-};
+use std::{io::Write, sync::Arc};
+
+use zerocopy::IntoBytes;
 
 use super::{
-    DEGREE, FlatGraph, Links, NONE,
+    FlatGraph, Links, NONE,
     codes::{Codec, Codes, Lift, Quantizer},
-    kernel::CODE_ALIGN,
+    column::Column,
 };
 use crate::{
     error::{IndexError, Result},
-    graph::{Dump, Graph, order::distinct},
+    graph::{Dump, Identity},
+    store::pages::{PAGE, Pages},
     types::Metric,
-    vector_array::VectorArray,
 };
 
 /// First bytes of a flat graph; the last one is the version.
-pub(in crate::graph) const MAGIC: [u8; 8] = *b"VXFLAT\0\x01";
-const HEADER: usize = 64;
+pub(in crate::graph) const MAGIC: [u8; 8] = *b"VXFLAT\0\x02";
+const HEADER: usize = 128;
+/// What the parts of the blob are aligned to.
+const ALIGN: usize = 128;
+
+/// Where the parts are, in this order.
+#[derive(Clone, Copy)]
+struct Layout {
+    row_of: usize,
+    duplicates: usize,
+    links: usize,
+    codes: usize,
+    end: usize,
+}
+
+impl Layout {
+    fn of(mean: usize, nodes: usize, duplicates: usize, width: usize) -> Option<Self> {
+        let after = |at: usize, count: usize, bytes: usize| {
+            at.checked_add(count.checked_mul(bytes)?)?.checked_next_multiple_of(ALIGN)
+        };
+        let row_of = after(HEADER, mean, 4)?;
+        let duplicates_at = after(row_of, nodes, 4)?;
+        let links = after(duplicates_at, duplicates, 8)?;
+        let codes = after(links, nodes, size_of::<Links>())?;
+        let end = codes.checked_add(nodes.checked_mul(width)?)?;
+        Some(Self { row_of, duplicates: duplicates_at, links, codes, end })
+    }
+}
 
 /// A flat graph as bytes.
-pub(in crate::graph) struct FlatDump(Vec<u8>);
+pub(super) struct FlatDump<'a> {
+    graph: &'a FlatGraph,
+    /// The checksum of the vectors that it is over.
+    vectors: u32,
+}
 
-impl FlatDump {
-    pub(super) fn of(graph: &FlatGraph) -> Self {
-        let nodes = graph.links.len();
-        let mut bytes = Vec::with_capacity(HEADER + nodes * (4 + 128 + graph.codes.width()));
-        bytes.extend_from_slice(&MAGIC);
-        let (kind, size, longest, step, mean) = match &graph.codec {
-            Codec::Numbers(q) => (0u32, q.mean.len(), q.longest(), q.step, q.mean.as_slice()),
-            Codec::Bits { words } => (1, *words, 0.0, 0.0, &[][..]),
-            Codec::Floats(lift) => (2, lift.dim, lift.longest, 0.0, &[][..]),
-        };
-        for word in [kind, size as u32, nodes as u32, longest.to_bits(), step.to_bits()] {
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        bytes.resize(HEADER, 0);
-        bytes.extend(mean.iter().flat_map(|x| x.to_le_bytes()));
-        bytes.extend(graph.row_of.iter().flat_map(|row| row.to_le_bytes()));
-        bytes.extend(graph.links.iter().flat_map(|links| links.0).flat_map(u32::to_le_bytes));
-        bytes.extend_from_slice(graph.codes.bytes());
-        Self(bytes)
+impl<'a> FlatDump<'a> {
+    pub(super) fn of(graph: &'a FlatGraph, vectors: u32) -> Self {
+        Self { graph, vectors }
     }
 
-    /// Reads a blob of `bytes` bytes whose first ones, `magic`, were read.
-    pub(in crate::graph) fn receive(bytes: u64, magic: &[u8], from: &mut dyn Read) -> Result<Self> {
-        let failed = || IndexError::storage("reading a graph");
-        let mut all = magic.to_vec();
-        let left = bytes.saturating_sub(magic.len() as u64);
-        from.take(left).read_to_end(&mut all).map_err(failed())?;
-        if all.len() as u64 != bytes {
-            return Err(failed()(std::io::ErrorKind::UnexpectedEof.into()));
+    fn mean(&self) -> &[f32] {
+        match &self.graph.codec {
+            Codec::Numbers(quantizer) => &quantizer.mean,
+            Codec::Bits { .. } | Codec::Floats(_) => &[],
         }
-        Ok(Self(all))
     }
 
-    fn parse(&self, rows: &VectorArray) -> Option<FlatGraph> {
-        let (header, mut rest) = self.0.split_at_checked(HEADER)?;
-        let word = |index: usize| {
-            let bytes = header.get(8 + index * 4..)?.first_chunk::<4>()?;
-            Some(u32::from_le_bytes(*bytes))
+    fn layout(&self) -> Layout {
+        let graph = self.graph;
+        let (nodes, duplicates) = (graph.links.len(), graph.duplicates.len());
+        // It fits: all of it is in memory.
+        Layout::of(self.mean().len(), nodes, duplicates, graph.codes.width()).unwrap_or(Layout {
+            row_of: 0,
+            duplicates: 0,
+            links: 0,
+            codes: 0,
+            end: 0,
+        })
+    }
+
+    fn header(&self) -> [u8; HEADER] {
+        let graph = self.graph;
+        let (kind, size, longest, step) = match &graph.codec {
+            Codec::Numbers(q) => (0u32, q.mean.len(), q.longest(), q.step),
+            Codec::Bits { words } => (1, *words, 0.0, 0.0),
+            Codec::Floats(lift) => (2, lift.dim, lift.longest, 0.0),
         };
-        let (kind, size, nodes) = (word(0)?, word(1)? as usize, word(2)? as usize);
-        let (order, duplicates) = distinct(rows);
-        let first = *order.first()? as usize;
-        let (longest, step) = (f32::from_bits(word(3)?), f32::from_bits(word(4)?));
-        let dim = rows.numbers(first).len() + usize::from(rows.metric == Metric::Dot);
-        let fits = size == dim && !rows.is_bits() && longest >= 0.0;
-        let codec = match kind {
-            0 if fits && step > 0.0 => {
-                let mean = words(&mut rest, size)?.map(f32::from_bits).collect();
-                Codec::Numbers(Quantizer::new(longest, mean, step))
-            }
-            1 if rows.is_bits() && size == rows.bits(first).len() => Codec::Bits { words: size },
-            2 if fits => Codec::Floats(Lift { dim, longest }),
-            _ => return None,
-        };
-        if nodes != order.len() || codec.width() % CODE_ALIGN != 0 {
-            return None;
+        let (nodes, duplicates) = (graph.links.len() as u32, graph.duplicates.len() as u32);
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&MAGIC);
+        let words =
+            [kind, size as u32, nodes, duplicates, longest.to_bits(), step.to_bits(), self.vectors];
+        for (to, word) in header[8..].as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *to = word.to_le_bytes();
         }
-        let row_of: Vec<u32> = words(&mut rest, nodes)?.collect();
-        let mut sorted = row_of.clone();
-        sorted.sort_unstable();
-        if sorted != order {
-            return None;
-        }
-        let flat: Vec<u32> = words(&mut rest, nodes.checked_mul(DEGREE)?)?.collect();
-        let links: Vec<Links> = flat.as_chunks().0.iter().map(|links| Links(*links)).collect();
-        let leads_astray = |&link: &u32| link != NONE && link as usize >= nodes;
-        if flat.iter().any(leads_astray) || rest.len() != nodes * codec.width() {
-            return None;
-        }
-        let codes = Codes::from_bytes(codec.kind(), codec.width(), rest.to_vec());
-        Some(FlatGraph::new(codec, codes, links, row_of, duplicates))
+        header
     }
 }
 
-/// The next `count` numbers.
-fn words<'a>(rest: &mut &'a [u8], count: usize) -> Option<impl Iterator<Item = u32> + 'a> {
-    let (front, back) = rest.split_at_checked(count.checked_mul(4)?)?;
-    *rest = back;
-    Some(front.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)))
-}
-
-impl Dump for FlatDump {
+impl Dump for FlatDump<'_> {
     fn bytes(&self) -> u64 {
-        self.0.len() as u64
+        self.layout().end as u64
     }
 
     fn write_to(&self, out: &mut dyn Write) -> Result<()> {
-        out.write_all(&self.0).map_err(IndexError::storage("writing a graph"))
+        let (graph, layout) = (self.graph, self.layout());
+        let parts = [
+            (self.mean().as_bytes(), layout.row_of),
+            (graph.row_of.as_bytes(), layout.duplicates),
+            (graph.duplicates.as_bytes(), layout.links),
+            (graph.links.as_bytes(), layout.codes),
+            (graph.codes.bytes(), layout.end),
+        ];
+        let mut at = HEADER;
+        let mut write = || -> std::io::Result<()> {
+            out.write_all(&self.header())?;
+            for (bytes, end) in parts {
+                out.write_all(bytes)?;
+                at += bytes.len();
+                out.write_all(&[0; ALIGN][..end - at])?;
+                at = end;
+            }
+            Ok(())
+        };
+        write().map_err(IndexError::storage("writing a graph"))
     }
+}
 
-    fn load(&self, rows: &Arc<VectorArray>) -> Result<Arc<dyn Graph>> {
-        match self.parse(rows) {
-            Some(graph) => Ok(Arc::new(graph)),
-            None => Err(IndexError::Damaged("a graph that is not of its rows".into())),
-        }
+/// Opens the graph over some vectors, after it has verified all of it.
+pub(in crate::graph) fn open(pages: &Arc<Pages>, vectors: &Identity) -> Result<FlatGraph> {
+    let epoch = pages.verify("a graph")?;
+    let graph = parse(pages, vectors, epoch);
+    // Zeroes could have come in between.
+    let graph = graph.filter(|_| pages.epoch() == epoch);
+    graph.ok_or_else(|| IndexError::Damaged("a graph that is not of its rows".into()))
+}
+
+fn parse(pages: &Arc<Pages>, vectors: &Identity, epoch: u32) -> Option<FlatGraph> {
+    let header = pages.contents().get(..HEADER)?;
+    let word = |index: usize| {
+        let bytes = header.get(8 + index * 4..)?.first_chunk::<4>()?;
+        Some(u32::from_le_bytes(*bytes))
+    };
+    let (kind, size, nodes) = (word(0)?, word(1)? as usize, word(2)? as usize);
+    let (duplicates, of) = (word(3)? as usize, word(6)?);
+    let (longest, step) = (f32::from_bits(word(4)?), f32::from_bits(word(5)?));
+    if header[..8] != MAGIC || of != vectors.crc || nodes == 0 {
+        return None;
     }
+    let (space, dim) = (vectors.space, vectors.space.dim as usize);
+    let is_bits = space.metric == Metric::Hamming;
+    let lifted = dim + usize::from(space.metric == Metric::Dot);
+    let is_size = |x: f32| x.is_finite() && x >= 0.0;
+    let fits = size == lifted && !is_bits && is_size(longest);
+    let mean_len = if kind == 0 { size } else { 0 };
+    let codec = match kind {
+        0 if fits && is_size(step) && step > 0.0 => {
+            let mean = Column::<f32>::in_pages(pages, HEADER, mean_len)?;
+            if !mean.iter().all(|x| x.is_finite()) {
+                return None;
+            }
+            Codec::Numbers(Quantizer::new(longest, mean.to_vec(), step))
+        }
+        1 if is_bits && size == dim.div_ceil(64) => Codec::Bits { words: size },
+        2 if fits => Codec::Floats(Lift { dim: lifted, longest }),
+        _ => return None,
+    };
+    let layout = Layout::of(mean_len, nodes, duplicates, codec.width())?;
+    if layout.end.next_multiple_of(PAGE) != pages.contents().len() {
+        return None;
+    }
+    let row_of = Column::<u32>::in_pages(pages, layout.row_of, nodes)?;
+    let duplicates = Column::<[u32; 2]>::in_pages(pages, layout.duplicates, duplicates)?;
+    let links = Column::<Links>::in_pages(pages, layout.links, nodes)?;
+    let codes = Column::<u8>::in_pages(pages, layout.codes, nodes * codec.width())?;
+    let leads_astray = |&link: &u32| link != NONE && link as usize >= nodes;
+    if !are_all_rows(&row_of, &duplicates, vectors.rows)
+        || links.iter().any(|links| links.0.iter().any(leads_astray))
+    {
+        return None;
+    }
+    let codes = Codes::new(codec.kind(), codec.width(), codes);
+    let pages = Some((Arc::clone(pages), epoch));
+    Some(FlatGraph::new(codec, codes, links, row_of, duplicates, pages))
+}
+
+/// Whether nodes and duplicates are the rows, each exactly once, and the duplicates are in their order and
+/// of rows that are nodes.
+fn are_all_rows(row_of: &[u32], duplicates: &[[u32; 2]], rows: usize) -> bool {
+    if row_of.len() + duplicates.len() != rows || !duplicates.is_sorted_by(|a, b| a < b) {
+        return false;
+    }
+    let mut seen = vec![false; rows];
+    let fresh = |seen: &mut Vec<bool>, row: u32| {
+        seen.get_mut(row as usize).is_some_and(|seen| !std::mem::replace(seen, true))
+    };
+    row_of.iter().all(|&row| fresh(&mut seen, row))
+        && duplicates.iter().all(|&[first, _]| seen.get(first as usize) == Some(&true))
+        && duplicates.iter().all(|&[_, later]| fresh(&mut seen, later))
 }

@@ -7,7 +7,7 @@
 //! Under dot a row gets one more dimension, which gives all rows the length of the longest: then the nearest
 //! row is the one with the largest product (Bachrach et al., RecSys 2014).
 
-use super::{kernel::CODE_ALIGN, rotation::Rotation};
+use super::{column::Column, kernel::CODE_ALIGN, rotation::Rotation};
 use crate::{distance, types::Metric, vector::Row, vector_array::VectorArray};
 
 /// Steps of a code.
@@ -38,21 +38,16 @@ impl Kind {
 }
 
 /// The codes of all nodes, one after the other.
-#[derive(Debug)]
 pub(super) struct Codes {
     kind: Kind,
     width: usize,
-    bytes: Vec<u8>,
+    bytes: Column<u8>,
 }
 
 impl Codes {
-    pub(super) fn new(kind: Kind, width: usize) -> Self {
-        Self { kind, width, bytes: Vec::new() }
-    }
-
-    /// `bytes` is a multiple of `width`.
-    pub(super) fn from_bytes(kind: Kind, width: usize, bytes: Vec<u8>) -> Self {
-        Self { kind, width, bytes }
+    /// `bytes` are a multiple of `width`.
+    pub(super) fn new(kind: Kind, width: usize, bytes: impl Into<Column<u8>>) -> Self {
+        Self { kind, width, bytes: bytes.into() }
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -70,10 +65,6 @@ impl Codes {
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
     }
 
     /// The code of a node.
@@ -120,7 +111,7 @@ impl Lift {
         let is_dot = rows.metric == Metric::Dot;
         let square = |row: &u32| {
             let row = rows.numbers(*row as usize);
-            distance::dot(row, row)
+            distance::dot(&row, &row)
         };
         let longest =
             if is_dot { nodes.iter().map(square).fold(0.0, f32::max).sqrt() } else { 0.0 };
@@ -170,7 +161,7 @@ impl Quantizer {
         let mut buffer = Vec::new();
         let mut sums = vec![0.0f64; lift.dim];
         for &row in sample {
-            lift.row(rows.numbers(row as usize), &mut buffer);
+            lift.row(&rows.numbers(row as usize), &mut buffer);
             for (sum, x) in sums.iter_mut().zip(&buffer) {
                 *sum += f64::from(*x);
             }
@@ -180,7 +171,7 @@ impl Quantizer {
         let mut this = Self::new(lift.longest, mean, 1.0);
         let mut sizes: Vec<f32> = Vec::with_capacity(sample.len() * lift.dim);
         for &row in sample {
-            lift.row(rows.numbers(row as usize), &mut buffer);
+            lift.row(&rows.numbers(row as usize), &mut buffer);
             this.centre(&mut buffer);
             sizes.extend(buffer.iter().map(|x| x.abs()));
         }
@@ -242,24 +233,24 @@ impl Codec {
 
     /// The codes of `nodes`.
     pub(super) fn encode_rows(&self, rows: &VectorArray, nodes: &[u32]) -> Codes {
-        let mut codes = Codes::new(self.kind(), self.width());
-        codes.bytes.reserve_exact(nodes.len() * codes.width);
+        let width = self.width();
+        let mut bytes = Vec::with_capacity(nodes.len() * width);
         let mut buffer = Vec::new();
         for (node, &row) in nodes.iter().enumerate() {
             match self {
                 Self::Numbers(quantizer) => {
-                    quantizer.lift.row(rows.numbers(row as usize), &mut buffer);
-                    quantizer.encode(&mut buffer, &mut codes.bytes);
+                    quantizer.lift.row(&rows.numbers(row as usize), &mut buffer);
+                    quantizer.encode(&mut buffer, &mut bytes);
                 }
-                Self::Bits { .. } => encode_words(rows.bits(row as usize), &mut codes.bytes),
+                Self::Bits { .. } => bytes.extend_from_slice(rows.raw(row as usize)),
                 Self::Floats(lift) => {
-                    lift.row(rows.numbers(row as usize), &mut buffer);
-                    encode_floats(&buffer, &mut codes.bytes);
+                    lift.row(&rows.numbers(row as usize), &mut buffer);
+                    encode_floats(&buffer, &mut bytes);
                 }
             }
-            codes.bytes.resize((node + 1) * codes.width, 0);
+            bytes.resize((node + 1) * width, 0);
         }
-        codes
+        Codes::new(self.kind(), width, bytes)
     }
 
     /// Makes `code` the code of a query.

@@ -15,7 +15,7 @@ use super::{
     build::Builder,
     candidates,
     codes::{Codec, Codes, Kind},
-    encode, encode_apart, entries_of, longest_first, separation, team,
+    encode, encode_apart, entries_of, longest_first, pairs, separation, team,
     walk::Scratch,
 };
 use crate::{
@@ -81,8 +81,19 @@ impl FlatGraph {
         let builder = Builder { isa, codes: &codes, ef, threads, stop };
         let kept = self.links_left(&builder, &plan);
         let links = builder.link(kept)?;
-        let mut graph = Self::new(self.codec.clone(), codes, links, plan.row_of, duplicates);
-        graph.put_sample_first(rows, plan.left);
+        let order = sample_first(rows, &plan);
+        let links = renumbered(&links, &order);
+        let codes = codes.picked(&order);
+        let row_of: Vec<u32> = order.iter().map(|&node| plan.row_of[node as usize]).collect();
+        let duplicates = pairs(duplicates);
+        let graph = Self::new(
+            self.codec.clone(),
+            codes,
+            links.into(),
+            row_of.into(),
+            duplicates.into(),
+            None,
+        );
         Ok(graph.finds_its_nodes(threads).then_some(graph))
     }
 
@@ -93,11 +104,10 @@ impl FlatGraph {
             is_new[row as usize] = true;
         }
         let mut plan = Plan { to: Vec::new(), row_of: Vec::with_capacity(order.len()), left: 0 };
-        for row in &self.row_of {
-            let equal = self.duplicates.get(row).map_or(&[][..], Vec::as_slice);
-            let left = std::iter::once(row).chain(equal);
+        for &row in self.row_of.iter() {
+            let left = std::iter::once(row).chain(self.equal_to(row));
             // Equal rows that are left all have one that stands for them.
-            let left = left.map(|&row| moved[row as usize]).find(|&row| row != GONE);
+            let left = left.map(|row| moved[row as usize]).find(|&row| row != GONE);
             let row = left.map(|row| stands[row as usize]);
             plan.to.push(row.map_or(NONE, |_| plan.row_of.len() as u32));
             if let Some(row) = row {
@@ -148,7 +158,7 @@ impl FlatGraph {
             bytes.extend_from_slice(self.codes.get(node as u32));
         }
         bytes.extend_from_slice(new.bytes());
-        Some(Codes::from_bytes(self.codes.kind(), width, bytes))
+        Some(Codes::new(self.codes.kind(), width, bytes))
     }
 
     /// Whether all rows are as short as the codec expects them under dot.
@@ -190,41 +200,6 @@ impl FlatGraph {
         parts.into_iter().flatten().collect()
     }
 
-    /// Renumbers the nodes so that the first ones are a sample of all, of which the first `left` come from
-    /// the old graph; under dot they are the longest rows.
-    fn put_sample_first(&mut self, rows: &VectorArray, left: usize) {
-        let (nodes, count) = (self.links.len(), entries_of(self.links.len()));
-        let mut sample: Vec<u32> = if rows.metric == Metric::Dot {
-            let longest = |node: &u32| -square(rows, self.row_of[*node as usize]);
-            let mut all: Vec<u32> = (0..nodes as u32).collect();
-            all.select_nth_unstable_by(count - 1, |a, b| longest(a).total_cmp(&longest(b)));
-            all.truncate(count);
-            all
-        } else {
-            let old = (count * left).div_ceil(nodes).min(left);
-            let new = left..(left + count - old).min(nodes);
-            (0..old).chain(new).map(|node| node as u32).collect()
-        };
-        permute(&mut sample);
-        // Node numbers by their places, and the places of nodes.
-        let mut node_at: Vec<u32> = (0..nodes as u32).collect();
-        let mut place_of = node_at.clone();
-        for (place, &node) in sample.iter().enumerate() {
-            let from = place_of[node as usize] as usize;
-            let other = node_at[place];
-            node_at.swap(place, from);
-            (place_of[node as usize], place_of[other as usize]) = (place as u32, from as u32);
-            self.links.swap(place, from);
-            self.row_of.swap(place, from);
-            self.codes.swap(place, from);
-        }
-        for link in self.links.iter_mut().flat_map(|links| &mut links.0) {
-            if *link != NONE {
-                *link = place_of[*link as usize];
-            }
-        }
-    }
-
     /// Whether walks find the nodes, or others with the same code.
     fn finds_its_nodes(&self, threads: usize) -> bool {
         let step = self.links.len().div_ceil(LOOKED_FOR);
@@ -241,18 +216,57 @@ impl FlatGraph {
     }
 }
 
+/// The nodes of the plan in their final order: a sample of all comes first, with as large a part of old
+/// nodes as there is among all; under dot it is the longest rows.
+fn sample_first(rows: &VectorArray, plan: &Plan) -> Vec<u32> {
+    let (nodes, left) = (plan.row_of.len(), plan.left);
+    let count = entries_of(nodes);
+    let mut sample: Vec<u32> = if rows.metric == Metric::Dot {
+        let longest = |node: &u32| -square(rows, plan.row_of[*node as usize]);
+        let mut all: Vec<u32> = (0..nodes as u32).collect();
+        all.select_nth_unstable_by(count - 1, |a, b| longest(a).total_cmp(&longest(b)));
+        all.truncate(count);
+        all
+    } else {
+        let old = (count * left).div_ceil(nodes).min(left);
+        let new = left..(left + count - old).min(nodes);
+        (0..old).chain(new).map(|node| node as u32).collect()
+    };
+    permute(&mut sample);
+    // Node numbers by their places, and the places of nodes.
+    let mut node_at: Vec<u32> = (0..nodes as u32).collect();
+    let mut place_of = node_at.clone();
+    for (place, &node) in sample.iter().enumerate() {
+        let from = place_of[node as usize] as usize;
+        let other = node_at[place];
+        node_at.swap(place, from);
+        (place_of[node as usize], place_of[other as usize]) = (place as u32, from as u32);
+    }
+    node_at
+}
+
+/// The links of the nodes in this order, by their new numbers.
+fn renumbered(links: &[Links], order: &[u32]) -> Vec<Links> {
+    let mut place_of = vec![NONE; order.len()];
+    for (place, &node) in order.iter().enumerate() {
+        place_of[node as usize] = place as u32;
+    }
+    let moved =
+        |node: &u32| Links::of(links[*node as usize].iter().map(|link| place_of[link as usize]));
+    order.iter().map(moved).collect()
+}
+
 fn square(rows: &VectorArray, row: u32) -> f32 {
     rows.numbers(row as usize).iter().map(|x| x * x).sum()
 }
 
 impl Codes {
-    /// Exchanges the codes of two nodes.
-    fn swap(&mut self, a: usize, b: usize) {
-        let width = self.width();
-        let (low, high) = (a.min(b), a.max(b));
-        if low < high {
-            let (front, back) = self.bytes_mut().split_at_mut(high * width);
-            front[low * width..][..width].swap_with_slice(&mut back[..width]);
+    /// The codes of the nodes in this order.
+    fn picked(&self, order: &[u32]) -> Self {
+        let mut bytes = Vec::with_capacity(order.len() * self.width());
+        for &node in order {
+            bytes.extend_from_slice(self.get(node));
         }
+        Self::new(self.kind(), self.width(), bytes)
     }
 }

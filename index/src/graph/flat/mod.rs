@@ -13,6 +13,7 @@
 mod blob;
 mod build;
 mod codes;
+mod column;
 mod extend;
 mod kernel;
 mod rotation;
@@ -27,6 +28,8 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::{
     Dump, Graph,
     order::{distinct, permute},
@@ -34,14 +37,17 @@ use super::{
 use crate::{
     distance,
     error::Result,
+    store::pages::Pages,
     sync::lock,
     types::Metric,
     vector::{Params, Row},
     vector_array::VectorArray,
 };
-pub(super) use blob::{FlatDump, MAGIC};
+use blob::FlatDump;
+pub(super) use blob::{MAGIC, open};
 use build::Builder;
 use codes::{Codec, Codes};
+use column::Column;
 use kernel::Isa;
 use walk::{Scratch, View};
 
@@ -53,7 +59,7 @@ const NONE: u32 = u32::MAX;
 const SCRATCHES_MAX: usize = 64;
 
 /// The links of one node: node numbers, then [`NONE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(128))]
 struct Links([u32; DEGREE]);
 
@@ -82,11 +88,13 @@ fn entries_of(nodes: usize) -> usize {
 pub(super) struct FlatGraph {
     codec: Codec,
     codes: Codes,
-    links: Vec<Links>,
+    links: Column<Links>,
     /// The row of each node.
-    row_of: Vec<u32>,
-    /// A row in the graph, and the later ones equal to it.
-    duplicates: HashMap<u32, Vec<u32>>,
+    row_of: Column<u32>,
+    /// A row in the graph and a later one equal to it, in ascending order.
+    duplicates: Column<[u32; 2]>,
+    /// What all this is in, if it is not in memory, and the epoch in which it was verified.
+    pages: Option<(Arc<Pages>, u32)>,
     isa: Isa,
     scratches: Mutex<Vec<Scratch>>,
 }
@@ -113,18 +121,27 @@ impl FlatGraph {
         let ef = candidates(params);
         let builder = Builder { isa, codes: &codes, ef, threads, stop };
         let links = builder.link(Vec::new())?;
-        Ok(Self::new(codec, codes, links, row_of, duplicates))
+        let pairs = pairs(duplicates);
+        Ok(Self::new(codec, codes, links.into(), row_of.into(), pairs.into(), None))
     }
 
     fn new(
         codec: Codec,
         codes: Codes,
-        links: Vec<Links>,
-        row_of: Vec<u32>,
-        duplicates: HashMap<u32, Vec<u32>>,
+        links: Column<Links>,
+        row_of: Column<u32>,
+        duplicates: Column<[u32; 2]>,
+        pages: Option<(Arc<Pages>, u32)>,
     ) -> Self {
         let (isa, scratches) = (Isa::detect(), Mutex::default());
-        Self { codec, codes, links, row_of, duplicates, isa, scratches }
+        Self { codec, codes, links, row_of, duplicates, pages, isa, scratches }
+    }
+
+    /// The rows that are equal to one in the graph.
+    fn equal_to(&self, row: u32) -> impl Iterator<Item = u32> + '_ {
+        let from = self.duplicates.partition_point(|pair| pair[0] < row);
+        let equal = self.duplicates[from..].iter().take_while(move |pair| pair[0] == row);
+        equal.map(|pair| pair[1])
     }
 
     fn view(&self) -> View<'_> {
@@ -137,6 +154,16 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// A row in the graph and a later one equal to it, in ascending order.
+fn pairs(duplicates: HashMap<u32, Vec<u32>>) -> Vec<[u32; 2]> {
+    let mut pairs: Vec<[u32; 2]> = duplicates
+        .into_iter()
+        .flat_map(|(first, later)| later.into_iter().map(move |row| [first, row]))
+        .collect();
+    pairs.sort_unstable();
+    pairs
+}
+
 /// Candidates that are considered when a node is linked.
 fn candidates(params: Params) -> usize {
     usize::from(params.ef_construction) / 2
@@ -145,7 +172,7 @@ fn candidates(params: Params) -> usize {
 /// The codes of `nodes`, encoded on so many threads.
 fn encode(threads: usize, codec: &Codec, rows: &VectorArray, nodes: &[u32]) -> Codes {
     let mut parts = team::split(threads, nodes, |part| codec.encode_rows(rows, part)).into_iter();
-    let first = parts.next().unwrap_or_else(|| Codes::new(codec.kind(), codec.width()));
+    let first = parts.next().unwrap_or_else(|| Codes::new(codec.kind(), codec.width(), Vec::new()));
     if parts.len() == 0 {
         return first;
     }
@@ -155,7 +182,7 @@ fn encode(threads: usize, codec: &Codec, rows: &VectorArray, nodes: &[u32]) -> C
     for part in parts {
         bytes.extend_from_slice(part.bytes());
     }
-    Codes::from_bytes(codec.kind(), codec.width(), bytes)
+    Codes::new(codec.kind(), codec.width(), bytes)
 }
 
 /// A codec whose codes tell the rows `nodes` apart, which are in a shuffled order, and their codes.
@@ -176,7 +203,7 @@ fn longest_first(rows: &VectorArray, nodes: &mut [u32]) {
     let count = entries_of(nodes.len());
     let square = |row: &u32| {
         let row = rows.numbers(*row as usize);
-        -distance::dot(row, row)
+        -distance::dot(&row, &row)
     };
     if count < nodes.len() {
         nodes.select_nth_unstable_by(count, |a, b| square(a).total_cmp(&square(b)));
@@ -194,9 +221,7 @@ impl Graph for FlatGraph {
         for near in scratch.found() {
             let row = self.row_of[near.node() as usize];
             rows.push(row);
-            if let Some(duplicates) = self.duplicates.get(&row) {
-                rows.extend_from_slice(duplicates);
-            }
+            rows.extend(self.equal_to(row));
         }
         scratch.code = code;
         let mut scratches = lock(&self.scratches);
@@ -217,13 +242,18 @@ impl Graph for FlatGraph {
         Ok(extended.map(|graph| Arc::new(graph) as Arc<dyn Graph>))
     }
 
-    fn dump(&self, _: &Path) -> Result<Box<dyn Dump>> {
-        Ok(Box::new(FlatDump::of(self)))
+    fn dump<'a>(&'a self, _: &Path, vectors: u32) -> Result<Box<dyn Dump + 'a>> {
+        Ok(Box::new(FlatDump::of(self, vectors)))
+    }
+
+    fn intact(&self) -> bool {
+        self.pages.as_ref().is_none_or(|(pages, epoch)| pages.epoch() == *epoch)
     }
 
     fn bytes(&self) -> usize {
-        self.links.len() * (size_of::<Links>() + self.codes.width() + 4)
-            + self.duplicates.values().map(|rows| rows.len() * 4 + 64).sum::<usize>()
+        let memory = self.links.len() * (size_of::<Links>() + self.codes.width() + 4)
+            + self.duplicates.len() * 8;
+        self.pages.as_ref().map_or(memory, |(pages, _)| pages.bytes())
             + lock(&self.scratches).iter().map(Scratch::bytes).sum::<usize>()
     }
 }

@@ -31,13 +31,13 @@ pub(super) fn tells_apart(isa: Isa, codes: &Codes, rows: &VectorArray, nodes: &[
     let step = nodes.len().div_ceil(ASKED);
     let (mut asked, mut found) = (0, 0);
     for node in (0..nodes.len()).step_by(step) {
-        let query = rows.get(nodes[node] as usize);
+        let ranker = rows.ranker(&rows.get(nodes[node] as usize));
         let code = codes.get(node as u32);
         let mut by_code: Vec<Near> = (0..among.len() as u32)
             .map(|other| Near::new(codes.distance(isa, code, codes.get(other)), other))
             .collect();
         let mut by_row: Vec<(f32, u32)> =
-            among.iter().map(|&row| rows.rank(row as usize, &query)).zip(0..).collect();
+            among.iter().map(|&row| rows.rank_by(row as usize, &ranker)).zip(0..).collect();
         by_code.select_nth_unstable(CODES - 1);
         by_row.select_nth_unstable_by(ROWS - 1, |a, b| a.0.total_cmp(&b.0));
         let near = &by_code[..CODES];

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The flat graph against scans: metrics, instructions, orders, crowds, and damaged bytes.
 
-use std::sync::Arc;
-
 use super::{codes::Kind, *};
 use crate::{
-    graph::GONE,
+    graph::{GONE, Identity},
+    store::pages::Pages,
     types::{Element, Metric},
     vector::Space,
 };
@@ -94,7 +93,7 @@ fn all_instructions_rank_alike() {
             let mut code =
                 || -> Vec<u8> { (0..width).map(|_| (next().abs() * 256.0) as u8 & most).collect() };
             let (a, b) = (code(), code());
-            let codes = Codes::new(kind, width);
+            let codes = Codes::new(kind, width, Vec::new());
             let plain: u32 = match kind {
                 Kind::Squares => {
                     a.iter().zip(&b).map(|(x, y)| u32::from(x.abs_diff(*y)).pow(2)).sum()
@@ -109,7 +108,7 @@ fn all_instructions_rank_alike() {
     // The largest distance there can be.
     let (low, high) = (vec![0u8; 65_536], vec![127u8; 65_536]);
     for isa in Isa::available() {
-        let codes = Codes::new(Kind::Squares, 65_536);
+        let codes = Codes::new(Kind::Squares, 65_536, Vec::new());
         assert_eq!(codes.distance(isa, &low, &high), 127 * 127 * 65_536, "{isa:?}");
     }
 }
@@ -173,7 +172,7 @@ fn equal_rows_are_one_node_and_all_found() {
     let distinct = clusters(space, 30, 30, 0.4);
     let rows = array(space, (0..3_000).map(|i| distinct.numbers(i % 30).to_vec()));
     let graph = build(&rows);
-    assert_eq!((graph.links.len(), graph.duplicates.len()), (30, 30));
+    assert_eq!((graph.links.len(), graph.duplicates.len()), (30, 2_970));
     for row in 0..30 {
         let found = graph.search(&rows.get(row), 30);
         assert_eq!(found.len(), 3_000);
@@ -197,7 +196,7 @@ fn a_build_is_repeatable_and_can_be_stopped() {
     let rows = clusters(Space::new(Element::F32, Metric::Cosine, 16), 2_000, 40, 0.3);
     let bytes = |graph: &FlatGraph| {
         let mut bytes = Vec::new();
-        FlatDump::of(graph).write_to(&mut bytes).unwrap();
+        FlatDump::of(graph, 7).write_to(&mut bytes).unwrap();
         bytes
     };
     assert!(bytes(&build(&rows)) == bytes(&build(&rows)));
@@ -215,23 +214,24 @@ fn a_graph_is_the_same_after_a_dump() {
         let rows = clusters(Space::new(element, metric, dim), 900, 20, 0.3);
         let graph = build(&rows);
         let mut blob = Vec::new();
-        FlatDump::of(&graph).write_to(&mut blob).unwrap();
-        assert_eq!(blob.len() as u64, FlatDump::of(&graph).bytes());
-        let dump =
-            crate::graph::receive(Path::new("unused"), blob.len() as u64, &mut blob.as_slice());
-        let loaded = dump.unwrap().load(&rows).unwrap();
+        FlatDump::of(&graph, 7).write_to(&mut blob).unwrap();
+        assert_eq!(blob.len() as u64, FlatDump::of(&graph, 7).bytes());
+        let pages = Arc::new(Pages::of(&blob));
+        let space = Space::new(element, metric, dim);
+        let identity = Identity { space, rows: rows.len(), crc: 7 };
+        let loaded = super::open(&pages, &identity).unwrap();
         for row in (0..rows.len()).step_by(31) {
             let query = rows.get(row);
             assert_eq!(graph.search(&query, 40), loaded.search(&query, 40), "{metric}");
         }
-        // Rows that are not those it was built over.
-        let others = clusters(Space::new(element, metric, dim), 901, 20, 0.3);
-        assert!(
-            FlatDump::receive(blob.len() as u64, &[], &mut blob.as_slice())
-                .unwrap()
-                .load(&others)
-                .is_err()
-        );
+        // Vectors that are not those it was built over.
+        for other in [
+            Identity { crc: 8, ..identity },
+            Identity { rows: rows.len() + 1, ..identity },
+            Identity { space: Space::new(element, metric, dim + 64), ..identity },
+        ] {
+            assert!(super::open(&pages, &other).is_err(), "{other:?}");
+        }
     }
 }
 
@@ -241,7 +241,7 @@ fn a_graph_is_the_same_after_a_dump() {
 fn damaged_bytes_never_lead_a_walk_astray() {
     let rows = clusters(Space::new(Element::F32, Metric::L2, 6), 120, 10, 0.3);
     let mut blob = Vec::new();
-    FlatDump::of(&build(&rows)).write_to(&mut blob).unwrap();
+    FlatDump::of(&build(&rows), 7).write_to(&mut blob).unwrap();
     let mut next = random(9);
     let mut pick = |below: usize| ((next().abs() * below as f32) as usize).min(below - 1);
     let mut loaded = 0;
@@ -258,8 +258,9 @@ fn damaged_bytes_never_lead_a_walk_astray() {
             let at = pick(range);
             bad[at] ^= 1 << pick(8);
         }
-        let dump = FlatDump::receive(bad.len() as u64, &[], &mut bad.as_slice()).unwrap();
-        if let Ok(graph) = dump.load(&rows) {
+        let space = Space::new(Element::F32, Metric::L2, 6);
+        let identity = Identity { space, rows: rows.len(), crc: 7 };
+        if let Ok(graph) = super::open(&Arc::new(Pages::of(&bad)), &identity) {
             loaded += 1;
             let found = graph.search(&rows.get(3), 20);
             assert!(found.iter().all(|&row| (row as usize) < rows.len()));
@@ -288,7 +289,12 @@ fn the_number_of_threads_changes_nothing() {
         let built = FlatGraph::build_on(threads, &rows, Params::default(), &go).unwrap();
         let more = first.extend_on(threads, &left, &moved, Params::default(), &go).unwrap();
         let more = more.expect("the codec fits and the nodes are found");
-        (built.links, more.links, more.row_of, more.codes.bytes().to_vec())
+        (
+            built.links.to_vec(),
+            more.links.to_vec(),
+            more.row_of.to_vec(),
+            more.codes.bytes().to_vec(),
+        )
     };
     let one = of(1);
     assert_eq!(one.1.len(), left.len());
@@ -331,7 +337,7 @@ fn an_extended_graph_finds_what_a_built_one_does() {
             graph = more.unwrap_or_else(|| build(&rows));
             known = next;
             let (order, _) = distinct(&rows);
-            let mut nodes = graph.row_of.clone();
+            let mut nodes = graph.row_of.to_vec();
             nodes.sort_unstable();
             assert_eq!(nodes, order, "{metric}: each content is one node");
         }
