@@ -708,8 +708,8 @@ int32_t vexfs_rust_set_acl(struct vexfs_volume *volume,
 
 // `Volume::set_vector`: sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
 //
-// 0; `-EINVAL` with a message if the text is wrong or the file is not empty; `-ENOENT`, `-EROFS`, `-EAGAIN`,
-// `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+// 0; `-EINVAL` with a message if the text is wrong or the file lies in too many pieces; `-ENOENT`,
+// `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 int32_t vexfs_rust_set_vector(struct vexfs_volume *volume,
 			      uint64_t ino,
 			      const uint8_t *text,

@@ -167,8 +167,8 @@ pub unsafe extern "C" fn vexfs_rust_set_acl(
 
 /// `Volume::set_vector`: sets the vector attribute of `ino` from its text, or takes it away if `len` is 0.
 ///
-/// 0; `-EINVAL` with a message if the text is wrong or the file lies in too many pieces; `-ENOENT`, `-EROFS`, `-EAGAIN`,
-/// `-ENOSPC`, `-EUCLEAN`, `-EIO`.
+/// 0; `-EINVAL` with a message if the text is wrong or the file lies in too many pieces; `-ENOENT`,
+/// `-EROFS`, `-EAGAIN`, `-ENOSPC`, `-EUCLEAN`, `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vexfs_rust_set_vector(
     volume: *mut VolumeHandle,
