@@ -76,11 +76,12 @@ struct Saving<'a> {
 struct SavedSegment {
     segment: Arc<Segment>,
     space: Space,
-    stored: Stored,
+    vectors: Blob,
+    graph: Option<Blob>,
     /// The vectors were not in the store before.
     fresh: bool,
     /// The graph that was written just now.
-    graph: Option<Arc<dyn Graph>>,
+    built: Option<Arc<dyn Graph>>,
 }
 
 impl Saving<'_> {
@@ -107,23 +108,25 @@ impl Saving<'_> {
         // What is mapped is there, whether it was named or not.
         let mapped = segment.rows().is_mapped();
         let vectors = vectors.filter(|blob| mapped || self.live.contains(blob));
-        let graph = graph.filter(|blob| self.live.contains(blob) && vectors.is_some());
-        let before = Stored { vectors, graph };
-        let vectors = match before.vectors {
+        // A graph is named with its vectors, or neither is.
+        let before = graph.filter(|blob| self.live.contains(blob));
+        let fresh = vectors.is_none();
+        let vectors = match vectors {
             Some(blob) => blob,
             None => self.vectors(space, SlotsOf::Sealed(&segment.slots), &segment.rows())?,
         };
-        let built = segment.graph().filter(|_| before.graph.is_none());
+        let built = segment.graph().filter(|_| before.is_none());
         let graph = match &built {
-            None => before.graph,
+            None => before,
             Some(graph) => Some(self.graph(&**graph, &vectors)?),
         };
         self.segments.push(SavedSegment {
             segment: Arc::clone(segment),
             space,
-            stored: Stored { vectors: Some(vectors), graph },
-            fresh: before.vectors.is_none(),
-            graph: built,
+            vectors,
+            graph,
+            fresh,
+            built,
         });
         let tombstones = match view.tombstones.count() {
             0 => Vec::new(),
@@ -191,21 +194,21 @@ impl Saving<'_> {
 
 impl SavedSegment {
     fn remember(self, store: &mut dyn Store) {
-        let Self { segment, space, stored, fresh, graph } = self;
+        let Self { segment, space, vectors, graph, fresh, built } = self;
         // If a graph was built meanwhile, it is not the one that was written.
-        let same = match (&graph, segment.graph()) {
+        let same = match (&built, segment.graph()) {
             (Some(written), Some(now)) => Arc::ptr_eq(written, &now),
             (None, _) => true,
             (Some(_), None) => false,
         };
-        *lock(&segment.stored) = Stored { graph: stored.graph.filter(|_| same), ..stored };
-        let Some(vectors) = stored.vectors else { return };
+        let graph = graph.filter(|_| same);
+        *lock(&segment.stored) = Stored { vectors: Some(vectors), graph };
         let count = segment.len() as u64;
         if fresh && let Some(rows) = vectors_blob::map_rows(store, space, count, &vectors) {
             segment.move_rows(rows);
         }
         // The graph too, once it is verified: then all of the segment may leave memory.
-        if let Some(blob) = stored.graph.filter(|_| same && graph.is_some()) {
+        if let Some(blob) = graph.filter(|_| built.is_some()) {
             let identity = Identity { space, rows: segment.len(), crc: vectors.crc };
             let pages = Pages::map(store, &blob, "a graph").ok().flatten().map(Arc::new);
             let mapped = pages.filter(|pages| graph::is_flat(pages).unwrap_or(false));

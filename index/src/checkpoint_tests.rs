@@ -193,6 +193,104 @@ fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
     assert!(file.segments[0].segment.graph().is_none() && file.counts().vectors == 64);
 }
 
+/// A file of 64 rows in a segment, and one in the growing segment.
+fn of_65_rows() -> VectorFile {
+    let mut file = VectorFile::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
+    let limits = crate::vector_file::Limits {
+        graph_rows: 64,
+        merge_rows: 1 << 18,
+        merge_bytes: u64::MAX,
+        graph: crate::GraphKind::default(),
+    };
+    for slot in 0..65u64 {
+        let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
+        file.upsert(slot, &row, limits).unwrap();
+    }
+    assert_eq!((file.segments.len(), file.growing.len()), (1, 1));
+    file
+}
+
+/// The blobs of a file that one checkpoint left out are freed: the next one that has it writes them again.
+#[test]
+fn a_file_that_was_left_out_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    // It maps nothing.
+    let medium = crate::store::volatile::VolatileMedium::default();
+    let mut store = crate::store::TailStore::open(medium, 0, None).unwrap();
+    let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(of_65_rows())))]);
+    let with = [(FILE, vec![])];
+    let mut live = Vec::new();
+    for (generation, states, blobs) in
+        [(1, &with[..], 2), (2, &[], 0), (3, &with, 2), (4, &with, 0)]
+    {
+        let snapshot = Snapshot { owner: OWNER, generation, note: b"", states, files: &files };
+        assert_eq!(save(&mut store, dir.path(), &mut live, &snapshot).unwrap().blobs, blobs);
+    }
+    let loaded = load(&mut store, dir.path(), OWNER).unwrap().unwrap();
+    assert_eq!(loaded.files[&FILE.0].read().unwrap().counts().vectors, 65);
+}
+
+/// A graph that was built while another was written is not taken for it.
+#[test]
+fn a_graph_that_is_not_the_written_one_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
+    let file = of_65_rows();
+    let segment = &file.segments[0].segment;
+    let build = || {
+        let (rows, go) = (segment.rows(), std::sync::atomic::AtomicBool::new(false));
+        graph::build(crate::GraphKind::default(), &rows, None, Params::default(), &go).unwrap()
+    };
+    let written = build();
+    let space = file.space;
+    let vectors =
+        vectors_blob::write(&mut store, space, SlotsOf::Sealed(&segment.slots), &segment.rows())
+            .unwrap();
+    let blob = {
+        let dump = written.dump(dir.path(), vectors.crc).unwrap();
+        pages::write(&mut store, dump.bytes(), &mut |out| dump.write_to(out)).unwrap()
+    };
+    for (now, kept) in [(None, None), (Some(build()), None), (Some(written.clone()), Some(blob))] {
+        if let Some(graph) = now {
+            segment.admit_graph(graph);
+        }
+        let saved = SavedSegment {
+            segment: Arc::clone(segment),
+            space,
+            vectors,
+            graph: Some(blob),
+            fresh: false,
+            built: Some(written.clone()),
+        };
+        saved.remember(&mut store);
+        assert_eq!(lock(&segment.stored).graph, kept);
+    }
+}
+
+#[test]
+fn a_graph_of_the_library_is_loaded_from_a_store_that_maps() {
+    let dir = tempfile::tempdir().unwrap();
+    let of_the_library = || Options { graph: crate::GraphKind::HnswRs, ..options(OWNER) };
+    for checkpoint in [true, false] {
+        let store = Box::new(DirStore::open(dir.path()).unwrap());
+        let (index, recovered) = Index::open(Some(store), of_the_library()).unwrap();
+        assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
+        if checkpoint {
+            let space = Space::new(Element::F32, Metric::L2, 2);
+            index.declare(FILE, space, Params::default()).unwrap();
+            for slot in 0..200u64 {
+                let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
+                index.upsert(FILE, Slot(slot), &row).unwrap();
+            }
+            index.settle();
+            index.checkpoint(9, b"", &[(FILE, vec![])]).unwrap();
+        }
+        assert_eq!(index.stats().counts.graphs, 1);
+        let hits = index.search(&[FILE], &[77.2, 1.0], 1, None, false).unwrap();
+        assert_eq!(hits[0].slot, Slot(77));
+    }
+}
+
 #[test]
 fn a_file_that_was_never_declared_is_covered_all_the_same() {
     let (index, recovered) = edited(|_, manifest| manifest.files[0].vectors = None);

@@ -12,6 +12,8 @@ mod mapping;
 mod medium;
 pub(crate) mod pages;
 mod tail;
+#[cfg(test)]
+mod verified;
 #[cfg(any(test, feature = "mutants"))]
 pub(crate) mod volatile;
 
@@ -24,13 +26,10 @@ pub use dir::DirStore;
 pub use mapping::Mapping;
 pub use medium::Medium;
 pub use tail::TailStore;
+#[cfg(test)]
+pub(crate) use verified::read_verified;
 
 use crate::error::Result;
-#[cfg(test)]
-use crate::{
-    error::IndexError,
-    mutants::{self, Mutant},
-};
 
 /// Bytes of the longest manifest: that of a million files with their states fits. It is read into
 /// memory whole, so a longer one is neither written nor believed.
@@ -70,60 +69,6 @@ pub trait Store: Send {
     fn manifest(&mut self) -> Result<Option<Vec<u8>>>;
     /// `retain(live)` - frees every blob but these and those that are mapped.
     fn retain(&mut self, live: &[Blob]) -> Result<()>;
-}
-
-/// Reads a blob as [`Store::write_blob`] wrote it and verifies its length and checksum. On an error, discard what `take` made of it.
-#[cfg(test)]
-pub(crate) fn read_verified(
-    store: &mut dyn Store,
-    blob: &Blob,
-    what: &str,
-    take: &mut Take<'_>,
-) -> Result<()> {
-    let mut crc = 0;
-    let mut seen = 0;
-    let read = store.read_blob(blob, &mut |from| {
-        let mut reader = ChecksumReader { from, crc: 0, bytes: 0 };
-        take(&mut reader)?;
-        // The checksum includes what `take` did not read.
-        let rest = io::copy(&mut reader, &mut io::sink());
-        (crc, seen) = (reader.crc, reader.bytes);
-        rest.map(drop).map_err(IndexError::storage(format!("reading {what}")))
-    });
-    if let Err(error) = read {
-        // Bytes that are not there are damage; any other error of the storage is reported as it is.
-        return Err(match error {
-            IndexError::Storage { ref source, .. }
-                if source.kind() == io::ErrorKind::UnexpectedEof
-                    || source.kind() == io::ErrorKind::NotFound =>
-            {
-                IndexError::Damaged(format!("{what} is missing or truncated"))
-            }
-            other => other,
-        });
-    }
-    if seen != blob.bytes || crc != blob.crc && !mutants::is(Mutant::BlobChecksum) {
-        return Err(IndexError::Damaged(format!("{what} has a wrong checksum")));
-    }
-    Ok(())
-}
-
-/// Computes the checksum of what is read from a store.
-#[cfg(test)]
-struct ChecksumReader<'a> {
-    from: &'a mut dyn Read,
-    crc: u32,
-    bytes: u64,
-}
-
-#[cfg(test)]
-impl Read for ChecksumReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.from.read(buffer)?;
-        self.crc = crc32c::crc32c_append(self.crc, &buffer[..got]);
-        self.bytes += got as u64;
-        Ok(got)
-    }
 }
 
 /// Computes the checksum of what is written to a store, and refuses more bytes than announced.

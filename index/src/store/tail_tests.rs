@@ -260,6 +260,7 @@ fn a_blob_that_is_nowhere_is_refused_and_one_half_written_takes_no_room() {
     for at in [0, DATA_AT - 1, u64::MAX - 5] {
         let error = get(&mut store, &Blob { at, ..blob }).unwrap_err();
         assert!(matches!(error, IndexError::Damaged(_)), "{error}");
+        assert!(store.map_blob(&Blob { at, ..blob }).is_err());
     }
     for announced in [599, 601] {
         let half = store.write_blob(announced, &mut |out| {

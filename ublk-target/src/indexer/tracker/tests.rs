@@ -465,3 +465,65 @@ fn a_file_is_found_once_it_is_marked_and_not_after_its_mark_is_gone() {
     w.settle();
     assert_eq!(w.row(file, 0), row(0, 7.0), "its extents are watched");
 }
+
+/// Rows that the index kept in its checkpoint only, and cannot read there any more, are read from their file.
+#[test]
+fn what_the_index_lost_is_read_again() {
+    let checkpoints = tempfile::tempdir().unwrap();
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(BYTES).unwrap();
+    let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+    let mut mounted = Mounted::format(image.path(), BYTES, dirty_log.clone());
+    let store = vexfs_index::DirStore::open(checkpoints.path()).unwrap();
+    let options = Options { graph_rows: 64, nice: 0, ..Options::default() };
+    let index = Arc::new(Index::open(Some(Box::new(store)), options).unwrap().0);
+    let mut tracker = Tracker::open(reader(image.path(), BYTES), index.clone(), dirty_log).unwrap();
+    let dir = mounted.corpus("corpus", L2);
+    let file = mounted.create(dir, "a", FILE);
+    let row = |slot: u16| [f32::from(slot), 1.0, 2.0, 3.0];
+    mounted.write(file, 0, &floats((0..256).flat_map(row)));
+    mounted.commit();
+    settle(&mut tracker);
+    // One that is in no filesystem: nobody can supply its rows.
+    let foreign = FileId(999);
+    let space = index.space(FileId(file.0)).unwrap();
+    index.declare(foreign, space, vexfs_index::Params::default()).unwrap();
+    for slot in 0..256 {
+        index.upsert(foreign, Slot(slot.into()), &floats(row(slot))).unwrap();
+    }
+    index.settle();
+    let files = [(FileId(file.0), Vec::new()), (foreign, Vec::new())];
+    index.checkpoint(tracker.generation(), &[], &files).unwrap();
+    for entry in std::fs::read_dir(checkpoints.path()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "manifest" {
+            std::fs::File::options().write(true).open(entry.path()).unwrap().set_len(0).unwrap();
+        }
+    }
+    let nearest = |id| index.search(&[id], &row(77), 1, None, true).map(|hits| hits[0].slot);
+    assert!(nearest(FileId(file.0)).is_err() && nearest(foreign).is_err());
+    settle(&mut tracker);
+    assert_eq!(nearest(FileId(file.0)).unwrap(), Slot(77));
+    assert!(nearest(foreign).is_err());
+}
+
+#[test]
+fn a_hole_reads_as_zeroes_and_is_not_written() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(BYTES).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(image.as_file(), &[7; 4096], 5 << 12).unwrap();
+    let device = reader(image.path(), BYTES);
+    let mut file = FileBytes {
+        device: &device,
+        extents: &[DataExtent { start: 1, count: 1, block: 5 }],
+        block_shift: 12,
+        size: 3 << 12,
+        looked: Vec::new(),
+    };
+    assert_eq!(file.read(4092..4100).unwrap(), [0, 0, 0, 0, 7, 7, 7, 7]);
+    assert_eq!(file.read(8190..8194).unwrap(), [7, 7, 0, 0]);
+    let written =
+        [4096..8192, 4090..4100, 8000..8193, 0..10, 9000..9001].map(|range| file.written(range));
+    assert_eq!(written, [true, false, false, false, false]);
+    assert_eq!(file.looked, [4092..4100, 8190..8194]);
+}
