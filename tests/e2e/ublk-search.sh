@@ -83,6 +83,8 @@ chmod 604 mnt/corpus/shared/theirs.npy mnt/corpus/closed/hidden.npy
 sync
 [ "$(found 0 mnt/corpus)" = "hidden.npy packages.npy theirs.npy " ] || fail "root: $(found 0 mnt/corpus)"
 [ "$(found 2000 mnt/corpus)" = "theirs.npy " ] || fail "a user: $(found 2000 mnt/corpus)"
+as 2000 ./ask search mnt/corpus --query row.npy 2>&1 >/dev/null | grep -q packages.npy &&
+    fail "a note about a file that he may not read"
 refused "may not read" as 2000 ./ask search mnt/corpus/packages.npy --query row.npy
 refused "only root" as 2000 ./ask stats --id 0
 setfacl -m u:2000:r mnt/corpus/packages.npy && sync

@@ -152,9 +152,13 @@ fn joined(top: &Path, below: &[u8]) -> PathBuf {
     if below.is_empty() { top.to_owned() } else { top.join(OsStr::from_bytes(below)) }
 }
 
-/// Whether a file or directory has the vector attribute.
-fn marked(path: &Path) -> bool {
-    rustix::fs::lgetxattr(path, "vexfs.vector", &mut [0u8; 256]).is_ok()
+/// Whether a file or directory has the vector attribute; `None` where its user may not know.
+fn marked(path: &Path) -> Option<bool> {
+    match rustix::fs::lgetxattr(path, "vexfs.vector", &mut [0u8; 256]) {
+        Ok(_) => Some(true),
+        Err(Errno::NODATA) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// The regular files below a directory, on the same filesystem, that have no vector attribute although their
@@ -171,7 +175,10 @@ fn unmarked(top: &Path, dev: u64) -> BTreeMap<u64, PathBuf> {
             }
             if meta.is_dir() {
                 directories.push(entry.path());
-            } else if meta.is_file() && directory_marked && !marked(&entry.path()) {
+            } else if meta.is_file()
+                && directory_marked == Some(true)
+                && marked(&entry.path()) == Some(false)
+            {
                 found.insert(meta.ino(), entry.path());
             }
         }
