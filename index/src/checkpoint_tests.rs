@@ -162,11 +162,8 @@ fn a_file_without_vectors_and_a_segment_without_a_graph_come_back() {
 }
 
 /// A checkpoint does not wait for a graph that is being built.
-#[test]
-fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
-    // No build thread has it in its queue.
+/// A file of so many rows, of which each 64 are a segment. No build thread has it in its queue.
+fn file_of(rows: u64) -> VectorFile {
     let mut file = VectorFile::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
     let limits = crate::vector_file::Limits {
         graph_rows: 64,
@@ -174,12 +171,19 @@ fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
         merge_bytes: u64::MAX,
         graph: crate::GraphKind::default(),
     };
-    for slot in 0..64u64 {
+    for slot in 0..rows {
         let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
         file.upsert(slot, &row, limits).unwrap();
     }
-    assert_eq!((file.segments.len(), file.growing.len()), (1, 0));
-    let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(file)))]);
+    assert_eq!((file.segments.len() as u64, file.growing.len() as u64), (rows / 64, rows % 64));
+    file
+}
+
+#[test]
+fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
+    let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(file_of(64))))]);
     let states = [(FILE, vec![])];
     let mut live = Vec::new();
     for (generation, blobs) in [(1, 1), (2, 0)] {
@@ -193,23 +197,6 @@ fn a_segment_is_saved_before_it_has_a_graph_and_its_rows_only_once() {
     assert!(file.segments[0].segment.graph().is_none() && file.counts().vectors == 64);
 }
 
-/// A file of 64 rows in a segment, and one in the growing segment.
-fn of_65_rows() -> VectorFile {
-    let mut file = VectorFile::new(Space::new(Element::F32, Metric::L2, 2), Params::default());
-    let limits = crate::vector_file::Limits {
-        graph_rows: 64,
-        merge_rows: 1 << 18,
-        merge_bytes: u64::MAX,
-        graph: crate::GraphKind::default(),
-    };
-    for slot in 0..65u64 {
-        let row = [slot as f32, 1.0].map(f32::to_le_bytes).concat();
-        file.upsert(slot, &row, limits).unwrap();
-    }
-    assert_eq!((file.segments.len(), file.growing.len()), (1, 1));
-    file
-}
-
 /// The blobs of a file that one checkpoint left out are freed: the next one that has it writes them again.
 #[test]
 fn a_file_that_was_left_out_is_written_again() {
@@ -217,7 +204,7 @@ fn a_file_that_was_left_out_is_written_again() {
     // It maps nothing.
     let medium = crate::store::volatile::VolatileMedium::default();
     let mut store = crate::store::TailStore::open(medium, 0, None).unwrap();
-    let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(of_65_rows())))]);
+    let files = HashMap::from([(FILE.0, Arc::new(RwLock::new(file_of(65))))]);
     let with = [(FILE, vec![])];
     let mut live = Vec::new();
     for (generation, states, blobs) in
@@ -235,7 +222,7 @@ fn a_file_that_was_left_out_is_written_again() {
 fn a_graph_that_is_not_the_written_one_is_written_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = DirStore::open(dir.path().join("checkpoints")).unwrap();
-    let file = of_65_rows();
+    let file = file_of(65);
     let segment = &file.segments[0].segment;
     let build = || {
         let (rows, go) = (segment.rows(), std::sync::atomic::AtomicBool::new(false));
