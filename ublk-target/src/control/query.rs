@@ -11,6 +11,7 @@ use crate::indexer::header::{TEXT, Trouble};
 use crate::indexer::view::{Snapshot, View};
 use crate::rights::caller::Caller;
 use crate::rights::names::{Scope, Top};
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use vexfs_index::{Element, FileId, Index, IndexError, Slot, Space};
@@ -44,14 +45,12 @@ fn paths_of(scope: &Scope, files: impl Iterator<Item = u64>) -> Vec<(u64, Vec<u8
 }
 
 /// Whether a file of text holds the names of another file's rows: `NAME.tsv` beside `NAME.npy`.
-fn names_rows(path: &[u8], files: &BTreeMap<u64, Vec<u8>>) -> bool {
+fn names_rows(path: &[u8], paths: &BTreeSet<&[u8]>) -> bool {
     let Some(stem) = path.strip_suffix(b"tsv").filter(|stem| stem.ends_with(b".")) else {
         return false;
     };
-    let twin = |other: &Vec<u8>| {
-        other != path && other.strip_prefix(stem).is_some_and(|end| !end.contains(&b'/'))
-    };
-    files.values().any(twin)
+    let beside = paths.range(stem..).map_while(|other| Some((*other, other.strip_prefix(stem)?)));
+    beside.filter(|(other, _)| *other != path).any(|(_, end)| !end.contains(&b'/'))
 }
 
 fn no_index(snapshot: &Snapshot) -> String {
@@ -63,13 +62,14 @@ fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<Foun
     let Some(index) = &snapshot.index else { return Err(no_index(snapshot)) };
     let mut notes = Vec::new();
     let mut files = Vec::new();
+    let paths = LazyCell::new(|| scope.files.values().map(Vec::as_slice).collect());
     for (ino, path) in &scope.files {
         match snapshot.files.get(ino) {
             None if scope.single => return Err(NOT_A_VECTOR_FILE.to_owned()),
             Some(Some(Trouble::Text)) if scope.single => return Err(TEXT.to_owned()),
             // Most files of a filesystem are none; the client knows which were meant to be.
             None => {}
-            Some(Some(Trouble::Text)) if names_rows(path, &scope.files) => {}
+            Some(Some(Trouble::Text)) if names_rows(path, &paths) => {}
             Some(Some(Trouble::Text)) => notes.push((*ino, format!("left out: {TEXT}"))),
             Some(Some(Trouble::Unusable(why))) if scope.single => return Err(why.clone()),
             Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),
@@ -271,6 +271,14 @@ mod tests {
         assert_eq!(found.searched, 2);
         let like = ask(&[10], true, Query::Like(4)).unwrap();
         assert_eq!((like.hits[0].slot, like.hits[0].distance), (4, 0.0));
+    }
+
+    #[test]
+    fn names_of_rows_lie_beside_their_vectors() {
+        let paths: [&[u8]; 6] = [b"a.npy", b"a.tsv", b"b.tsv", b"c.tsv", b"sub/c.npy", b"c./d.npy"];
+        let all = paths.into_iter().collect();
+        let named = paths.map(|path| names_rows(path, &all));
+        assert_eq!(named, [false, true, false, false, false, false]);
     }
 
     // Files of another dimension were left out silently.
