@@ -116,8 +116,13 @@ impl BuildQueue {
         self.changed.notify_all();
     }
 
+    /// Whether a graph is built, or may be once a file was left alone for a while.
     pub(crate) fn building(&self) -> bool {
-        lock(&self.queue).busy
+        let queue = lock(&self.queue);
+        queue.busy
+            || !queue.waiting.is_empty()
+            || !queue.resting.is_empty()
+            || !queue.idle.due.is_empty()
     }
 
     pub(crate) fn problem(&self) -> Option<String> {
@@ -169,13 +174,13 @@ impl BuildQueue {
                 (Outcome::Nothing, Moment::Busy) if !queue.resting.contains(&id) => {
                     queue.resting.push_back(id);
                 }
-                (Outcome::Nothing, Moment::Rest) if !queue.queued.contains(&id) => {
+                (Outcome::Later, _) if !queue.queued.contains(&id) => {
                     queue.idle.put(id, self.idle);
                 }
                 (Outcome::Dropped, _) => {
                     queue.idle.took.remove(&id);
                 }
-                (Outcome::Nothing, _) => {}
+                (Outcome::Nothing | Outcome::Later, _) => {}
             }
             drop(queue);
             self.changed.notify_all();
@@ -212,7 +217,10 @@ impl BuildQueue {
 
     /// Does one job of a file.
     fn build(&self, file: &RwLock<VectorFile>, moment: Moment) -> Outcome {
-        let Some(job) = write(file).plan(self.limits, moment) else { return Outcome::Nothing };
+        let Some(job) = write(file).plan(self.limits, moment) else {
+            let later = moment == Moment::Rest && read(file).has_work(self.limits);
+            return if later { Outcome::Later } else { Outcome::Nothing };
+        };
         match job.run(&self.stop) {
             Ok(None) => Outcome::Done,
             Ok(Some(segment)) => {
@@ -235,6 +243,8 @@ enum Outcome {
     Done,
     /// There was no job.
     Nothing,
+    /// There will be one if the file is left alone.
+    Later,
     /// The file is gone, or the index is closed.
     Dropped,
 }
