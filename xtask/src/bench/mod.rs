@@ -79,7 +79,7 @@ pub enum Other {
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BenchArgs) -> Result<()> {
     let ui = Ui::new();
     if !args.no_build {
-        build::tools(workspace, ui)?;
+        build::tools(workspace, build::Profile::Release, ui)?;
         module::build(workspace, kernel, ui)?;
     }
     let (millis, files, mib) = if args.quick { (600, 1000, 128) } else { (1200, 3000, 256) };
