@@ -27,6 +27,8 @@ struct Queue {
     queued: HashSet<u64>,
     /// Files that are at rest once none is waiting.
     resting: VecDeque<u64>,
+    /// Files whose next job does not fit into the memory that is left.
+    starved: Vec<u64>,
     /// Whether the thread is at work on a file.
     busy: bool,
 }
@@ -58,6 +60,23 @@ impl BuildQueue {
             queue.waiting.push_back(file);
             self.changed.notify_all();
         }
+    }
+
+    /// Whether a job waits for memory.
+    pub(crate) fn is_starved(&self) -> bool {
+        !lock(&self.queue).starved.is_empty()
+    }
+
+    /// There may be more memory: puts the files back that wait for some.
+    pub(crate) fn resume(&self) {
+        let mut queue = lock(&self.queue);
+        for file in std::mem::take(&mut queue.starved) {
+            if queue.queued.insert(file) {
+                queue.waiting.push_back(file);
+            }
+        }
+        drop(queue);
+        self.changed.notify_all();
     }
 
     pub(crate) fn stop(&self) {
@@ -105,7 +124,7 @@ impl BuildQueue {
         }
         while let Some((id, at_rest)) = self.next() {
             let file = read(files).get(&id).map(Arc::clone);
-            let outcome = file.map_or(Outcome::Dropped, |file| self.build(&file, at_rest));
+            let outcome = file.map_or(Outcome::Dropped, |file| self.build(files, &file, at_rest));
             let mut queue = lock(&self.queue);
             queue.busy = false;
             match outcome {
@@ -113,6 +132,7 @@ impl BuildQueue {
                 Outcome::Nothing if !at_rest && !queue.resting.contains(&id) => {
                     queue.resting.push_back(id);
                 }
+                Outcome::Starved if !queue.starved.contains(&id) => queue.starved.push(id),
                 _ => {}
             }
             drop(queue);
@@ -141,8 +161,19 @@ impl BuildQueue {
     }
 
     /// Does one job of a file.
-    fn build(&self, file: &RwLock<VectorFile>, at_rest: bool) -> Outcome {
+    fn build(&self, files: &RwLock<Files>, file: &RwLock<VectorFile>, at_rest: bool) -> Outcome {
         let Some(job) = write(file).plan(self.limits, at_rest) else { return Outcome::Nothing };
+        let (cost, memory) = (job.cost(), self.limits.memory);
+        if cost > memory / 2 {
+            job.give_up();
+            *lock(&self.problem) = Some(format!(
+                "a graph needs {cost} bytes, more than half of the {memory} that the index may use: its vectors are scanned; give it more with --index-memory"
+            ));
+            return Outcome::Done;
+        }
+        if used(files).saturating_add(cost) > memory {
+            return Outcome::Starved;
+        }
         match job.run(&self.stop) {
             Ok(None) => Outcome::Done,
             Ok(Some(segment)) => {
@@ -159,12 +190,20 @@ impl BuildQueue {
     }
 }
 
+/// Bytes of memory that all files use.
+fn used(files: &RwLock<Files>) -> u64 {
+    let files: Vec<_> = read(files).values().map(Arc::clone).collect();
+    files.iter().map(|file| read(file).counts().bytes).sum()
+}
+
 /// What came of looking at a file.
 enum Outcome {
     /// A job was done: there may be another.
     Done,
     /// There was no job.
     Nothing,
+    /// There is a job, and not enough memory for it until the next checkpoint.
+    Starved,
     /// The file is gone, or the index is closed.
     Dropped,
 }

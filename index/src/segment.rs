@@ -143,6 +143,14 @@ impl Segment {
         let graph = self.graph().map_or(0, |graph| graph.bytes());
         self.rows().bytes() + self.slots.bytes() + graph
     }
+
+    /// Those that the next checkpoint moves into the store.
+    fn unsaved(&self) -> usize {
+        let rows = self.rows();
+        let graph = self.graph().filter(|graph| graph.leaves_memory());
+        let rows = if rows.is_mapped() { 0 } else { rows.bytes() };
+        rows + graph.map_or(0, |graph| graph.bytes())
+    }
 }
 
 /// The rows of a segment that were removed or overwritten: one bit for each row.
@@ -351,6 +359,7 @@ impl SegmentView {
             pending: if has_graph { 0 } else { live },
             skipped: 0,
             bytes: (self.segment.bytes() + self.tombstones.words().len() * 8) as u64,
+            unsaved: self.segment.unsaved() as u64,
         }
     }
 }

@@ -41,7 +41,7 @@ was cut, it turns the power on again.
 Example:
   vexfs-ublk recover --id 0                 prints /dev/ublkb0"
     )]
-    Recover(IdArgs),
+    Recover(RecoverArgs),
     /// Shows the devices
     #[command(after_help = "Examples:
   vexfs-ublk list                           state, daemon, image and log of each
@@ -340,12 +340,15 @@ pub struct DelArgs {
     pub all: bool,
 }
 
-/// A device's number.
+/// `recover`
 #[derive(Debug, Args)]
-pub struct IdArgs {
+pub struct RecoverArgs {
     /// Number of the device
     #[arg(long, value_name = "N")]
     pub id: u32,
+    /// Memory for the index from now on [default: as before]
+    #[arg(long, value_name = "BYTES", value_parser = vexfs_search::size::parse)]
+    pub index_memory: Option<u64>,
 }
 
 /// `stats`
@@ -400,6 +403,9 @@ pub struct SearchArgs {
     /// Compare the query with every vector, without the graphs
     #[arg(long)]
     pub exact: bool,
+    /// Wait up to half a minute until the index has reached this generation
+    #[arg(long, value_name = "GENERATION")]
+    pub at_least: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -20,7 +20,7 @@ use std::io::Write;
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Add(args) => add::add(args),
-        Command::Recover(args) => add::recover(args.id),
+        Command::Recover(args) => add::recover(args.id, args.index_memory),
         Command::Del(args) => del::run(&args),
         Command::List(args) => list::devices(args.json),
         Command::Stats(args) => stats::run(&args),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use vexfs_search::ask::{Found, Search};
 
 /// Version of the protocol. Both sides are the same program, so the versions must be equal.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// Bytes before a message: its length, and the version.
 pub const HEAD_BYTES: usize = 5;
 /// Longest message.
@@ -181,6 +181,7 @@ mod tests {
             k: 10,
             ef: Some(64),
             exact: true,
+            at_least: Some(7),
         })
     }
 

@@ -21,7 +21,7 @@ impl Daemon {
         let options = ImageOptions { path: path.to_owned(), raw, ..ImageOptions::default() };
         let image = Arc::new(Image::open(&options).unwrap());
         let dirty_log = Arc::new(DirtyLog::new(image.exposed_bytes()).unwrap());
-        Self { thread: IndexerThread::start(image, dirty_log.clone()).unwrap(), dirty_log }
+        Self { thread: IndexerThread::start(image, dirty_log.clone(), None).unwrap(), dirty_log }
     }
 
     fn now(&self) -> Snapshot {
