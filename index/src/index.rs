@@ -67,6 +67,9 @@ pub struct Options {
     pub graph: GraphKind,
     /// Where the index makes its temporary directory, for graphs that are saved or loaded.
     pub scratch: PathBuf,
+    /// How long a file is left alone before its last parts are merged into one, whatever their sizes. Merges that
+    /// take long wait longer.
+    pub idle: Duration,
     /// Added to the build thread's niceness.
     pub nice: i32,
     /// Whether graphs are built and segments merged. Without, what comes is scanned: for an index that
@@ -95,7 +98,8 @@ impl Default for Options {
             scan_factor: 20,
             graph: GraphKind::default(),
             scratch: std::env::temp_dir(),
-            nice: 10,
+            idle: Duration::from_secs(10),
+            nice: 19,
             builds: true,
         }
     }
@@ -194,7 +198,7 @@ impl Index {
             memory: options.memory,
             graph: options.graph,
         };
-        let queue = Arc::new(BuildQueue::new(limits));
+        let queue = Arc::new(BuildQueue::new(limits, options.idle));
         for &file in files.keys() {
             queue.push(file);
         }

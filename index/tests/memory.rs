@@ -19,7 +19,7 @@ const CHILD: &str = "VEXFS_INDEX_MEMORY_DIRECTORY";
 
 /// A row that is like others and no other.
 fn row(slot: usize) -> Vec<u8> {
-    let mut state = slot as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+    let mut state = (slot as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -89,7 +89,7 @@ fn nearest(index: &Index, slot: usize) -> (u64, f32) {
 #[test]
 fn a_process_that_indexes_twelve_times_its_bound_keeps_it() {
     if let Some(directory) = std::env::var_os(CHILD) {
-        let store = DirStore::open(directory.as_ref()).unwrap();
+        let store = DirStore::open(directory).unwrap();
         let (index, _) = Index::open(Some(Box::new(store)), options()).unwrap();
         let (most, resident) = fill(&index);
         println!("measured: {most} {resident} graphs {}", index.stats().counts.graphs);
