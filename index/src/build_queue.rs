@@ -86,6 +86,8 @@ pub(crate) struct BuildQueue {
     queue: Mutex<Queue>,
     changed: Condvar,
     problem: Mutex<Option<String>>,
+    /// Files with vectors that were found to be lost.
+    pub lost: Mutex<BTreeSet<u64>>,
 }
 
 impl BuildQueue {
@@ -97,6 +99,7 @@ impl BuildQueue {
             queue: Mutex::default(),
             changed: Condvar::new(),
             problem: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -147,7 +150,8 @@ impl BuildQueue {
     pub(crate) fn settle(&self, limit: Option<Duration>) -> bool {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut queue = lock(&self.queue);
-        while queue.busy || !queue.waiting.is_empty() || !queue.resting.is_empty() {
+        let idle = |queue: &Queue| self.idle.is_zero() && !queue.idle.due.is_empty();
+        while queue.busy || !queue.waiting.is_empty() || !queue.resting.is_empty() || idle(&queue) {
             if self.stop.load(Ordering::Relaxed) {
                 return false;
             }
@@ -174,7 +178,7 @@ impl BuildQueue {
             let file = read(files).get(&id).map(Arc::clone);
             let begun = Instant::now();
             let outcome =
-                file.map_or(Outcome::Dropped, |file| self.build(files, &file, moment));
+                file.map_or(Outcome::Dropped, |file| self.build(files, id, &file, moment));
             let mut queue = lock(&self.queue);
             queue.busy = false;
             match (outcome, moment) {
@@ -232,7 +236,13 @@ impl BuildQueue {
     }
 
     /// Does one job of a file.
-    fn build(&self, files: &RwLock<Files>, file: &RwLock<VectorFile>, moment: Moment) -> Outcome {
+    fn build(
+        &self,
+        files: &RwLock<Files>,
+        id: u64,
+        file: &RwLock<VectorFile>,
+        moment: Moment,
+    ) -> Outcome {
         let Some(job) = write(file).plan(self.limits, moment) else { return Outcome::Nothing };
         let (cost, memory) = (job.cost(), self.limits.memory);
         if cost > memory / 2 {
@@ -252,6 +262,11 @@ impl BuildQueue {
                 Outcome::Done
             }
             Err(IndexError::Stopped) => Outcome::Dropped,
+            // Whoever feeds the index supplies its vectors again, or removes them; then it is in the queue.
+            Err(IndexError::Damaged(_)) => {
+                lock(&self.lost).insert(id);
+                Outcome::Dropped
+            }
             Err(error) => {
                 job.give_up();
                 *lock(&self.problem) = Some(error.to_string());

@@ -138,8 +138,6 @@ pub struct Index {
     build_thread: Option<JoinHandle<()>>,
     verifier: Arc<Verifier>,
     verify_thread: Option<JoinHandle<()>>,
-    /// Files with vectors that were found to be lost.
-    lost: Mutex<BTreeSet<u64>>,
     checkpoints: Mutex<Checkpoints>,
     // u64::MAX stands for none.
     generation: AtomicU64,
@@ -219,7 +217,6 @@ impl Index {
             build_thread: build_thread.transpose()?,
             verifier: Arc::default(),
             verify_thread: None,
-            lost: Mutex::default(),
             checkpoints: Mutex::new(checkpoints),
             generation: AtomicU64::new(generation),
             options,
@@ -397,7 +394,7 @@ impl Index {
                 }
             }
         }
-        lock(&self.lost).insert(broken.0);
+        lock(&self.queue.lost).insert(broken.0);
         Err(IndexError::Lost(broken))
     }
 
@@ -453,7 +450,7 @@ impl Index {
             return Ok(row.to_query(locked.space.dim as usize));
         }
         if locked.segments.iter().any(|view| view.find(slot.0).is_some()) {
-            lock(&self.lost).insert(file.0);
+            lock(&self.queue.lost).insert(file.0);
             return Err(IndexError::Lost(file));
         }
         Err(IndexError::UnknownSlot { file, slot })
@@ -465,7 +462,7 @@ impl Index {
         self.verifier.wait(None);
         let mut problems = self.verifier.take_problems();
         let files: Vec<u64> = read(&self.files).keys().copied().collect();
-        lock(&self.lost).extend(files);
+        lock(&self.queue.lost).extend(files);
         problems.extend(self.lost().into_iter().map(IndexError::Lost));
         problems
     }
@@ -473,13 +470,13 @@ impl Index {
     /// `lost()` - files with vectors that are not what was written, of those in which a search or
     /// [`verify`](Self::verify) met one. Upsert their vectors again, or drop them and do so.
     pub fn lost(&self) -> Vec<FileId> {
-        let suspects = lock(&self.lost).clone();
+        let suspects = lock(&self.queue.lost).clone();
         let has_lost = |id: &u64| {
             let views = self.file(FileId(*id)).map(|file| read(&file).segments.clone());
             views.is_some_and(|views| views.iter().any(SegmentView::has_lost))
         };
         let found: BTreeSet<u64> = suspects.iter().copied().filter(has_lost).collect();
-        lock(&self.lost).retain(|id| !suspects.contains(id) || found.contains(id));
+        lock(&self.queue.lost).retain(|id| !suspects.contains(id) || found.contains(id));
         found.into_iter().map(FileId).collect()
     }
 
@@ -586,6 +583,17 @@ impl Index {
         self.kept.store(self.counts().unsaved, Ordering::Relaxed);
         self.queue.resume();
         Ok(written)
+    }
+
+    /// `rebuild(file)` - drops the graphs of a file and builds them again; meanwhile its vectors are scanned.
+    /// False if it is not declared.
+    pub fn rebuild(&self, file: FileId) -> bool {
+        let Some(known) = self.file(file) else { return false };
+        for view in &read(&known).segments {
+            view.segment.drop_graph();
+        }
+        self.queue.push(file.0);
+        true
     }
 
     /// `verified(limit)` - waits until the graphs of the checkpoint are verified, before which they are not

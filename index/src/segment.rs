@@ -134,6 +134,13 @@ impl Segment {
         }
     }
 
+    /// Has the graph built again.
+    pub(crate) fn drop_graph(&self) {
+        lock(&self.stored).graph = None;
+        *write(&self.graph) = GraphState::None;
+        self.build_failed.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+
     fn find(&self, slot: u64) -> Option<usize> {
         self.slots.find(slot)
     }

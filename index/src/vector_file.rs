@@ -308,8 +308,15 @@ impl Job {
             && !only.segment.has_graph()
         {
             let rows = only.segment.rows();
-            only.segment.set_graph(graph::build(self.graph, &rows, None, self.params, stop)?);
-            return Ok(None);
+            match graph::build(self.graph, &rows, None, self.params, stop) {
+                Ok(graph) => {
+                    only.segment.set_graph(graph);
+                    return Ok(None);
+                }
+                // A page of the vectors is damaged: those that count may all be elsewhere.
+                Err(IndexError::Damaged(_)) => {}
+                Err(other) => return Err(other),
+            }
         }
         let (segment, base) = merge(self.space, &self.segments)?;
         let graph = graph::build(self.graph, &segment.rows(), base.as_ref(), self.params, stop)?;

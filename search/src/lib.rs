@@ -19,6 +19,7 @@ pub mod rights;
 pub mod size;
 pub mod snapshot;
 pub mod unmounted;
+pub mod upkeep;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::missing_panics_doc, reason = "it is for tests, which fail by panics")]
 pub mod testing;

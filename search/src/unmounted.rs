@@ -15,6 +15,8 @@ use crate::dirty_log::DirtyLog;
 use crate::rights::caller::Caller;
 use crate::rights::names::{Names, Scope, Top};
 use crate::snapshot::Snapshot;
+use crate::upkeep::{self, FileStatus, Recall};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +84,15 @@ pub struct Built {
     pub tail_bytes: u64,
 }
 
+/// What verifying an index found.
+#[derive(Debug)]
+pub struct Verified {
+    /// What is damaged.
+    pub damage: Vec<String>,
+    /// The recall of each file by its path, or why it was not measured.
+    pub recall: Vec<(Vec<u8>, Result<Vec<Recall>, String>)>,
+}
+
 /// An image that nobody serves.
 pub struct Unmounted {
     device: FileDevice,
@@ -123,7 +134,9 @@ impl Unmounted {
         builds: bool,
         trust: bool,
     ) -> Result<Opened, Problem> {
-        let (index, recovered) = Index::open(store, Options { builds, ..self.options() })?;
+        // Nobody writes meanwhile: what is left alone need not be waited for.
+        let idle = Duration::ZERO;
+        let (index, recovered) = Index::open(store, Options { builds, idle, ..self.options() })?;
         let index = Arc::new(index);
         // Nobody writes: there is nothing to mark.
         let dirty_log = Arc::new(DirtyLog::new(self.end)?);
@@ -148,7 +161,7 @@ impl Unmounted {
 
     fn scope(&self, top: Ino, tracker: &Tracker<FileDevice>) -> Result<Scope, Problem> {
         let all = Caller { uid: 0, gid: 0, groups: Vec::new() };
-        let known: std::collections::BTreeSet<u64> = tracker.files().map(|(ino, _)| ino).collect();
+        let known: BTreeSet<u64> = tracker.files().map(|(ino, _)| ino).collect();
         let top = Top { ino: top.0, readable: true };
         self.names.scope(top, &all, |ino| known.contains(&ino)).map_err(Problem::Refused)
     }
@@ -280,6 +293,57 @@ impl Unmounted {
         opened.index.truncate(FileId(*file), 0);
         // Why there is none, the search says.
         Ok(vector.map_or_else(|_| query.clone(), Query::Vector))
+    }
+
+    /// What the index in the tail is like, as far as it covers the files; nothing is read of them.
+    ///
+    /// # Errors
+    /// There is no index; as [`search`](Self::search).
+    pub fn status(&self) -> Result<Vec<FileStatus>, Problem> {
+        let (opened, scope) = self.looked_at()?;
+        Ok(upkeep::status(&self.snapshot(&opened), &scope))
+    }
+
+    /// Compares all checksums of the index in the tail, and measures the recall of each file: what is damaged,
+    /// and what was measured by path.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn verify(&self, queries: u64, told: &mut dyn FnMut(u64, u64)) -> Result<Verified, Problem> {
+        let (opened, scope) = self.looked_at()?;
+        let mut damage: Vec<String> =
+            opened.recovered.problems.iter().map(ToString::to_string).collect();
+        damage.extend(opened.index.verify().iter().map(ToString::to_string));
+        let files = upkeep::status(&self.snapshot(&opened), &scope);
+        let total = files.len() as u64;
+        let mut recall = Vec::new();
+        for file in files {
+            told(recall.len() as u64, total);
+            let measured = match file.reason {
+                Some(why) if file.rows == 0 => Err(why),
+                _ => upkeep::recall(&opened.index, file.ino, queries, &[None]),
+            };
+            recall.push((file.path, measured));
+        }
+        Ok(Verified { damage, recall })
+    }
+
+    /// The index in the tail, with the files that there are now.
+    fn looked_at(&self) -> Result<(Opened, Scope), Problem> {
+        let none = || Problem::Refused("there is no index: `vexfs index` builds one".to_owned());
+        if !self.has_tail() {
+            return Err(none());
+        }
+        let mut opened = self.opened(Some(self.tail()?), false, true)?;
+        if opened.recovered.covered.is_none() {
+            return Err(match opened.recovered.problems.pop() {
+                Some(why) => Problem::Index(why),
+                None => none(),
+            });
+        }
+        opened.tracker.follow()?;
+        let scope = self.scope(Ino::ROOT, &opened.tracker)?;
+        Ok((opened, scope))
     }
 
     /// Builds the index in the image's tail, or brings it up to date, and closes it.

@@ -19,7 +19,8 @@ use vexfs_search::ask::Search;
 use vexfs_search::client::{
     UNMARKED, joined, names_file, names_of_rows, nothing_searched, to_json, to_text,
 };
-use vexfs_search::unmounted::{Built, Problem, Progress, Unmounted};
+use vexfs_search::unmounted::{Built, Problem, Progress, Unmounted, Verified};
+use vexfs_search::upkeep;
 
 /// Longest file of names that is read.
 const NAMES_BYTES_MAX: u64 = 64 << 20;
@@ -152,6 +153,56 @@ pub fn build(path: &Path, memory: u64, as_json: bool, out: &mut dyn Write) -> Re
     let built = built.map_err(failed(&name))?;
     let text = summary(&built, begun.elapsed().as_secs_f64(), as_json);
     out.write_all(text.as_bytes()).map_err(Failure::output)
+}
+
+/// Prints what the index of the image at `path` is like, file by file.
+///
+/// # Errors
+/// There is none; the image is in use.
+pub fn status(path: &Path, memory: u64, as_json: bool, out: &mut dyn Write) -> Result<()> {
+    let name = path.display().to_string();
+    let device = image::device(path, Access::Read)?;
+    let unmounted = Unmounted::open(device, memory).map_err(failed(&name))?;
+    let files = unmounted.status().map_err(failed(&name))?;
+    let text = match as_json {
+        true => format!("{:#}\n", upkeep::to_json(&files)),
+        false => upkeep::table(&files),
+    };
+    out.write_all(text.as_bytes()).map_err(Failure::output)
+}
+
+/// Rows of each file that are searched for to measure its recall.
+const QUERIES: u64 = 100;
+
+/// Verifies the index of the image at `path`, and prints what is damaged and the recall of each file.
+///
+/// # Errors
+/// There is none, or it is damaged; the image is in use.
+pub fn verify(path: &Path, memory: u64, as_json: bool, out: &mut dyn Write) -> Result<()> {
+    let name = path.display().to_string();
+    let device = image::device(path, Access::Read)?;
+    let unmounted = Unmounted::open(device, memory).map_err(failed(&name))?;
+    let bar = cli::progress(0, "{wide_bar} {pos}/{len} files");
+    let verified = unmounted.verify(QUERIES, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let Verified { damage, recall } = verified.map_err(failed(&name))?;
+    let text = if as_json {
+        let files: Vec<_> = recall.iter().map(|(path, m)| upkeep::recall_json(path, m)).collect();
+        format!("{:#}\n", json!({ "damage": damage, "files": files }))
+    } else {
+        recall.iter().map(|(path, m)| upkeep::recall_text(path, m)).collect()
+    };
+    out.write_all(text.as_bytes()).map_err(Failure::output)?;
+    match damage.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(Failure::Other(format!(
+            "{name}: {} parts of the index are damaged, the first: {first}; `vexfs index` builds it again",
+            damage.len()
+        ))),
+    }
 }
 
 fn summary(built: &Built, seconds: f64, as_json: bool) -> String {

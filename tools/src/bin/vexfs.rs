@@ -159,11 +159,19 @@ changed. It needs no device and no root; nobody else may use the image meanwhile
 
 Examples:
   vexfs index vexfs.img
-  vexfs index vexfs.img --index-memory 256M --json"
+  vexfs index vexfs.img --index-memory 256M --json
+  vexfs index vexfs.img --status
+  vexfs index vexfs.img --verify"
     )]
     Index {
         /// The image file
         image: PathBuf,
+        /// Only show what the index is like, file by file, and why files are left out
+        #[arg(long, conflicts_with = "verify")]
+        status: bool,
+        /// Only compare all checksums of the index, and measure the recall of each file
+        #[arg(long)]
+        verify: bool,
         #[command(flatten)]
         memory: Memory,
         /// Print JSON
@@ -270,7 +278,13 @@ fn run(command: Command) -> Result<()> {
             let asked = Search { query, k, ef, exact, at_least };
             search::search(&image, &path.into_vec(), &asked, memory.bytes(), json, &mut out)
         }
-        Command::Index { image, memory, json } => {
+        Command::Index { image, status: true, memory, json, .. } => {
+            search::status(&image, memory.bytes(), json, &mut out)
+        }
+        Command::Index { image, verify: true, memory, json, .. } => {
+            search::verify(&image, memory.bytes(), json, &mut out)
+        }
+        Command::Index { image, memory, json, .. } => {
             search::build(&image, memory.bytes(), json, &mut out)
         }
         Command::Dump { tree, json, image } => {

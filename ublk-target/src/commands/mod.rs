@@ -6,6 +6,7 @@ mod add;
 mod del;
 mod explore;
 mod help;
+mod index;
 mod lab;
 mod list;
 mod replay;
@@ -25,6 +26,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::List(args) => list::devices(args.json),
         Command::Stats(args) => stats::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Index(args) => index::run(&args),
         Command::Crash(args) => lab::crash(&args),
         Command::Fault(args) => lab::fault(&args),
         Command::Mark(args) => lab::mark(&args),

@@ -78,7 +78,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     super::print(&to_text(&found, &paths, &mut names_beside))
 }
 
-fn not_on_ublk(path: &Path) -> Error {
+pub(super) fn not_on_ublk(path: &Path) -> Error {
     Error::Refused(format!(
         "{}: not on a mounted device of vexfs-ublk: see `vexfs-ublk list`",
         path.display()
@@ -86,14 +86,14 @@ fn not_on_ublk(path: &Path) -> Error {
 }
 
 /// Number of the ublk device that the `st_dev` of a file belongs to.
-fn device_of(dev: u64) -> Option<u32> {
+pub(super) fn device_of(dev: u64) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
     let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
     link.file_name()?.to_str()?.strip_prefix("ublkb")?.parse().ok()
 }
 
 /// Opens a file or directory: for reading if that is allowed, else only to say which one is meant.
-fn open(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty()) {
         Err(Errno::ACCESS) => Ok(rustix::fs::open(path, flags | OFlags::PATH, Mode::empty())?),

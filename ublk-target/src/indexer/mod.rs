@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vexfs_image::{Access, FileDevice};
-use vexfs_index::{DirStore, Index, IndexError, Options, Store, TailStore};
+use vexfs_index::{DirStore, FileId, Index, IndexError, Options, Store, TailStore};
 use vexfs_search::corpus::tracker::Tracker;
 use vexfs_search::dirty_log::DirtyLog;
 use vexfs_search::log_line;
@@ -165,6 +165,14 @@ impl Worker {
     /// finish.
     fn run_cycles(&mut self, until: Option<Instant>) -> std::result::Result<(), String> {
         let mut shown = Instant::now();
+        if let Some((tracker, index)) = &mut self.tracker {
+            for file in self.view.take_rebuilt() {
+                // Its vectors stay where they are and are compared: it is searched all the time.
+                index.rebuild(FileId(file));
+                tracker.ask(file, 0..u64::MAX);
+                self.unsaved = true;
+            }
+        }
         loop {
             let Some((tracker, index)) = &mut self.tracker else { return Ok(()) };
             let before = tracker.generation();

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::options::ImageOptions;
-use vexfs_index::{FileId, Slot};
+use vexfs_index::Slot;
 use vexfs_search::snapshot::Snapshot;
 use vexfs_search::testing::{Mounted, floats};
 
