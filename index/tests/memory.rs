@@ -8,7 +8,7 @@ use vexfs_index::{
 };
 
 const BOUND: u64 = 8 << 20;
-const DIM: usize = 256;
+const DIM: usize = 1024;
 /// Bytes of vectors: twelve times the bound.
 const BYTES: usize = 100 << 20;
 const FILES: u64 = 3;

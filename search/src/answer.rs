@@ -37,7 +37,9 @@ pub fn no_index(snapshot: &Snapshot) -> String {
 pub fn too_early(snapshot: &Snapshot, wanted: u64) -> String {
     let generation = snapshot.generation;
     match &snapshot.problem {
-        Some(problem) => format!("the index is at generation {generation}, not {wanted}: {problem}"),
+        Some(problem) => {
+            format!("the index is at generation {generation}, not {wanted}: {problem}")
+        }
         None => format!(
             "the index is at generation {generation}, not {wanted}: is that committed? sync the filesystem, or ask for less"
         ),

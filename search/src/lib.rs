@@ -18,8 +18,8 @@ pub mod log;
 pub mod rights;
 pub mod size;
 pub mod snapshot;
-pub mod unmounted;
-pub mod upkeep;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::missing_panics_doc, reason = "it is for tests, which fail by panics")]
 pub mod testing;
+pub mod unmounted;
+pub mod upkeep;

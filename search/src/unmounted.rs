@@ -234,7 +234,8 @@ impl Unmounted {
             return found.map(Some).map_err(Problem::Refused);
         }
         remarks.push(
-            "the index is damaged, so every row is compared: `vexfs index` builds it again".to_owned(),
+            "the index is damaged, so every row is compared: `vexfs index` builds it again"
+                .to_owned(),
         );
         Ok(None)
     }
@@ -283,7 +284,8 @@ impl Unmounted {
         scope: &Scope,
         query: &Query,
     ) -> Result<Query, Problem> {
-        let (Query::Like(slot), true, Some(file)) = (query, scope.single, scope.files.keys().next())
+        let (Query::Like(slot), true, Some(file)) =
+            (query, scope.single, scope.files.keys().next())
         else {
             return Ok(query.clone());
         };
@@ -309,7 +311,11 @@ impl Unmounted {
     ///
     /// # Errors
     /// As [`status`](Self::status).
-    pub fn verify(&self, queries: u64, told: &mut dyn FnMut(u64, u64)) -> Result<Verified, Problem> {
+    pub fn verify(
+        &self,
+        queries: u64,
+        told: &mut dyn FnMut(u64, u64),
+    ) -> Result<Verified, Problem> {
         let (opened, scope) = self.looked_at()?;
         let mut damage: Vec<String> =
             opened.recovered.problems.iter().map(ToString::to_string).collect();

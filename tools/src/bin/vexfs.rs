@@ -257,19 +257,7 @@ fn run(command: Command) -> Result<()> {
             let mut tree = Tree::new(volume, &image);
             put::put(&mut tree, &from, &to.into_vec()).map(report)
         }
-        Command::Search {
-            image,
-            path,
-            query,
-            row,
-            like,
-            k,
-            ef,
-            exact,
-            at_least,
-            memory,
-            json,
-        } => {
+        Command::Search { image, path, query, row, like, k, ef, exact, at_least, memory, json } => {
             let query = match (query, like) {
                 (Some(file), _) => client::read_query(&file, row).map_err(Failure::Other)?,
                 (None, Some(slot)) => Query::Like(slot),

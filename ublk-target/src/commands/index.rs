@@ -118,8 +118,7 @@ fn measured(
         let measured = match file.reason {
             Some(why) if file.rows == 0 => Err(why),
             _ => {
-                let request =
-                    IndexRequest::Recall { ino: file.ino, queries: args.queries, widths };
+                let request = IndexRequest::Recall { ino: file.ino, queries: args.queries, widths };
                 match daemon.ask(request)? {
                     IndexReply::Recall(measured) => measured,
                     _ => return Err(client::unexpected()),

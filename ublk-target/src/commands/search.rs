@@ -39,7 +39,8 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         )));
     }
     let file = open(&args.path).map_err(at)?;
-    let search = Search { query, k: args.k, ef: args.ef, exact: args.exact, at_least: args.at_least };
+    let search =
+        Search { query, k: args.k, ef: args.ef, exact: args.exact, at_least: args.at_least };
     let request = Request::Search(search);
     let reply =
         client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
@@ -137,7 +138,5 @@ fn unmarked(top: &Path, dev: u64) -> BTreeMap<u64, PathBuf> {
 
 /// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one.
 fn names_beside(path: &Path) -> Vec<String> {
-    names_of_rows(
-        &fs::read_to_string(names_file(path)).unwrap_or_default(),
-    )
+    names_of_rows(&fs::read_to_string(names_file(path)).unwrap_or_default())
 }

@@ -2,14 +2,16 @@
 //! The daemon's answers to requests on the control socket.
 
 use super::query;
-use super::wire::{IndexReply, IndexRequest, IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Stats};
+use super::wire::{
+    IndexReply, IndexRequest, IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Stats,
+};
 use crate::indexer::view::View;
 use crate::lab::Lab;
 use crate::request::Kind;
 use crate::stats::{QueueStats, merge};
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, makedev, statx};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 use vexfs_crash::Keep;

@@ -66,7 +66,7 @@ pub enum IndexReply {
     /// What is damaged; it is read or built again.
     Damage(Vec<String>),
     /// What was measured, or why nothing was.
-    Recall(Result<Vec<Recall>, String>),
+    Recall(std::result::Result<Vec<Recall>, String>),
 }
 
 /// What a client asks of the crash lab.

@@ -87,6 +87,8 @@ struct Worker {
     memory: u64,
     /// Why the newest checkpoint was not written, if it was not.
     unwritten: Option<String>,
+    /// The newest checkpoint says that it is the last.
+    closed: bool,
 }
 
 impl Worker {
@@ -109,6 +111,7 @@ impl Worker {
             checkpoint_every: CHECKPOINT_EVERY,
             memory: Options::default().memory,
             unwritten: None,
+            closed: false,
         })
     }
 
@@ -285,7 +288,7 @@ impl Worker {
         let Some((tracker, index)) = &self.tracker else { return };
         let due = last || self.saved.elapsed() >= self.checkpoint_every;
         let wanted = self.unwritten.is_none() && index.wants_checkpoint();
-        let closes = last && tracker.pending() == 0;
+        let closes = last && (self.unsaved || !self.closed) && tracker.pending() == 0;
         if !(self.unsaved || closes) || !(due || wanted) || self.problem.is_some() {
             return;
         }
@@ -294,13 +297,16 @@ impl Worker {
         match written {
             Ok(()) | Err(IndexError::NoStore) => {}
             Err(e) => {
-                let why = format!("no checkpoint can be written: {e}: the index is read again when its device is next added");
+                let why = format!(
+                    "no checkpoint can be written: {e}: the index is read again when its device is next added"
+                );
                 if before.as_ref() != Some(&why) {
                     log_line!("indexer: {why}");
                 }
                 self.unwritten = Some(why);
             }
         }
+        self.closed = closes && self.unwritten.is_none();
         // Once all vectors are in graphs, another checkpoint is worth its while.
         self.unsaved = self.unwritten.is_some() || index.stats().building;
         self.saved = Instant::now();
