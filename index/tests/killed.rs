@@ -50,8 +50,9 @@ fn store(directory: &Path, tail: bool) -> Box<dyn Store> {
     if !tail {
         return Box::new(DirStore::open(directory.join("store")).unwrap());
     }
-    let file = File::options().read(true).write(true).create(true).truncate(false);
-    Box::new(TailStore::open(file.open(directory.join("tail")).unwrap(), 4096, None).unwrap())
+    let path = directory.join("tail");
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    Box::new(TailStore::open(file.unwrap(), 4096, None).unwrap())
 }
 
 /// Writes all rows again and again, with a checkpoint after every part, until it is killed.
@@ -229,9 +230,9 @@ fn a_merge_that_meets_a_lost_row_goes_on_once_it_is_supplied() {
     let tail = File::options().read(true).write(true).open(directory.path().join("tail")).unwrap();
     let needle = row(1500, 1);
     let mut bytes = vec![0; tail.metadata().unwrap().len() as usize];
-    tail.read_exact_at(&mut bytes, 0).unwrap();
+    FileExt::read_exact_at(&tail, &mut bytes, 0).unwrap();
     let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
-    tail.write_all_at(&[bytes[at] ^ 0x40], at as u64).unwrap();
+    FileExt::write_all_at(&tail, &[bytes[at] ^ 0x40], at as u64).unwrap();
 
     let (index, recovered) = open(store(directory.path(), true));
     assert!(recovered.problems.is_empty());
