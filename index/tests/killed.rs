@@ -110,12 +110,12 @@ fn a_process_that_is_killed_leaves_a_checkpoint() {
             command.env("VEXFS_INDEX_KILLED_TAIL", "1");
         }
         let mut child = command.env(CHILD, directory).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // The last checkpoint that was finished for certain is the one before the last that was begun.
         let mut begun = 0;
-        for line in lines.take((state >> 60) as usize + 4) {
+        for line in lines.by_ref().take((state >> 60) as usize + 4) {
             let line = line.unwrap();
             begun = line.trim().parse().unwrap_or(begun);
         }

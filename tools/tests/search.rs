@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use vexfs::Ino;
 use vexfs_search::dirty_log::DirtyLog;
-use vexfs_search::testing::{Mounted, floats};
+use vexfs_search::testing::Mounted;
 
 const BYTES: u64 = 64 << 20;
 const DIM: usize = 8;
@@ -24,8 +24,10 @@ fn lab() -> Lab {
     let image = lab.path("a.img");
     let mut fs = Mounted::open(&image, BYTES, Arc::new(DirtyLog::new(BYTES).unwrap()));
     let dir = fs.corpus("corpus", "type=f32,dim=8,metric=l2");
-    let file = fs.create(dir, "rows.f32", 0o100_600);
-    fs.write(file, 0, &floats((0..ROWS).flat_map(row)));
+    let file = fs.create(dir, "rows.npy", 0o100_600);
+    let rows: Vec<f32> = (0..ROWS).flat_map(row).collect();
+    vexfs_index::npy::write(&lab.path("rows.npy"), DIM, &rows).unwrap();
+    fs.write(file, 0, &std::fs::read(lab.path("rows.npy")).unwrap());
     let names: String = (0..ROWS).map(|slot| format!("name {slot}\n")).collect();
     let beside = fs.create(dir, "rows.tsv", 0o100_600);
     fs.write(beside, 0, names.as_bytes());
@@ -46,7 +48,7 @@ fn an_image_is_searched_with_an_index_and_without() {
     let before = std::fs::read(lab.path("a.img")).unwrap();
     let first = lab.vexfs("search a.img /corpus --query q.npy -k 3").ok();
     let line = first.out.lines().nth(1).unwrap();
-    assert!(line.contains("1234") && line.ends_with("/corpus/rows.f32  name 1234"), "{first:?}");
+    assert!(line.contains("1234") && line.ends_with("/corpus/rows.npy  name 1234"), "{first:?}");
     let all = json(&lab.vexfs("search a.img /corpus --query q.npy --exact --json").ok().out);
     assert!(std::fs::read(lab.path("a.img")).unwrap() == before, "a search wrote to the image");
     lab.vexfs("index a.img --status").refused(1, &["a.img", "no index", "vexfs index"]);
@@ -57,7 +59,7 @@ fn an_image_is_searched_with_an_index_and_without() {
     assert_eq!(indexed["hits"], all["hits"]);
     assert_eq!(indexed["generation"], all["generation"]);
     let status = lab.vexfs("index a.img --status").ok().out;
-    assert!(status.contains("corpus/rows.f32") && status.contains("rows.tsv: it holds text"));
+    assert!(status.contains("corpus/rows.npy") && status.contains("rows.tsv: it holds text"));
     let verified = json(&lab.vexfs("index a.img --verify --json").ok().out);
     assert_eq!(verified["damage"], serde_json::json!([]));
     let recall = verified["files"][0]["measured"][0]["recall"].as_f64().unwrap();
