@@ -252,7 +252,8 @@ impl BuildQueue {
             ));
             return Outcome::Done;
         }
-        if used(files).saturating_add(cost) > memory {
+        // An eighth is left for what comes meanwhile.
+        if used(files).saturating_add(cost) > memory - memory / 8 {
             return Outcome::Starved;
         }
         match job.run(&self.stop) {

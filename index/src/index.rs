@@ -43,6 +43,9 @@ pub const SEARCH_LIMIT: usize = EF_MAX;
 /// How often a search is repeated because pages could not be read; each time there is one page less.
 const ATTEMPTS: usize = 16;
 
+/// The part of its memory that may be in no checkpoint before one is asked for.
+const UNSAVED_PART: u64 = 8;
+
 /// How an index behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -518,7 +521,8 @@ impl Index {
     /// that does not fit: what was written is found, more slowly.
     pub fn wants_checkpoint(&self) -> bool {
         let movable = || self.counts().unsaved.saturating_sub(self.kept.load(Ordering::Relaxed));
-        self.has_store && (self.queue.is_starved() || movable() > self.options.memory / 4)
+        self.has_store
+            && (self.queue.is_starved() || movable() > self.options.memory / UNSAVED_PART)
     }
 
     /// Why memory is not bounded, or graphs are not built for lack of it.
@@ -557,7 +561,7 @@ impl Index {
         note: &[u8],
         files: &[(FileId, Vec<u8>)],
     ) -> Result<Written> {
-        if self.counts().unsaved > self.options.memory / 4 {
+        if self.counts().unsaved > self.options.memory / UNSAVED_PART {
             let files: Vec<_> = read(&self.files).iter().map(|(id, f)| (*id, f.clone())).collect();
             for (id, file) in files {
                 write(&file).relieve();

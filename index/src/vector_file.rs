@@ -62,7 +62,7 @@ impl Limits {
 
     /// Bytes of a growing segment after which it is sealed, whatever is behind.
     fn seal_bytes(self) -> u64 {
-        self.memory / 8
+        self.memory / 16
     }
 
     /// Rows that are scanned at no cost to speak of.

@@ -15,7 +15,7 @@ use crate::dirty_log::DirtyLog;
 use crate::rights::caller::Caller;
 use crate::rights::names::{Names, Scope, Top};
 use crate::snapshot::Snapshot;
-use crate::upkeep::{self, FileStatus, Recall};
+use crate::upkeep::{self, FileStatus, Measured};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ pub struct Verified {
     /// What is damaged.
     pub damage: Vec<String>,
     /// The recall of each file by its path, or why it was not measured.
-    pub recall: Vec<(Vec<u8>, Result<Vec<Recall>, String>)>,
+    pub recall: Vec<(Vec<u8>, Measured)>,
 }
 
 /// An image that nobody serves.
@@ -193,10 +193,7 @@ impl Unmounted {
                 return Err(Problem::Refused(too_early(&snapshot, wanted)));
             }
         }
-        let found = match search.exact {
-            true => None,
-            false => self.by_index(top, search, &mut remarks)?,
-        };
+        let found = if search.exact { None } else { self.by_index(top, search, &mut remarks)? };
         let found = found.map_or_else(|| self.by_rows(top, search), Ok)?;
         Ok(Answer { found: Found { caught_up: true, ..found }, remarks })
     }
@@ -248,7 +245,7 @@ impl Unmounted {
         opened.tracker.leave(|_| false);
         let search = Search {
             exact: true,
-            query: self.resolved(&mut opened, &scope, &search.query)?,
+            query: resolved(&mut opened, &scope, &search.query)?,
             ..search.clone()
         };
         for ino in scope.files.keys() {
@@ -275,26 +272,6 @@ impl Unmounted {
             }
         }
         best.ok_or_else(|| Problem::Refused("nothing was searched".to_owned()))
-    }
-
-    /// The query as a vector, if it is one of the rows.
-    fn resolved(
-        &self,
-        opened: &mut Opened,
-        scope: &Scope,
-        query: &Query,
-    ) -> Result<Query, Problem> {
-        let (Query::Like(slot), true, Some(file)) =
-            (query, scope.single, scope.files.keys().next())
-        else {
-            return Ok(query.clone());
-        };
-        opened.tracker.ask(*file, *slot..slot.saturating_add(1));
-        while opened.tracker.cycle()? {}
-        let vector = opened.index.get(FileId(*file), Slot(*slot));
-        opened.index.truncate(FileId(*file), 0);
-        // Why there is none, the search says.
-        Ok(vector.map_or_else(|_| query.clone(), Query::Vector))
     }
 
     /// What the index in the tail is like, as far as it covers the files; nothing is read of them.
@@ -392,6 +369,20 @@ impl Unmounted {
             tail_bytes: bytes.saturating_sub(self.end),
         })
     }
+}
+
+/// The query as a vector, if it is one of the rows.
+fn resolved(opened: &mut Opened, scope: &Scope, query: &Query) -> Result<Query, Problem> {
+    let (Query::Like(slot), true, Some(file)) = (query, scope.single, scope.files.keys().next())
+    else {
+        return Ok(query.clone());
+    };
+    opened.tracker.ask(*file, *slot..slot.saturating_add(1));
+    while opened.tracker.cycle()? {}
+    let vector = opened.index.get(FileId(*file), Slot(*slot));
+    opened.index.truncate(FileId(*file), 0);
+    // Why there is none, the search says.
+    Ok(vector.map_or_else(|_| query.clone(), Query::Vector))
 }
 
 /// The nearest of two parts of the same files.

@@ -66,6 +66,9 @@ pub struct Recall {
     pub exact_micros: f64,
 }
 
+/// What was measured of a file, or one line that says why nothing was.
+pub type Measured = Result<Vec<Recall>, String>;
+
 /// The vector files in `scope`, by path.
 #[must_use]
 pub fn status(snapshot: &Snapshot, scope: &Scope) -> Vec<FileStatus> {
@@ -240,7 +243,7 @@ pub fn to_json(files: &[FileStatus]) -> Value {
 
 /// What was measured of one file, as JSON.
 #[must_use]
-pub fn recall_json(path: &[u8], measured: &Result<Vec<Recall>, String>) -> Value {
+pub fn recall_json(path: &[u8], measured: &Measured) -> Value {
     let one = |one: &Recall| {
         json!({
             "ef": one.ef,
@@ -259,7 +262,7 @@ pub fn recall_json(path: &[u8], measured: &Result<Vec<Recall>, String>) -> Value
 
 /// What was measured of one file, as lines.
 #[must_use]
-pub fn recall_text(path: &[u8], measured: &Result<Vec<Recall>, String>) -> String {
+pub fn recall_text(path: &[u8], measured: &Measured) -> String {
     let path = String::from_utf8_lossy(path);
     let mut text = String::new();
     match measured {

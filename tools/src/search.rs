@@ -164,10 +164,8 @@ pub fn status(path: &Path, memory: u64, as_json: bool, out: &mut dyn Write) -> R
     let device = image::device(path, Access::Read)?;
     let unmounted = Unmounted::open(device, memory).map_err(failed(&name))?;
     let files = unmounted.status().map_err(failed(&name))?;
-    let text = match as_json {
-        true => format!("{:#}\n", upkeep::to_json(&files)),
-        false => upkeep::table(&files),
-    };
+    let text =
+        if as_json { format!("{:#}\n", upkeep::to_json(&files)) } else { upkeep::table(&files) };
     out.write_all(text.as_bytes()).map_err(Failure::output)
 }
 

@@ -28,9 +28,9 @@ fn lab() -> Lab {
     let rows: Vec<f32> = (0..ROWS).flat_map(row).collect();
     vexfs_index::npy::write(&lab.path("rows.npy"), DIM, &rows).unwrap();
     fs.write(file, 0, &std::fs::read(lab.path("rows.npy")).unwrap());
-    let names: String = (0..ROWS).map(|slot| format!("name {slot}\n")).collect();
+    let names: Vec<String> = (0..ROWS).map(|slot| format!("name {slot}")).collect();
     let beside = fs.create(dir, "rows.tsv", 0o100_600);
-    fs.write(beside, 0, names.as_bytes());
+    fs.write(beside, 0, names.join("\n").as_bytes());
     let plain = fs.create(Ino::ROOT, "plain", 0o100_600);
     fs.write(plain, 0, b"no vectors");
     fs.commit();

@@ -11,11 +11,12 @@ use crate::error::{Error, Result};
 use crate::state::RunDir;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
-use vexfs_search::upkeep::{self, FileStatus, Recall};
+use vexfs_search::upkeep::{self, FileStatus, Measured};
 
 /// How often progress is asked for.
 const TICK: Duration = Duration::from_millis(200);
@@ -62,7 +63,7 @@ pub fn run(args: &IndexArgs) -> Result<()> {
     match args.task {
         IndexTask::Status => {
             let (files, _) = daemon.status()?;
-            shown(args, upkeep::to_json(&files), || upkeep::table(&files))
+            shown(args, &upkeep::to_json(&files), || upkeep::table(&files))
         }
         IndexTask::Rebuild => rebuild(&daemon, args),
         IndexTask::Verify => verify(&daemon, args),
@@ -70,8 +71,8 @@ pub fn run(args: &IndexArgs) -> Result<()> {
     }
 }
 
-fn shown(args: &IndexArgs, value: Value, text: impl FnOnce() -> String) -> Result<()> {
-    if args.json { super::print_json(&value) } else { super::print(&text()) }
+fn shown(args: &IndexArgs, value: &Value, text: impl FnOnce() -> String) -> Result<()> {
+    if args.json { super::print_json(value) } else { super::print(&text()) }
 }
 
 fn bar(total: u64, what: &'static str) -> ProgressBar {
@@ -102,15 +103,11 @@ fn rebuild(daemon: &Daemon, args: &IndexArgs) -> Result<()> {
     };
     bar.finish_and_clear();
     let value = json!({ "rebuilt": count, "files": upkeep::to_json(&files) });
-    shown(args, value, || upkeep::table(&files))
+    shown(args, &value, || upkeep::table(&files))
 }
 
 /// Measures each file; what was found by path.
-fn measured(
-    daemon: &Daemon,
-    args: &IndexArgs,
-    widths: bool,
-) -> Result<Vec<(Vec<u8>, std::result::Result<Vec<Recall>, String>)>> {
+fn measured(daemon: &Daemon, args: &IndexArgs, widths: bool) -> Result<Vec<(Vec<u8>, Measured)>> {
     let (files, _) = daemon.status()?;
     let bar = bar(files.len() as u64, "files measured");
     let mut all = Vec::new();
@@ -138,10 +135,10 @@ fn verify(daemon: &Daemon, args: &IndexArgs) -> Result<()> {
     };
     let all = measured(daemon, args, false)?;
     let files: Vec<Value> = all.iter().map(|(path, m)| upkeep::recall_json(path, m)).collect();
-    shown(args, json!({ "damage": damage, "files": files }), || {
+    shown(args, &json!({ "damage": damage, "files": files }), || {
         let mut text: String = all.iter().map(|(path, m)| upkeep::recall_text(path, m)).collect();
         for what in &damage {
-            text += &format!("{what}\n");
+            let _ = writeln!(text, "{what}");
         }
         if damage.is_empty() {
             text += "every checksum is right\n";
@@ -152,7 +149,7 @@ fn verify(daemon: &Daemon, args: &IndexArgs) -> Result<()> {
 
 fn tune(daemon: &Daemon, args: &IndexArgs) -> Result<()> {
     let all = measured(daemon, args, true)?;
-    let best = |measured: &std::result::Result<Vec<Recall>, String>| {
+    let best = |measured: &Measured| {
         let measured = measured.as_ref().ok()?;
         upkeep::smallest(measured, args.recall).and_then(|one| one.ef)
     };
@@ -164,13 +161,13 @@ fn tune(daemon: &Daemon, args: &IndexArgs) -> Result<()> {
             value
         })
         .collect();
-    shown(args, Value::Array(files), || {
+    shown(args, &Value::Array(files), || {
         let mut text = String::new();
         for (path, m) in &all {
             text += &upkeep::recall_text(path, m);
             if let Some(ef) = best(m) {
                 let path = String::from_utf8_lossy(path);
-                text += &format!("{path}: --ef {ef} reaches a recall of {}\n", args.recall);
+                let _ = writeln!(text, "{path}: --ef {ef} reaches a recall of {}", args.recall);
             }
         }
         text

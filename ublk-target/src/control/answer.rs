@@ -131,9 +131,10 @@ fn upkeep(
         }
         IndexRequest::Recall { ino, queries, widths } => {
             let queries = queries.min(QUERIES_MAX);
-            IndexReply::Recall(match widths {
-                true => upkeep::widths(index, ino, queries),
-                false => upkeep::recall(index, ino, queries, &[None]),
+            IndexReply::Recall(if widths {
+                upkeep::widths(index, ino, queries)
+            } else {
+                upkeep::recall(index, ino, queries, &[None])
             })
         }
     })
