@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Filtered search beside its two baselines, at 50, 10, 1 and 0.1 % of rows that pass.
+//!
+//! The baselines are scanning what passes, and the walk as without a filter, as much wider as fewer pass,
+//! of whose candidates those that pass are kept. All answer in turns, by processor time of this thread, and
+//! with the bits of the rows that pass at hand, as in a batch; what they cost is the last column.
+//!
+//!     cargo run --release -p vexfs-index --example filtered CORPUS.npy QUERIES.npy [cosine|l2]
+
+use std::path::PathBuf;
+
+use vexfs_index::{
+    Answer, Ask, Element, FileId, Filter, Index, Metric, Options, Params, Result, Slot, Space,
+    Width,
+    npy::{self, Matrix},
+};
+
+const FILE: FileId = FileId(1);
+const K: usize = 10;
+/// Of 1,000 rows, those that pass.
+const PASSING: [u64; 7] = [1000, 500, 200, 100, 50, 10, 1];
+const EFS: [usize; 3] = [20, 40, 96];
+const ROUNDS: usize = 5;
+
+/// Seconds of processor time of this thread.
+fn thread_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = stat.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+    nanoseconds.unwrap_or(f64::NAN) / 1e9
+}
+
+/// A number that has nothing to do with the slot.
+fn mixed(slot: u64) -> u64 {
+    let z = (slot + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 31)
+}
+
+struct Bench<'a> {
+    index: &'a Index,
+    queries: Vec<&'a [f32]>,
+}
+
+impl Bench<'_> {
+    /// The answers to all queries.
+    fn ask(&self, filter: &dyn Filter, k: usize, width: Width) -> Result<Vec<Answer>> {
+        let ask = Ask { k, width, filter: Some(filter), within: None };
+        self.index.search_all(&[FILE], &self.queries, &ask)
+    }
+
+    /// The same by the walk without a filter, of which what passes is kept.
+    fn widened(&self, passes: impl Fn(u64) -> bool, ef: usize, part: f64) -> Result<Vec<Answer>> {
+        let wide = ((ef as f64 / part) as usize).min(vexfs_index::SEARCH_LIMIT);
+        let ask = Ask { k: wide, width: Width::Ef(wide), ..Ask::default() };
+        let mut answers = self.index.search_all(&[FILE], &self.queries, &ask)?;
+        for answer in &mut answers {
+            answer.hits.retain(|hit| passes(hit.slot.0));
+            answer.hits.truncate(K);
+        }
+        Ok(answers)
+    }
+}
+
+fn recall(exact: &[Answer], found: &[Answer]) -> f64 {
+    let good = exact.iter().zip(found).map(|(exact, found)| {
+        let worst = exact.hits.last().map_or(0.0, |hit| hit.distance) + 1e-6;
+        found.hits.iter().filter(|hit| hit.distance <= worst).count()
+    });
+    let all: usize = exact.iter().map(|answer| answer.hits.len()).sum();
+    good.sum::<usize>() as f64 / all.max(1) as f64
+}
+
+fn build(corpus: &Matrix, metric: Metric) -> Result<Index> {
+    let (index, _) = Index::open(None, Options { nice: 0, ..Options::default() })?;
+    index.declare(FILE, Space::new(Element::F32, metric, corpus.dim as u32), Params::default())?;
+    let bytes: Vec<u8> = corpus.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    index.upsert_rows(FILE, Slot(0), &bytes, corpus.dim * 4, 0)?;
+    index.settle();
+    Ok(index)
+}
+
+fn main() -> Result<()> {
+    let mut args = std::env::args_os().skip(1);
+    let (Some(corpus), Some(queries)) = (args.next(), args.next()) else {
+        eprintln!("filtered: give CORPUS.npy and QUERIES.npy");
+        std::process::exit(2);
+    };
+    let metric =
+        if args.next().is_some_and(|arg| arg == "l2") { Metric::L2 } else { Metric::Cosine };
+    let (corpus, queries) =
+        (npy::read_matrix(&PathBuf::from(corpus))?, npy::read_matrix(&PathBuf::from(queries))?);
+    let index = build(&corpus, metric)?;
+    let counts = index.stats().counts;
+    println!(
+        "{} x {} f32, {metric}, {} queries, k={K}, {} graphs over all but {} rows",
+        corpus.rows, corpus.dim, queries.rows, counts.graphs, counts.pending
+    );
+    println!(
+        "{:>7} {:>4} {:>26} {:>26} {:>26}  {}",
+        "passing",
+        "ef",
+        "scan: q/s, recall",
+        "wide walk: q/s, recall",
+        "index: q/s, recall",
+        "walked"
+    );
+    let bench =
+        Bench { index: &index, queries: (0..queries.rows).map(|row| queries.row(row)).collect() };
+    for per_mille in PASSING {
+        let passes = |slot: u64| mixed(slot) % 1000 < per_mille;
+        let filter = |_: FileId, slot: Slot| passes(slot.0);
+        let exact = bench.ask(&filter, K, Width::Exact)?;
+        for ef in EFS {
+            let mut seconds = [0.0; 3];
+            let mut answers = [const { Vec::new() }; 3];
+            for _ in 0..ROUNDS {
+                let runs: [&dyn Fn() -> Result<Vec<Answer>>; 3] = [
+                    &|| bench.ask(&filter, K, Width::Exact),
+                    &|| bench.widened(passes, ef, per_mille as f64 / 1000.0),
+                    &|| bench.ask(&filter, K, Width::Ef(ef)),
+                ];
+                for ((run, seconds), answers) in runs.iter().zip(&mut seconds).zip(&mut answers) {
+                    let start = thread_seconds();
+                    *answers = run()?;
+                    *seconds += thread_seconds() - start;
+                }
+            }
+            let column = |at: usize| {
+                let per_second = (queries.rows * ROUNDS) as f64 / seconds[at];
+                format!("{per_second:>10.0} {:>7.4}", recall(&exact, &answers[at]))
+            };
+            let walked = answers[2].iter().filter(|answer| answer.ef.is_some()).count();
+            println!(
+                "{:>6.1}% {ef:>4} {:>26} {:>26} {:>26}  {walked}",
+                per_mille as f64 / 10.0,
+                column(0),
+                column(1),
+                column(2)
+            );
+        }
+    }
+    Ok(())
+}
