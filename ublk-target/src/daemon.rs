@@ -5,11 +5,11 @@
 //! or `failed MESSAGE`. A daemon that dies without either has failed, too.
 
 use crate::error::{Error, Result};
-use crate::log_line;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use vexfs_search::log_line;
 
 /// The daemon's end of the pipe.
 pub struct Reporter {

@@ -9,12 +9,10 @@ use crate::control::service::ControlThread;
 use crate::daemon::{self, Reporter};
 use crate::device::command::{Control, DeviceInfo};
 use crate::device::{self, Served};
-use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::indexer::IndexerThread;
 use crate::lab::Lab;
-use crate::log_line;
 use crate::options::Options;
 use crate::state::{DeviceState, RunDir, process_start};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -25,6 +23,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vexfs_image::Access;
+use vexfs_search::dirty_log::DirtyLog;
+use vexfs_search::log_line;
 
 /// Time for a daemon to end once its device is stopped; it writes a checkpoint of its index.
 const END_DEADLINE: Duration = Duration::from_secs(120);

@@ -6,7 +6,7 @@
 
 use crate::cli::SearchArgs;
 use crate::control::client;
-use crate::control::wire::{Found, Query, Reply, Request, Search};
+use crate::control::wire::{Reply, Request};
 use crate::error::{Error, Result};
 use crate::state::RunDir;
 use rustix::fs::{Mode, OFlags};
@@ -22,6 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use vexfs_index::npy::{self, Stored};
+use vexfs_search::ask::{Found, Query, Search};
 
 pub fn run(args: &SearchArgs) -> Result<()> {
     let at = |source| Error::Image { path: args.path.clone(), source };
@@ -220,7 +221,7 @@ fn names_beside(path: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::wire::Hit;
+    use vexfs_search::ask::Hit;
 
     #[test]
     fn hits_are_shown_with_paths_and_names() {

@@ -2,21 +2,20 @@
 //! The daemon's answers to requests on the control socket.
 
 use super::query;
-use super::wire::{
-    Found, IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Search, Stats,
-};
-use crate::dirty_log::DirtyLog;
+use super::wire::{IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Stats};
 use crate::indexer::view::View;
 use crate::lab::Lab;
 use crate::request::Kind;
-use crate::rights::caller::Caller;
-use crate::rights::names::Top;
 use crate::stats::{QueueStats, merge};
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, makedev, statx};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 use vexfs_crash::Keep;
+use vexfs_search::ask::{Found, Search};
+use vexfs_search::dirty_log::DirtyLog;
+use vexfs_search::rights::caller::Caller;
+use vexfs_search::rights::names::Top;
 
 /// The parts of the daemon that answers come from.
 pub struct Sources {

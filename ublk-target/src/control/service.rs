@@ -12,8 +12,6 @@
 use super::answer::{Sources, answer};
 use super::wire::{self, HEAD_BYTES, REQUEST_BYTES_MAX, Reply};
 use crate::error::{Error, Result};
-use crate::log_line;
-use crate::rights::caller::Caller;
 use rustix::fs::Mode;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use std::collections::HashMap;
@@ -29,6 +27,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
+use vexfs_search::log_line;
+use vexfs_search::rights::caller::Caller;
 
 /// Connections that are served at once; others wait.
 const CONNECTIONS: usize = 128;
@@ -320,14 +320,15 @@ async fn send(stream: &UnixStream, reply: Vec<u8>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::control::client;
-    use crate::control::wire::{Query, Request, Search};
-    use crate::dirty_log::DirtyLog;
+    use crate::control::wire::Request;
     use crate::indexer::view::View;
     use crate::request::Kind;
     use crate::stats::QueueStats;
     use std::io::{Read, Write};
     use std::os::unix::fs::MetadataExt;
     use std::time::Instant;
+    use vexfs_search::ask::{Query, Search};
+    use vexfs_search::dirty_log::DirtyLog;
 
     fn start(socket: &Path, deadline: Duration) -> (ControlThread, Arc<View>) {
         let view = Arc::new(View::new().unwrap());

@@ -10,6 +10,7 @@ use crate::request::Kind;
 use crate::stats::KindStats;
 use bincode::{Decode, Encode};
 use serde::Serialize;
+use vexfs_search::ask::{Found, Search};
 
 /// Version of the protocol. Both sides are the same program, so the versions must be equal.
 pub const VERSION: u8 = 5;
@@ -73,36 +74,6 @@ pub enum LabReply {
     Faults(Vec<FaultState>),
 }
 
-/// A search.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct Search {
-    /// What to search for.
-    pub query: Query,
-    /// How many vectors to return.
-    pub k: u32,
-    /// Width of the search; the index's default if `None`.
-    pub ef: Option<u32>,
-    /// Compare the query with every vector.
-    pub exact: bool,
-}
-
-/// What to search for.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Query {
-    /// A vector.
-    Vector(Vec<f32>),
-    /// The vector in that slot of the single file.
-    Like(u64),
-    /// Bytes that are numbers, or packed bits where the files hold bits; `signed` ones are then 128 less
-    /// than `numpy.packbits` gives.
-    Bytes {
-        /// The bytes.
-        bytes: Vec<u8>,
-        /// Whether they are signed.
-        signed: bool,
-    },
-}
-
 /// What the daemon answers.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Reply {
@@ -114,38 +85,6 @@ pub enum Reply {
     Lab(LabReply),
     /// The request failed; the reason in one line.
     Failed(String),
-}
-
-/// The result of a search.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct Found {
-    /// The generation that was searched.
-    pub generation: u64,
-    /// How many files were searched; the others are in the notes.
-    pub searched: u64,
-    /// Files and directories that the caller may not read.
-    pub denied: u64,
-    /// Whether everything that was committed before the request was searched.
-    pub caught_up: bool,
-    /// The nearest vectors, the nearest first.
-    pub hits: Vec<Hit>,
-    /// Files that were not searched as expected: inode and reason.
-    pub notes: Vec<(u64, String)>,
-    /// The files of hits and notes: inode, and path below the descriptor that came with the request.
-    pub paths: Vec<(u64, Vec<u8>)>,
-    /// Why the index is not kept up to date.
-    pub problem: Option<String>,
-}
-
-/// A vector that was found.
-#[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
-pub struct Hit {
-    /// Inode of its file.
-    pub file: u64,
-    /// Its ordinal there.
-    pub slot: u64,
-    /// Its distance.
-    pub distance: f32,
 }
 
 /// Statistics.
@@ -234,6 +173,7 @@ pub fn body<T: Decode<()>>(bytes: &[u8]) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vexfs_search::ask::Query;
 
     fn search() -> Request {
         Request::Search(Search {

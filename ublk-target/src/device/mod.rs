@@ -9,12 +9,10 @@ pub mod params;
 mod queue;
 
 use crate::backend::{Backend, Passthrough};
-use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
 use crate::failure_log::FailureLog;
 use crate::image::Image;
 use crate::lab::{Lab, LabLayer};
-use crate::log_line;
 use crate::options::Options;
 use crate::request::Limits;
 use crate::stats::QueueStats;
@@ -29,6 +27,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use vexfs_search::dirty_log::DirtyLog;
+use vexfs_search::log_line;
 
 /// `log2` of the smallest unit at whose multiples a transfer may be continued.
 const SECTOR_SHIFT: u8 = 9;

@@ -7,10 +7,8 @@
 //! operation, even if the driver stops the queue in the meantime.
 
 use crate::backend::{Backend, ImageOp, Step, ZEROES_MAX};
-use crate::dirty_log::DirtyLog;
 use crate::failure_log::FailureLog;
 use crate::image::{Image, Page};
-use crate::log_line;
 use crate::request::{Kind, Limits, Op, Request, decode};
 use crate::stats::QueueStats;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -21,6 +19,8 @@ use rustix::fs::FallocateFlags;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
+use vexfs_search::dirty_log::DirtyLog;
+use vexfs_search::log_line;
 
 /// Index of the image among the ring's registered files; the character device is 0.
 const IMAGE: types::Fixed = types::Fixed(1);

@@ -2,9 +2,9 @@
 //! Which images are served, and what is said of those that are not.
 
 use super::*;
-use crate::testing::mkfs_options;
 use vexfs_format::superblock::SUPER_OFFSET;
 use vexfs_format::{BACKUP_FIRST, Superblock};
+use vexfs_search::testing::mkfs_options;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 

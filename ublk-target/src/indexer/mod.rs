@@ -7,28 +7,23 @@
 //! far. It notices a filesystem that is made on the device while the device is served, and drops the
 //! index of one that is gone.
 
-pub mod content;
-pub mod header;
-pub mod intervals;
-pub mod slots;
-pub mod tracker;
-mod vector_file;
 pub mod view;
 
-use crate::dirty_log::DirtyLog;
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::log_line;
-use crate::rights::names::Names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracker::Tracker;
 use vexfs_image::{Access, FileDevice};
 use vexfs_index::{DirStore, Index, IndexError, Options, Store, TailStore};
-use view::{Snapshot, View};
+use vexfs_search::corpus::tracker::Tracker;
+use vexfs_search::dirty_log::DirtyLog;
+use vexfs_search::log_line;
+use vexfs_search::rights::names::Names;
+use vexfs_search::snapshot::Snapshot;
+use view::View;
 
 /// Shortest time between two updates that nobody waits for, because commits come in bursts.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -290,8 +285,6 @@ fn directory(image: &Path, block_device: bool, raw: bool, uuid: [u8; 16]) -> Opt
     Some(name.into())
 }
 
-#[cfg(test)]
-mod crash_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

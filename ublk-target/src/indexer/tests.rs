@@ -2,11 +2,11 @@
 //! The indexer's thread on an image file: catching up, checkpoints, restarts, and a filesystem that
 //! appears on a raw image.
 
-use super::view::Snapshot;
 use super::*;
 use crate::options::ImageOptions;
-use crate::testing::{Mounted, floats};
 use vexfs_index::{FileId, Slot};
+use vexfs_search::snapshot::Snapshot;
+use vexfs_search::testing::{Mounted, floats};
 
 const BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);

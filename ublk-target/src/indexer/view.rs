@@ -5,34 +5,12 @@
 //! ticket is served, it is in the index. Nobody waits for the indexer without a time limit, and the
 //! indexer waits for nobody.
 
-use super::header::Trouble;
-use crate::rights::names::Names;
 use rustix::event::{EventfdFlags, eventfd};
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vexfs_index::Index;
-
-/// A state of the indexer.
-#[derive(Clone, Default)]
-pub struct Snapshot {
-    /// The index of the filesystem on the image, if there is one.
-    pub index: Option<Arc<Index>>,
-    /// The names and permissions of that filesystem.
-    pub names: Option<Arc<Names>>,
-    /// The generation that is indexed.
-    pub generation: u64,
-    /// Writes to the root ring that it has taken into account.
-    pub roots: u64,
-    /// Slots that it still has to read.
-    pub pending: u64,
-    /// The vector files, each with why it is not searched as expected.
-    pub files: Arc<BTreeMap<u64, Option<Trouble>>>,
-    /// Why the index is not kept up to date.
-    pub problem: Option<String>,
-}
+use vexfs_search::snapshot::Snapshot;
 
 /// What the indexer shares with those who ask it.
 pub struct View {
@@ -139,6 +117,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn a_ticket_is_served_by_an_update_that_began_after_it_was_taken() {

@@ -4,9 +4,9 @@
 
 use super::*;
 use crate::options::ImageOptions;
-use crate::testing::{Mounted, floats};
 use std::os::unix::fs::FileExt;
 use vexfs_index::{FileId, Slot};
+use vexfs_search::testing::{Mounted, floats};
 
 const BYTES: u64 = 32 << 20;
 /// Raw rows: their bytes do not say what they are.

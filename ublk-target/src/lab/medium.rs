@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The image as the medium behind the lab's cache.
 
-use crate::dirty_log::DirtyLog;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use vexfs_crash::cache::Backing;
+use vexfs_search::dirty_log::DirtyLog;
 
 /// The image file. The follower reads this file and not the cache, so it is told of a write when the
 /// file has it.

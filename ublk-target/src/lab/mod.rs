@@ -16,8 +16,6 @@ pub use fault::{Fault, FaultKind, FaultState, On};
 pub use layer::LabLayer;
 pub use vexfs_crash::cache::Cut;
 
-use crate::dirty_log::DirtyLog;
-use crate::log_line;
 use crate::request::{Op, Request};
 use fault::Faults;
 use medium::ImageFile;
@@ -28,6 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vexfs_crash::cache::VolatileCache;
 use vexfs_crash::image::{SECTOR, flip_bit};
 use vexfs_crash::{Event, Keep, Request as Recorded, recording::Writer};
+use vexfs_search::dirty_log::DirtyLog;
+use vexfs_search::log_line;
 
 const EIO: i32 = libc::EIO;
 /// Bytes of versions in memory beyond which the cache flushes itself. A cut no longer loses those.

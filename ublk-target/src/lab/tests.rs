@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 use super::*;
-use crate::dirty_log::DirtyRange;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use vexfs_crash::Recording;
+use vexfs_search::dirty_log::DirtyRange;
 
 const BYTES: u64 = 1 << 20;
 

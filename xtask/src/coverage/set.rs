@@ -59,10 +59,10 @@ pub const SET: &[Covered] = &[
         why: "an index from a checkpoint, or without one",
     },
     whole("ublk-target/src/indexer/mod.rs", "which filesystem is indexed, and until when"),
-    whole("ublk-target/src/indexer/tracker.rs", "which rows are read again"),
-    whole("ublk-target/src/indexer/vector_file.rs", "the same of one file"),
-    whole("ublk-target/src/indexer/slots.rs", "bytes, extents and slots"),
-    whole("ublk-target/src/indexer/intervals.rs", "sets of them"),
+    whole("search/src/corpus/tracker.rs", "which rows are read again"),
+    whole("search/src/corpus/vector_file.rs", "the same of one file"),
+    whole("search/src/corpus/slots.rs", "bytes, extents and slots"),
+    whole("search/src/corpus/intervals.rs", "sets of them"),
 ];
 
 /// One test program, and which of its tests.
@@ -83,10 +83,11 @@ pub const RUNS: &[Run] = &[
     Run { package: "vexfs", test: Some("smoke"), filter: "" },
     Run { package: "vexfs-index", test: None, filter: "" },
     Run { package: "vexfs-index", test: Some("checkpoint"), filter: "" },
+    Run { package: "vexfs-search", test: None, filter: "corpus::" },
     Run { package: "vexfs-ublk", test: None, filter: "indexer::" },
 ];
 
 /// Packages that are instrumented: those of [`SET`], and the one in which the engine is compiled for
 /// the devices of its tests.
 pub const PACKAGES: &[&str] =
-    &["vexfs-format", "vexfs", "vexfs-crash", "vexfs-index", "vexfs-ublk"];
+    &["vexfs-format", "vexfs", "vexfs-crash", "vexfs-index", "vexfs-search", "vexfs-ublk"];
