@@ -371,13 +371,26 @@ pub struct StatsArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("what").required(true),
-    after_help = "Finds everything that was committed (sync, fsync) before the search. The lines of a .tsv file that
-has the name of the vector file and lies beside it are shown as the names of its rows.
+    after_help = "Finds everything that was committed (sync, fsync) before the search, of what its user may read. The
+lines of a .tsv file that has the name of the vector file and lies beside it are shown as the names of its rows.
+
+--where chooses files and rows:
+  path ~ \"2024/*\"            the path below PATH; * and ? stand for no /, ** for anything, [a-z]
+  slot < 1000                 the ordinal of a row in its file
+  owner = 1000                the owner of a file, as a number or \"NAME\"
+  mtime > \"2026-01-31\"        when a file was last changed, in UTC; also \"2026-01-31T12:00:00Z\"
+  user.lang = \"en\"            an extended attribute of a file
+  row.year >= 2020            a column of the rows' metadata, in NAME.tsv or NAME.jsonl beside NAME.npy
+Compare with = != < <= > >=, with in (1, 2) and not in (1, 2), text with ~ and a pattern; join with and, or,
+not and parentheses. A test of what is not there is false. NAME.tsv begins with a line of column names
+(year<TAB>tag, or year:integer<TAB>tag:text), NAME.jsonl has an object a line; the n-th line is of slot n.
 
 Examples:
   vexfs-ublk search /mnt/corpus --query query.npy
   vexfs-ublk search /mnt/corpus --query queries.npy --row 17 -k 5 --json
-  vexfs-ublk search /mnt/corpus/packages.npy --like 42 --exact"
+  vexfs-ublk search /mnt/corpus --query queries.npy --batch --recall .99 --json
+  vexfs-ublk search /mnt/corpus --query query.npy --where 'row.year >= 2020 and path ~ \"en/*\"' --show year,title
+  vexfs-ublk search /mnt/corpus/packages.npy --like 42 --within 0.3"
 )]
 pub struct SearchArgs {
     /// A vector file, or a directory whose vector files are searched together
@@ -388,21 +401,47 @@ pub struct SearchArgs {
     /// The row of the query file
     #[arg(long, value_name = "I", default_value_t = 0, conflicts_with = "like")]
     pub row: usize,
+    /// Search for every row of the query file: an answer for each
+    #[arg(long, requires = "query", conflicts_with = "row")]
+    pub batch: bool,
     /// Search for the vectors nearest to the one in this slot of the vector file
     #[arg(long, value_name = "SLOT", group = "what")]
     pub like: Option<u64>,
-    /// How many to find
-    #[arg(short, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
-    pub k: u32,
+    /// How many to find [default: 10; with --within, at most 1000]
+    #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub k: Option<u32>,
+    /// Find all vectors within this distance, of which K is the most
+    #[arg(long, value_name = "DISTANCE", allow_negative_numbers = true, value_parser = distance)]
+    pub within: Option<f32>,
+    /// Only files and rows for which this holds: see below
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub filter: Option<String>,
+    /// Show these columns of the rows' metadata
+    #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
+    pub show: Vec<String>,
     /// Width of the search: a larger one finds more of the true neighbours and takes longer
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub ef: Option<u32>,
+    /// Find this part of the true neighbours, for example .99: the width that does is measured on rows of
+    /// the index, once, and kept while the index is the same
+    #[arg(long, value_name = "PART", conflicts_with_all = ["ef", "exact"], value_parser = recall)]
+    pub recall: Option<f64>,
     /// Compare the query with every vector, without the graphs
     #[arg(long)]
     pub exact: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn distance(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|x: &f32| x.is_finite());
+    number.ok_or_else(|| "give a distance, as searches print them".to_owned())
+}
+
+fn recall(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0);
+    number.ok_or_else(|| "give a part above 0 and up to 1, for example .99".to_owned())
 }
 
 /// How to print.

@@ -248,7 +248,7 @@ impl SegmentView {
 const LEAST_K: usize = 16;
 
 /// Distances of a filtered walk for each row that a scan would look at; then it gives up.
-const MOST: usize = 1;
+const MOST: usize = 2;
 
 /// The rank of the `k`th of these rows, or that of the last.
 fn kth(rows: Rows<'_>, live: &[u32], request: &Request<'_>) -> Result<f32, Broken> {

@@ -21,15 +21,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vexfs_index::npy::{self, Stored};
-use vexfs_search::ask::{Found, Query, Search};
+use vexfs_index::npy::{self, Matrix, Stored};
+use vexfs_search::ask::{Found, HITS_MAX, Hit, Query, Search, Shown};
+use vexfs_search::filter::{Expression, Field, Is, Value};
+use vexfs_search::sidecar;
+
+/// Vectors within a radius, if nothing else is said.
+const WITHIN_MAX: u32 = 1000;
+/// Bytes of the queries of one request, less than a request may have.
+const QUERY_BYTES_MAX: usize = 900_000;
 
 pub fn run(args: &SearchArgs) -> Result<()> {
     let at = |source| Error::Image { path: args.path.clone(), source };
     let meta = fs::metadata(&args.path).map_err(at)?;
-    let query = match (&args.query, args.like) {
-        (Some(file), _) => read_query(file, args.row)?,
-        (None, Some(slot)) => Query::Like(slot),
+    let queries = match (&args.query, args.like) {
+        (Some(file), _) if args.batch => read_queries(file)?,
+        (Some(file), _) => vec![read_query(file, args.row)?],
+        (None, Some(slot)) => vec![Query::Like(slot)],
         (None, None) => return Err(Error::Refused("give --query or --like".into())),
     };
     let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
@@ -40,28 +48,62 @@ pub fn run(args: &SearchArgs) -> Result<()> {
             args.path.display()
         )));
     }
-    let file = open(&args.path).map_err(at)?;
-    let search = Search { query, k: args.k, ef: args.ef, exact: args.exact };
-    let request = Request::Search(search);
-    let reply =
-        client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
-            Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
-            other => other,
-        })?;
-    let Reply::Found(mut found) = reply else {
-        return Err(client::unexpected());
+    let filter = args.filter.as_deref().map(filter).transpose()?;
+    let Asked { top, only } = asked(args, meta.is_file(), filter.as_ref()).map_err(at)?;
+    let file = open(&top).map_err(at)?;
+    let search = Search {
+        ef: args.ef,
+        exact: args.exact,
+        recall: args.recall,
+        within: args.within,
+        filter: filter.map(|filter| filter.to_string()),
+        show: args.show.clone(),
+        only,
+        ..Search::nearest(Query::Like(0), k(args))
     };
-    let mut paths: BTreeMap<u64, PathBuf> =
-        found.paths.iter().map(|(ino, below)| (*ino, joined(&args.path, below))).collect();
-    if meta.is_dir() {
-        for (ino, path) in unmarked(&args.path, meta.dev()) {
-            found.notes.push((ino, UNMARKED.to_owned()));
-            paths.insert(ino, path);
+    let mut answers = Vec::new();
+    for (query, more) in parts(queries, k(args)) {
+        let request = Request::Search(Search { query, more, ..search.clone() });
+        let reply =
+            client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
+                Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
+                other => other,
+            })?;
+        let Reply::Found(mut found) = reply else {
+            return Err(client::unexpected());
+        };
+        let mut paths: BTreeMap<u64, PathBuf> =
+            found.paths.iter().map(|(ino, below)| (*ino, joined(&top, below))).collect();
+        if meta.is_dir() && answers.is_empty() {
+            for (ino, path) in unmarked(&args.path, meta.dev()) {
+                found.notes.push((ino, UNMARKED.to_owned()));
+                paths.insert(ino, path);
+            }
         }
+        if found.searched == 0 {
+            return Err(Error::Refused(nothing_searched(&args.path, &found, &paths)));
+        }
+        if answers.is_empty() {
+            say(&found, &paths);
+        }
+        answers.push((found, paths));
     }
-    if found.searched == 0 {
-        return Err(Error::Refused(nothing_searched(&args.path, &found, &paths)));
+    say_of_answers(args, &answers);
+    if args.json {
+        return super::print(&format!("{}\n", to_json(&answers, args)));
     }
+    super::print(&to_text(&answers, args))
+}
+
+/// A request's answer, and the paths of the files in it.
+type Answer = (Found, BTreeMap<u64, PathBuf>);
+
+fn k(args: &SearchArgs) -> u32 {
+    args.k.unwrap_or(if args.within.is_some() { WITHIN_MAX } else { 10 })
+}
+
+/// Prints what is to be known beside the hits.
+fn say(found: &Found, paths: &BTreeMap<u64, PathBuf>) {
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
         eprintln!("vexfs-ublk: {}: {note}", path.display());
@@ -74,10 +116,102 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     if !found.caught_up {
         eprintln!("vexfs-ublk: the index is still catching up: newer rows may be missing");
     }
-    if args.json {
-        return super::print(&format!("{}\n", to_json(&found, &paths, args.exact)));
+}
+
+/// Prints which widths were taken, and whether more is within the radius than is shown.
+fn say_of_answers(args: &SearchArgs, answers: &[Answer]) {
+    let all = || answers.iter().flat_map(|(found, _)| &found.answers);
+    if let Some(recall) = args.recall {
+        match all().filter_map(|answer| answer.ef).max() {
+            Some(ef) => eprintln!("vexfs-ublk: ef {ef} was taken for a recall of {recall}"),
+            None => eprintln!("vexfs-ublk: for a recall of {recall} every vector was compared"),
+        }
     }
-    super::print(&to_text(&found, &paths))
+    if all().any(|answer| answer.cut) {
+        let k = k(args);
+        eprintln!("vexfs-ublk: more than {k} vectors are that near: these are the nearest; give -k");
+    }
+}
+
+/// The filter, with the users in it as numbers: the daemon may know others by those names.
+fn filter(text: &str) -> Result<Expression> {
+    let wrong = |why: String| Error::Refused(format!("--where: {why}"));
+    let mut filter = vexfs_search::filter::parse(text).map_err(|e| wrong(e.to_string()))?;
+    let mut users = None;
+    let mut number = |value: &mut Value| {
+        let Value::Text(name) = value else { return Ok(()) };
+        let users = users.get_or_insert_with(|| fs::read_to_string(USERS).unwrap_or_default());
+        let uid = uid_of(users, name).ok_or_else(|| {
+            wrong(format!("{USERS} has no user {name}: give a number as owner"))
+        })?;
+        *value = Value::Integer(uid.into());
+        Ok(())
+    };
+    filter.each_mut(&mut |test| match (&test.field, &mut test.is) {
+        (Field::Owner, Is::Compared(_, value)) => number(value),
+        (Field::Owner, Is::In(values)) => values.iter_mut().try_for_each(&mut number),
+        _ => Ok(()),
+    })?;
+    Ok(filter)
+}
+
+/// Where users and their numbers are.
+const USERS: &str = "/etc/passwd";
+
+fn uid_of(users: &str, name: &str) -> Option<u32> {
+    let mut lines = users.lines().map(|line| line.split(':'));
+    lines.find_map(|mut fields| (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?)
+}
+
+/// What is asked about.
+struct Asked {
+    /// What is opened.
+    top: PathBuf,
+    /// The only file there that is meant.
+    only: Option<Vec<u8>>,
+}
+
+/// Of a single file whose name matters, its directory is asked, since the daemon knows an open file by its
+/// number alone.
+fn asked(args: &SearchArgs, is_file: bool, filter: Option<&Expression>) -> io::Result<Asked> {
+    let named = |field: &Field| matches!(field, Field::Path | Field::Row(_));
+    let matters = !args.show.is_empty() || filter.is_some_and(|filter| filter.tests(named));
+    if !is_file || !matters {
+        return Ok(Asked { top: args.path.clone(), only: None });
+    }
+    let path = fs::canonicalize(&args.path)?;
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => {
+            Ok(Asked { top: parent.to_owned(), only: Some(name.as_bytes().to_vec()) })
+        }
+        _ => Ok(Asked { top: path, only: None }),
+    }
+}
+
+/// The queries of each request: as many as fit, and as many as may be answered at once.
+fn parts(queries: Vec<Query>, k: u32) -> Vec<(Query, Vec<Query>)> {
+    let bytes = |query: &Query| match query {
+        Query::Vector(vector) => vector.len() * 4 + 16,
+        Query::Bytes { bytes, .. } => bytes.len() + 16,
+        Query::Like(_) => 16,
+    };
+    let most = (HITS_MAX / k.max(1) as usize).max(1);
+    let mut parts: Vec<(Query, Vec<Query>)> = Vec::new();
+    let mut room = 0;
+    for query in queries {
+        let bytes = bytes(&query);
+        match parts.last_mut().filter(|(_, more)| room >= bytes && more.len() + 1 < most) {
+            Some((_, more)) => {
+                more.push(query);
+                room -= bytes;
+            }
+            None => {
+                parts.push((query, Vec::new()));
+                room = QUERY_BYTES_MAX.saturating_sub(bytes);
+            }
+        }
+    }
+    parts
 }
 
 fn not_on_ublk(path: &Path) -> Error {
@@ -110,10 +244,7 @@ fn nothing_searched(top: &Path, found: &Found, paths: &BTreeMap<u64, PathBuf>) -
 }
 
 fn read_query(file: &Path, row: usize) -> Result<Query> {
-    let (matrix, stored) = npy::read_stored(file).map_err(|e| Error::Refused(e.to_string()))?;
-    if matrix.rows == 0 {
-        return Err(Error::Refused(format!("{}: it has no rows to search for", file.display())));
-    }
+    let (matrix, stored) = read_matrix(file)?;
     if row >= matrix.rows {
         return Err(Error::Refused(format!(
             "{}: there is no row {row}: it has {}",
@@ -121,15 +252,33 @@ fn read_query(file: &Path, row: usize) -> Result<Query> {
             matrix.rows
         )));
     }
+    Ok(query_of(&matrix, stored, row))
+}
+
+/// Every row.
+fn read_queries(file: &Path) -> Result<Vec<Query>> {
+    let (matrix, stored) = read_matrix(file)?;
+    Ok((0..matrix.rows).map(|row| query_of(&matrix, stored, row)).collect())
+}
+
+fn read_matrix(file: &Path) -> Result<(Matrix, Stored)> {
+    let (matrix, stored) = npy::read_stored(file).map_err(|e| Error::Refused(e.to_string()))?;
+    if matrix.rows == 0 {
+        return Err(Error::Refused(format!("{}: it has no rows to search for", file.display())));
+    }
+    Ok((matrix, stored))
+}
+
+fn query_of(matrix: &Matrix, stored: Stored, row: usize) -> Query {
     let numbers = matrix.row(row).iter();
-    Ok(match stored {
+    match stored {
         Stored::U8 => Query::Bytes { bytes: numbers.map(|x| *x as u8).collect(), signed: false },
         Stored::I8 => {
             let bytes = numbers.map(|x| (*x as i8).cast_unsigned()).collect();
             Query::Bytes { bytes, signed: true }
         }
         _ => Query::Vector(numbers.copied().collect()),
-    })
+    }
 }
 
 /// Number of the ublk device that the `st_dev` of a file belongs to.
@@ -187,35 +336,85 @@ fn unmarked(top: &Path, dev: u64) -> BTreeMap<u64, PathBuf> {
     found
 }
 
-fn to_json(found: &Found, paths: &BTreeMap<u64, PathBuf>, exact: bool) -> serde_json::Value {
-    let hits: Vec<_> = found
-        .hits
-        .iter()
-        .map(|hit| {
-            let path = paths.get(&hit.file).map(|p| p.to_string_lossy());
-            json!({ "path": path, "slot": hit.slot, "distance": hit.distance })
+fn to_json(answers: &[Answer], args: &SearchArgs) -> serde_json::Value {
+    let each = answers.iter().flat_map(|(found, paths)| {
+        found.each().map(move |(answered, hits)| {
+            let hits: Vec<_> = hits.iter().map(|hit| hit_json(hit, paths, &args.show)).collect();
+            let mut answer = json!({
+                "generation": found.generation, "exact": args.exact, "ef": answered.ef, "hits": hits
+            });
+            if args.within.is_some() {
+                answer["cut"] = answered.cut.into();
+            }
+            answer
         })
-        .collect();
-    json!({ "generation": found.generation, "exact": exact, "hits": hits })
+    });
+    if args.batch {
+        return each.collect();
+    }
+    each.take(1).next().unwrap_or_default()
 }
 
-fn to_text(found: &Found, paths: &BTreeMap<u64, PathBuf>) -> String {
+fn hit_json(hit: &Hit, paths: &BTreeMap<u64, PathBuf>, show: &[String]) -> serde_json::Value {
+    let path = paths.get(&hit.file).map(|p| p.to_string_lossy());
+    let mut json = json!({ "path": path, "slot": hit.slot, "distance": hit.distance });
+    if !show.is_empty() {
+        let value = |shown: &Option<Shown>| match shown {
+            Some(Shown::Integer(n)) => json!(n),
+            Some(Shown::Number(x)) => json!(x),
+            Some(Shown::Text(text)) => json!(text),
+            Some(Shown::Boolean(is)) => json!(is),
+            None => serde_json::Value::Null,
+        };
+        json["row"] = show.iter().cloned().zip(hit.shown.iter().map(value)).collect();
+    }
+    json
+}
+
+fn to_text(answers: &[Answer], args: &SearchArgs) -> String {
     let mut names: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    let mut text = format!("{:>11}  {:>9}  path\n", "distance", "slot");
-    for hit in &found.hits {
-        let path = paths.get(&hit.file).map_or(Path::new("?"), PathBuf::as_path);
-        let lines = names.entry(hit.file).or_insert_with(|| names_beside(path));
-        let name = lines.get(hit.slot as usize).map_or("", String::as_str);
-        let line = format!("{:>11.6}  {:>9}  {}  {name}", hit.distance, hit.slot, path.display());
-        let _ = writeln!(text, "{}", line.trim_end());
+    let mut text = String::new();
+    let each = answers.iter().flat_map(|(found, paths)| found.each().map(move |one| (one.1, paths)));
+    for (query, (hits, paths)) in each.enumerate() {
+        if args.batch {
+            let _ = writeln!(text, "{}query {query}", if query > 0 { "\n" } else { "" });
+        }
+        let columns = if args.show.is_empty() { "path".to_owned() } else { args.show.join("  ") + "  path" };
+        let _ = writeln!(text, "{:>11}  {:>9}  {columns}", "distance", "slot");
+        for hit in hits {
+            let path = paths.get(&hit.file).map_or(Path::new("?"), PathBuf::as_path);
+            let mut line = format!("{:>11.6}  {:>9}  ", hit.distance, hit.slot);
+            if args.show.is_empty() {
+                let lines = names.entry(hit.file).or_insert_with(|| names_beside(path));
+                let name = lines.get(hit.slot as usize).map_or("", String::as_str);
+                let _ = write!(line, "{}  {name}", path.display());
+            } else {
+                let shown: Vec<String> = hit.shown.iter().map(|shown| one_line(shown.as_ref())).collect();
+                let _ = write!(line, "{}  {}", shown.join("  "), path.display());
+            }
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
     }
     text
 }
 
-/// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one.
+/// A value of the metadata, without characters that would break the line.
+fn one_line(shown: Option<&Shown>) -> String {
+    match shown {
+        None => "-".to_owned(),
+        Some(Shown::Integer(n)) => n.to_string(),
+        Some(Shown::Number(x)) => x.to_string(),
+        Some(Shown::Boolean(is)) => is.to_string(),
+        Some(Shown::Text(text)) => text.replace(char::is_control, " "),
+    }
+}
+
+/// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one, after the line with
+/// the names of its columns, if it has one.
 fn names_beside(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path.with_extension("tsv")).unwrap_or_default();
-    text.lines().map(|line| line.replace('\t', "  ")).collect()
+    let header = text.lines().next().is_some_and(sidecar::has_header);
+    text.lines().skip(usize::from(header)).map(|line| line.replace('\t', "  ")).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use vexfs_search::ask::{Found, Search};
 
 /// Version of the protocol. Both sides are the same program, so the versions must be equal.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// Bytes before a message: its length, and the version.
 pub const HEAD_BYTES: usize = 5;
 /// Longest message.
@@ -177,10 +177,14 @@ mod tests {
 
     fn search() -> Request {
         Request::Search(Search {
-            query: Query::Vector(vec![0.5, -1.0]),
-            k: 10,
             ef: Some(64),
-            exact: true,
+            recall: Some(0.99),
+            within: Some(0.5),
+            filter: Some("slot < 9".into()),
+            more: vec![Query::Like(3)],
+            show: vec!["year".into()],
+            only: Some(b"a.npy".to_vec()),
+            ..Search::nearest(Query::Vector(vec![0.5, -1.0]), 10)
         })
     }
 
