@@ -2,8 +2,9 @@
 //! How wide a search of one segment has to be for a wished recall: measured, and kept with its graph.
 //!
 //! A sample of the segment's own rows is searched for through the graph and exactly. What counts is a lower
-//! bound of the recall that was measured: the wish is met with 95 % confidence for queries that lie
-//! as the rows do. Where no width meets it, there is none, and the segment is scanned.
+//! bound of the recall that was measured, with 95 % confidence; and because queries lie farther from rows than
+//! rows from each other, only a part of what the wish allows to be missed may be missed. Where no width meets
+//! that, there is none, and the segment is scanned.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,6 +18,9 @@ const ONE_SIDED: f64 = 1.645;
 /// After n trials without a failure, one in n/3 is still thinkable with 5 %.
 const NONE_FAILED: f64 = 3.0;
 
+/// How much more of a query's neighbours is missed than of a row's, at most: on the real embeddings, twice.
+const HARDER: f64 = 3.0;
+
 /// Widths that are measured.
 const WIDTHS: [usize; 16] =
     [12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096];
@@ -29,9 +33,10 @@ pub(crate) type Curves = BTreeMap<usize, Arc<Curve>>;
 pub(crate) struct Curve(Vec<(usize, f64)>);
 
 impl Curve {
-    /// The least width with that recall.
+    /// The least width that surely finds this part of the neighbours.
     pub(crate) fn width(&self, recall: f64) -> Option<usize> {
-        self.0.iter().find(|(_, least)| *least >= recall).map(|(width, _)| *width)
+        let missed = (1.0 - recall) / HARDER;
+        self.0.iter().find(|(_, least)| 1.0 - *least <= missed).map(|(width, _)| *width)
     }
 
     /// Measures widths of up to `most`, until one finds everything. `found(row, width)` is the part
@@ -78,11 +83,11 @@ mod tests {
             Ok(if width >= 100 || row % 9 > 0 { 1.0 } else { width as f64 / 100.0 })
         })
         .unwrap();
-        assert_eq!(curve.width(0.99), Some(96));
-        assert_eq!(curve.width(0.998), Some(128), "{curve:?}");
+        assert_eq!(curve.width(0.97), Some(96), "{curve:?}");
+        assert_eq!(curve.width(0.99), Some(128), "{curve:?}");
         assert_eq!(curve.width(0.999), None, "2,560 trials do not show that");
-        let narrow = curve.width(0.9).unwrap();
-        assert!(narrow >= 12 && narrow < 96, "{curve:?}");
+        let narrow = curve.width(0.8).unwrap();
+        assert!((12..96).contains(&narrow), "{curve:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::ask::{
 use crate::choice::Question;
 use crate::corpus::header::{TEXT, Trouble};
 use crate::rights::names::Scope;
-use crate::sidecar::Cell;
+use crate::sidecar::{Cell, Form};
 use crate::snapshot::Snapshot;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +20,11 @@ fn paths_of(scope: &Scope, files: impl Iterator<Item = u64>) -> Vec<(u64, Vec<u8
     files.into_iter().filter_map(|ino| Some((ino, scope.files.get(&ino)?.clone()))).collect()
 }
 
-/// Whether a file of text holds the names of another file's rows: `NAME.tsv` beside `NAME.npy`.
+/// Whether a file holds the metadata of another file's rows: `NAME.tsv` or `NAME.jsonl` beside `NAME.npy`.
 fn names_rows(path: &[u8], paths: &BTreeSet<&[u8]>) -> bool {
-    let Some(stem) = path.strip_suffix(b"tsv").filter(|stem| stem.ends_with(b".")) else {
-        return false;
-    };
+    let stem = |extension: &str| path.strip_suffix(extension.as_bytes());
+    let mut stems = Form::ALL.iter().filter_map(|(_, extension)| stem(extension));
+    let Some(stem) = stems.find(|stem| stem.ends_with(b".")) else { return false };
     let beside = paths.range(stem..).map_while(|other| Some((*other, other.strip_prefix(stem)?)));
     beside.filter(|(other, _)| *other != path).any(|(_, end)| !end.contains(&b'/'))
 }
@@ -51,7 +51,8 @@ pub fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<
             Some(Some(Trouble::Text)) if scope.single => return Err(TEXT.to_owned()),
             // Most files of a filesystem are none; the client knows which were meant to be.
             None => {}
-            Some(Some(Trouble::Text)) if names_rows(path, &paths) => {}
+            Some(Some(Trouble::Text | Trouble::Unusable(_)))
+                if !scope.single && names_rows(path, &paths) => {}
             Some(Some(Trouble::Text)) => notes.push((*ino, format!("left out: {TEXT}"))),
             Some(Some(Trouble::Unusable(why))) if scope.single => return Err(why.clone()),
             Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),

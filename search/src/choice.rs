@@ -143,3 +143,7 @@ fn about_table(index: &Index, file: FileId, facts: &FileFacts, notes: &mut Vec<(
         notes.push((file.0, format!("its metadata has {rows} rows for {vectors} vectors")));
     }
 }
+
+#[cfg(test)]
+#[path = "choice_tests.rs"]
+mod tests;
