@@ -182,8 +182,6 @@ impl SegmentView {
         let len = self.segment.len();
         // Others are among the candidates: as many more are looked at.
         let ef = width.saturating_mul(len).div_ceil(rows.count);
-        let worth =
-            |ef: usize, rows: usize| ef <= EF_MAX && ef.saturating_mul(request.scan_factor) <= rows;
         let Some(passing) = rows.passing else {
             if ef > EF_MAX || ef.saturating_mul(request.scan_factor) > len {
                 return None;
