@@ -12,7 +12,7 @@
 
 mod search;
 
-use std::sync::{Arc, Mutex, RwLock, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicBool};
 
 use crate::{
     calibration::Curves,
@@ -43,8 +43,8 @@ pub(crate) struct Segment {
     /// A build failed and is not tried again: the segment stays without a graph.
     pub build_failed: AtomicBool,
     pub stored: Mutex<Stored>,
-    /// What was measured of the graph.
-    pub curves: Mutex<Curves>,
+    /// What was measured of a graph, and of which.
+    pub curves: Mutex<Option<(Weak<dyn Graph>, Curves)>>,
 }
 
 /// What there is of a segment's graph.
@@ -116,9 +116,7 @@ impl Segment {
 
     /// Adds the graph that is in the store.
     pub(crate) fn admit_graph(&self, graph: Arc<dyn Graph>) {
-        let mut state = write(&self.graph);
-        lock(&self.curves).clear();
-        *state = GraphState::Ready(graph);
+        *write(&self.graph) = GraphState::Ready(graph);
     }
 
     /// Whether there was a graph that cannot be read any more.

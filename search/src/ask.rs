@@ -4,6 +4,8 @@
 
 use bincode::{Decode, Encode};
 
+/// Queries of one request, at most.
+pub const QUERIES_MAX: usize = 1024;
 /// Hits of one request, of all its queries, at most.
 pub const HITS_MAX: usize = 1 << 18;
 /// Columns that are shown, at most.

@@ -4,7 +4,7 @@
 //! Invariant: what is chosen passes the filter, by the facts of the scope, which are of files that the caller
 //! may read; a scope without the facts that a filter needs is refused.
 
-use crate::ask::{HITS_MAX, SHOWN_MAX, Search};
+use crate::ask::{HITS_MAX, QUERIES_MAX, SHOWN_MAX, Search};
 use crate::filter::{self, Expression, Facts, Field, Instant, NAME_BYTES_MAX, Passing, RowTest};
 use crate::rights::names::{FileFacts, Scope, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,11 +41,11 @@ impl Question {
     /// # Errors
     /// One line: a mistake in the filter, with its column, or something that is too long.
     pub fn of(search: &Search) -> Result<Self, String> {
-        let hits = (search.more.len() + 1).saturating_mul(search.k as usize);
-        if hits > HITS_MAX {
+        let queries = search.more.len() + 1;
+        let hits = queries.saturating_mul(search.k as usize);
+        if hits > HITS_MAX || queries > QUERIES_MAX {
             return Err(format!(
-                "{} queries for {} vectors each are too many: at most {HITS_MAX} vectors in all",
-                search.more.len() + 1,
+                "{queries} queries for {} vectors each are too many: at most {QUERIES_MAX}, and {HITS_MAX} vectors in all",
                 search.k
             ));
         }

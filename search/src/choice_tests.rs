@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::answer::search_in;
-use crate::ask::{Found, HITS_MAX, Query, SHOWN_MAX, Shown};
+use crate::ask::{Found, HITS_MAX, QUERIES_MAX, Query, SHOWN_MAX, Shown};
 use crate::corpus::tracker::Tracker;
 use crate::dirty_log::DirtyLog;
 use crate::rights::caller::Caller;
@@ -332,8 +332,10 @@ fn a_batch_is_answered_query_by_query_and_bounded() {
     );
     let odd = Search { more: vec![Query::Vector(vec![1.0])], ..batch.clone() };
     assert!(w.search(0, dir, &odd).unwrap_err().contains("one length"));
-    let many = Search { more: vec![at(0.0); HITS_MAX], ..batch.clone() };
+    let many = Search { more: vec![at(0.0); QUERIES_MAX], ..batch.clone() };
     assert!(w.search(0, dir, &many).unwrap_err().contains("too many"));
+    let deep = Search { k: HITS_MAX as u32 / 2, ..batch.clone() };
+    assert!(w.search(0, dir, &deep).unwrap_err().contains("too many"));
     let wide = Search { show: vec!["a".into(); SHOWN_MAX + 1], ..batch };
     assert!(w.search(0, dir, &wide).unwrap_err().contains("columns"));
 }

@@ -9,7 +9,10 @@
 //! passing, a walk that keeps `ef` of them looks at about `ef * n / p` candidates, each of which costs as much as
 //! scanning a part of `scan_factor` rows that lie apart; a scan looks at `p` rows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use super::{Broken, EF_MAX, Request, SegmentView};
 use crate::{
@@ -208,7 +211,13 @@ impl SegmentView {
     ) -> Result<Option<usize>, Broken> {
         // One curve serves all numbers of neighbours up to its own.
         let k = request.k.next_power_of_two().max(LEAST_K);
-        let mut curves = lock(&self.segment.curves);
+        let mut known = lock(&self.segment.curves);
+        // A segment may get another graph.
+        let of_this = |of: &Weak<dyn Graph>| Weak::ptr_eq(of, &Arc::downgrade(graph));
+        if !known.as_ref().is_some_and(|(of, _)| of_this(of)) {
+            *known = Some((Arc::downgrade(graph), BTreeMap::new()));
+        }
+        let Some((_, curves)) = &mut *known else { return Ok(None) };
         if let Some(curve) = curves.get(&k) {
             return Ok(curve.width(recall));
         }

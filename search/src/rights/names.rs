@@ -82,6 +82,8 @@ struct Walker {
     /// The same device, to read sidecars.
     device: FileDevice,
     tables: Tables,
+    /// Bytes of sidecars that the search may need still.
+    metadata: u64,
     listings: HashMap<u64, Arc<Listing>>,
     /// Names in all listings.
     kept: usize,
@@ -101,7 +103,7 @@ impl Names {
     pub fn open(device: FileDevice) -> Result<Self, Error> {
         let follower = Follower::open(device.clone(), CACHE_BYTES)?;
         let (tables, listings) = (Tables::default(), HashMap::new());
-        Ok(Self(Mutex::new(Walker { follower, device, tables, listings, kept: 0 })))
+        Ok(Self(Mutex::new(Walker { follower, device, tables, metadata: 0, listings, kept: 0 })))
     }
 
     /// The same, told by `watch` of sidecars that are written in place.
@@ -165,6 +167,7 @@ impl Walker {
         more: &Wanted,
     ) -> Result<Result<Scope, String>, Error> {
         self.follower.poll()?;
+        self.metadata = sidecar::ALL_BYTES_MAX;
         let mut scope = Scope { generation: self.follower.generation().0, ..Scope::default() };
         let inode = self.inode(Ino(top.ino))?;
         let needed = match inode.file_type() {
@@ -311,6 +314,13 @@ impl Walker {
                     "{shown} is longer than {most} MiB, and not read: its rows have no metadata"
                 )));
             }
+            let Some(left) = self.metadata.checked_sub(inode.size) else {
+                let most = sidecar::ALL_BYTES_MAX >> 20;
+                return Ok(Err(format!(
+                    "more than {most} MiB of metadata are needed: its rows have none; search fewer files"
+                )));
+            };
+            self.metadata = left;
             return Ok(Ok(self.read_table(&inode, form)?));
         }
         let names = String::from_utf8_lossy(stem);

@@ -7,7 +7,8 @@
 //! and [`Watch`] for what was written in place since. What was read counts only if no commit moved the file
 //! meanwhile, because its old blocks may belong to another file by then.
 //!
-//! Memory is bounded: sidecars that are too long are not read, and the tables that were not used for the
+//! Memory is bounded: sidecars that are too long or have too many cells are not read, nor more of them for one
+//! search than so many bytes, and the tables that were not used for the
 //! longest time go first.
 
 mod read;
@@ -24,6 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Longest sidecar that is read.
 pub const BYTES_MAX: u64 = 128 << 20;
+/// Bytes of all sidecars that one search may need.
+pub const ALL_BYTES_MAX: u64 = 256 << 20;
 /// Bytes of all tables that are kept; beyond that only the newest one is.
 const KEPT_BYTES_MAX: usize = 256 << 20;
 

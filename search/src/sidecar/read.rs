@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// Columns of a table, at most.
 pub const COLUMNS_MAX: usize = 256;
+/// Cells of a table, at most: those that are empty take memory too.
+pub const CELLS_MAX: usize = 1 << 25;
 /// Longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -33,6 +35,15 @@ pub fn read(form: Form, bytes: &[u8]) -> Table {
         Form::Tsv => tsv(bytes),
         Form::Jsonl => jsonl(bytes),
     }
+}
+
+/// Instead of a table that would take too much memory.
+fn too_large(rows: usize, columns: usize) -> Option<Table> {
+    (rows.saturating_mul(columns) > CELLS_MAX).then(|| {
+        let why =
+            format!("{rows} rows of {columns} columns are too many: at most {CELLS_MAX} cells");
+        Table::new(0, Vec::new(), vec![why])
+    })
 }
 
 /// Lines that could not be read.
@@ -146,6 +157,9 @@ fn tsv(bytes: &[u8]) -> Table {
             "its first line does not name columns (two or more names between tabs, or NAME:text)";
         return Table::new(0, Vec::new(), vec![format!("{why}: its rows have no metadata")]);
     };
+    if let Some(none) = too_large(lines(bytes).count(), head.len()) {
+        return none;
+    }
     // One more than there should be: a longer line is broken however long it is.
     let most = head.len() + 1;
     let mut kinds: Vec<Kind> = vec![Kind::Nothing; head.len()];
@@ -224,6 +238,9 @@ fn jsonl(bytes: &[u8]) -> Table {
                 more = true;
             }
         }
+    }
+    if let Some(none) = too_large(lines(bytes).count(), names.len()) {
+        return none;
     }
     let mut builders: Vec<Builder> = names.iter().map(|(_, kind)| Builder::new(*kind)).collect();
     let (mut broken, mut rows) = (Broken::default(), 0);

@@ -80,6 +80,10 @@ fn objects_need_not_have_the_same_names() {
     let wide: Vec<String> = (0..300).map(|i| format!("\"c{i}\": 1")).collect();
     let table = read(Form::Jsonl, format!("{{{}}}", wide.join(",")).as_bytes());
     assert!(table.names().len() == 256 && table.notes[0].contains("256"));
+    // Lines of two bytes that would take a kilobyte each.
+    let bomb = format!("{{{}}}\n{}", wide[..256].join(","), "{}\n".repeat(1 << 17));
+    let table = read(Form::Jsonl, bomb.as_bytes());
+    assert!(table.rows() == 0 && table.notes[0].contains("too many"), "{:?}", table.notes);
 }
 
 proptest! {

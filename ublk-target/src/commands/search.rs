@@ -22,7 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use vexfs_index::npy::{self, Matrix, Stored};
-use vexfs_search::ask::{Found, HITS_MAX, Hit, Query, Search, Shown};
+use vexfs_search::ask::{Found, HITS_MAX, Hit, QUERIES_MAX, Query, Search, Shown};
 use vexfs_search::filter::{Expression, Field, Is, Value};
 use vexfs_search::sidecar;
 
@@ -129,7 +129,9 @@ fn say_of_answers(args: &SearchArgs, answers: &[Answer]) {
     }
     if all().any(|answer| answer.cut) {
         let k = k(args);
-        eprintln!("vexfs-ublk: more than {k} vectors are that near: these are the nearest; give -k");
+        eprintln!(
+            "vexfs-ublk: more than {k} vectors are that near: these are the nearest; give -k"
+        );
     }
 }
 
@@ -141,9 +143,8 @@ fn filter(text: &str) -> Result<Expression> {
     let mut number = |value: &mut Value| {
         let Value::Text(name) = value else { return Ok(()) };
         let users = users.get_or_insert_with(|| fs::read_to_string(USERS).unwrap_or_default());
-        let uid = uid_of(users, name).ok_or_else(|| {
-            wrong(format!("{USERS} has no user {name}: give a number as owner"))
-        })?;
+        let uid = uid_of(users, name)
+            .ok_or_else(|| wrong(format!("{USERS} has no user {name}: give a number as owner")))?;
         *value = Value::Integer(uid.into());
         Ok(())
     };
@@ -195,7 +196,7 @@ fn parts(queries: Vec<Query>, k: u32) -> Vec<(Query, Vec<Query>)> {
         Query::Bytes { bytes, .. } => bytes.len() + 16,
         Query::Like(_) => 16,
     };
-    let most = (HITS_MAX / k.max(1) as usize).max(1);
+    let most = (HITS_MAX / k.max(1) as usize).clamp(1, QUERIES_MAX);
     let mut parts: Vec<(Query, Vec<Query>)> = Vec::new();
     let mut room = 0;
     for query in queries {
@@ -374,12 +375,14 @@ fn hit_json(hit: &Hit, paths: &BTreeMap<u64, PathBuf>, show: &[String]) -> serde
 fn to_text(answers: &[Answer], args: &SearchArgs) -> String {
     let mut names: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let mut text = String::new();
-    let each = answers.iter().flat_map(|(found, paths)| found.each().map(move |one| (one.1, paths)));
+    let each =
+        answers.iter().flat_map(|(found, paths)| found.each().map(move |one| (one.1, paths)));
     for (query, (hits, paths)) in each.enumerate() {
         if args.batch {
             let _ = writeln!(text, "{}query {query}", if query > 0 { "\n" } else { "" });
         }
-        let columns = if args.show.is_empty() { "path".to_owned() } else { args.show.join("  ") + "  path" };
+        let columns =
+            if args.show.is_empty() { "path".to_owned() } else { args.show.join("  ") + "  path" };
         let _ = writeln!(text, "{:>11}  {:>9}  {columns}", "distance", "slot");
         for hit in hits {
             let path = paths.get(&hit.file).map_or(Path::new("?"), PathBuf::as_path);
@@ -389,7 +392,8 @@ fn to_text(answers: &[Answer], args: &SearchArgs) -> String {
                 let name = lines.get(hit.slot as usize).map_or("", String::as_str);
                 let _ = write!(line, "{}  {name}", path.display());
             } else {
-                let shown: Vec<String> = hit.shown.iter().map(|shown| one_line(shown.as_ref())).collect();
+                let shown: Vec<String> =
+                    hit.shown.iter().map(|shown| one_line(shown.as_ref())).collect();
                 let _ = write!(line, "{}  {}", shown.join("  "), path.display());
             }
             let _ = writeln!(text, "{}", line.trim_end());
