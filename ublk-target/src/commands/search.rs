@@ -140,7 +140,7 @@ fn filter(text: &str) -> Result<Expression> {
     let wrong = |why: String| Error::Refused(format!("--where: {why}"));
     let mut filter = vexfs_search::filter::parse(text).map_err(|e| wrong(e.to_string()))?;
     let mut users = None;
-    let mut number = |value: &mut Value| {
+    let mut number = |value: &mut Value| -> Result<()> {
         let Value::Text(name) = value else { return Ok(()) };
         let users = users.get_or_insert_with(|| fs::read_to_string(USERS).unwrap_or_default());
         let uid = uid_of(users, name)
@@ -424,7 +424,9 @@ fn names_beside(path: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vexfs_search::ask::Hit;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+    use vexfs_search::ask::Answered;
 
     #[test]
     fn hits_are_shown_with_paths_and_names() {
@@ -436,27 +438,108 @@ mod tests {
         assert_eq!(joined(&file, b""), file);
         let ino = 12;
         let paths = BTreeMap::from([(ino, joined(directory.path(), b"sub/a.npy"))]);
-        let hit = |slot, distance| Hit { file: ino, slot, distance };
+        let hit = |slot, distance| Hit { file: ino, slot, distance, shown: vec![] };
         let found = Found {
             generation: 4,
             searched: 1,
             denied: 0,
             caught_up: true,
             hits: vec![hit(1, 0.25), hit(7, 0.5)],
+            answers: vec![Answered { hits: 2, ef: Some(64), cut: false }],
             notes: vec![],
             paths: vec![],
             problem: None,
         };
-        let text = to_text(&found, &paths);
+        let mut answers = [(found, paths)];
+        let text = to_text(&answers, &args(&[]));
         assert!(
             text.contains("0.250000          1") && text.contains("a.npy  second  y\n"),
             "{text}"
         );
         assert!(text.contains("a.npy\n"), "a row without a name: {text}");
-        let json = to_json(&found, &paths, true);
-        assert_eq!(json["generation"], 4);
+        let json = to_json(&answers, &args(&["--exact"]));
+        assert_eq!((&json["generation"], &json["exact"]), (&json!(4), &json!(true)));
         assert_eq!(json["hits"][1]["slot"], 7);
         assert_eq!(json["hits"][0]["path"], file.to_string_lossy().as_ref());
+        // A batch is a list, and text has a table for each; metadata takes the place of names.
+        answers[0].0.answers = vec![Answered { hits: 1, ..Answered::default() }; 2];
+        answers[0].0.hits[0].shown = vec![Some(Shown::Text("a\nb".into())), None];
+        answers[0].0.hits[1].shown = vec![Some(Shown::Integer(7)), Some(Shown::Boolean(true))];
+        let batch = args(&["--batch", "--show", "x,y", "--within", "1"]);
+        let json = to_json(&answers, &batch);
+        assert_eq!(json[0]["hits"][0]["row"], json!({ "x": "a\nb", "y": null }));
+        assert_eq!((&json[1]["hits"][0]["slot"], &json[1]["cut"]), (&json!(7), &json!(false)));
+        let text = to_text(&answers, &batch);
+        assert!(text.contains("query 0\n") && text.contains("query 1\n"), "{text}");
+        assert!(text.contains("a b  -  ") && text.contains("7  true  "), "{text}");
+        assert_eq!((k(&batch), k(&args(&[]))), (1000, 10));
+    }
+
+    fn args(more: &[&str]) -> SearchArgs {
+        let words = ["vexfs-ublk", "search", "/c", "--query", "q.npy"];
+        match Cli::parse_from(words.iter().chain(more)).command {
+            Command::Search(args) => args,
+            _ => panic!("not a search"),
+        }
+    }
+
+    #[test]
+    fn a_line_of_column_names_names_no_row() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.npy");
+        fs::write(file.with_extension("tsv"), "year\ttag\n2020\tx\n").unwrap();
+        assert_eq!(names_beside(&file), ["2020  x"]);
+    }
+
+    #[test]
+    fn a_filter_is_checked_and_users_become_numbers() {
+        assert_eq!(
+            filter("owner != \"root\" or owner in (7)").unwrap().to_string(),
+            "owner != 0 or owner in (7)"
+        );
+        for (text, words) in
+            [("slot <", "--where: column 7"), ("owner = \"nobody by that name\"", "has no user")]
+        {
+            let why = filter(text).unwrap_err().to_string();
+            assert!(why.contains(words), "{why}");
+        }
+        let users = "root:x:0:0::/:/bin/sh\nmia:x:1001:1001::/:/bin/sh\nodd\n";
+        assert_eq!(
+            (uid_of(users, "mia"), uid_of(users, "odd"), uid_of(users, "m")),
+            (Some(1001), None, None)
+        );
+    }
+
+    #[test]
+    fn a_batch_is_sent_in_parts_that_fit() {
+        let vectors = |count: usize, dim: usize| vec![Query::Vector(vec![0.0; dim]); count];
+        let sizes = |queries, k| {
+            parts(queries, k).iter().map(|(_, more)| more.len() + 1).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(vectors(3, 4), 10), [3]);
+        assert_eq!(sizes(vectors(2500, 4), 10), [1024, 1024, 452]);
+        assert_eq!(sizes(vectors(40, 4), 16_384), [16, 16, 8]);
+        let large = sizes(vectors(1000, 384), 10);
+        assert!(large.len() == 2 && large.iter().sum::<usize>() == 1000, "{large:?}");
+        assert_eq!(sizes(vectors(2, 250_000), 10), [1, 1]);
+    }
+
+    #[test]
+    fn a_file_whose_name_matters_is_asked_for_in_its_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.npy");
+        fs::write(&file, "").unwrap();
+        let asked_of = |is_file, text: Option<&str>, more: &[&str]| {
+            let args = SearchArgs { path: file.clone(), ..args(more) };
+            let filter = text.map(|text| filter(text).unwrap());
+            asked(&args, is_file, filter.as_ref()).unwrap().only
+        };
+        let name = Some(b"a.npy".to_vec());
+        assert_eq!(asked_of(true, Some("row.x = 1"), &[]), name);
+        assert_eq!(asked_of(true, Some("not path ~ \"*\""), &[]), name);
+        assert_eq!(asked_of(true, None, &["--show", "x"]), name);
+        assert_eq!(asked_of(true, Some("slot = 1"), &[]), None);
+        assert_eq!(asked_of(false, Some("row.x = 1"), &[]), None);
     }
 
     #[test]
@@ -504,6 +587,7 @@ mod tests {
                 denied: 0,
                 caught_up,
                 hits,
+                answers: vec![],
                 notes,
                 paths: vec![],
                 problem: None,
