@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    segment::Request,
+    filter::Bitmap,
     stats::Counts,
     topk::{Candidate, TopK},
     vector::{Row, Space},
@@ -102,12 +102,20 @@ impl GrowingSegment {
         (order.iter().map(|&row| full.slots[row as usize]).collect(), rows)
     }
 
-    pub(crate) fn search(&self, request: &Request<'_>, file: u64, top: &mut TopK) {
-        self.rows.scan(request.query, |row, rank| {
+    /// Adds what is near, of the rows that pass.
+    pub(crate) fn search(&self, query: &Row, passing: Option<&Bitmap>, file: u64, top: &mut TopK) {
+        let mut add = |row: usize, rank| {
             if rank <= top.worst() {
                 top.push(Candidate { rank, file, slot: self.slots[row] });
             }
-        });
+        };
+        match passing {
+            None => self.rows.scan(query, add),
+            Some(passing) => {
+                let ranker = self.rows.ranker(query);
+                passing.iter().for_each(|row| add(row, self.rows.rank_by(row, &ranker)));
+            }
+        }
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -22,26 +22,21 @@ use std::{
 use crate::{
     build_queue::BuildQueue,
     checkpoint::{self, Recovered, Written},
-    distance,
     dump_dir::DumpDir,
     error::{IndexError, Result},
     graph::{GRAPH_ROWS_MAX, GraphKind},
-    segment::{Broken, EF_MAX, Request, SegmentView},
+    segment::{EF_MAX, SegmentView},
     stats::{Counts, Stats},
     store::{Blob, Store},
     sync::{lock, read, write},
-    topk::{Candidate, TopK},
     types::{FileId, Slot},
-    vector::{Params, Row, Space},
+    vector::{Params, Space},
     vector_file::{Batch, Files, Limits, VectorFile},
     verifier::{PendingGraph, Verifier},
 };
 
 /// The largest `k` and `ef` of a search.
 pub const SEARCH_LIMIT: usize = EF_MAX;
-
-/// How often a search is repeated because pages could not be read; each time there is one page less.
-const ATTEMPTS: usize = 16;
 
 /// The part of its memory that may be in no checkpoint before one is asked for.
 const UNSAVED_PART: u64 = 8;
@@ -137,7 +132,7 @@ struct Checkpoints {
 /// is the same. The [crate's page](crate) has an example.
 pub struct Index {
     files: Arc<RwLock<Files>>,
-    queue: Arc<BuildQueue>,
+    pub(crate) queue: Arc<BuildQueue>,
     build_thread: Option<JoinHandle<()>>,
     verifier: Arc<Verifier>,
     verify_thread: Option<JoinHandle<()>>,
@@ -147,7 +142,7 @@ pub struct Index {
     /// Bytes that the newest checkpoint could not move out of memory.
     kept: AtomicU64,
     has_store: bool,
-    options: Options,
+    pub(crate) options: Options,
 }
 
 impl Index {
@@ -237,7 +232,7 @@ impl Index {
         Ok(this)
     }
 
-    fn file(&self, file: FileId) -> Option<Arc<RwLock<VectorFile>>> {
+    pub(crate) fn file(&self, file: FileId) -> Option<Arc<RwLock<VectorFile>>> {
         read(&self.files).get(&file.0).map(Arc::clone)
     }
 
@@ -364,85 +359,6 @@ impl Index {
         // The vectors are freed after the lock is released.
         let gone = write(&self.files).remove(&file.0);
         gone.is_some()
-    }
-
-    /// `search(files, query, k, ef, exact)` - the `k` nearest vectors of these files, nearest
-    /// first, ties by file and slot.
-    ///
-    /// `ef` is how many candidates each graph considers: more find more of the true neighbours and
-    /// take longer. With `exact` no graph is used. A file that is not declared has no vectors. If a vector that
-    /// is needed is lost, the error is [`IndexError::Lost`].
-    pub fn search(
-        &self,
-        files: &[FileId],
-        query: &[f32],
-        k: usize,
-        ef: Option<usize>,
-        exact: bool,
-    ) -> Result<Vec<Hit>> {
-        within("k", k, SEARCH_LIMIT)?;
-        let ef = ef.unwrap_or(self.options.default_ef);
-        within("ef", ef, SEARCH_LIMIT)?;
-        let mut ids = files.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let mut broken = FileId(0);
-        for _ in 0..ATTEMPTS {
-            match self.attempt(&ids, query, (k, ef, exact))? {
-                Ok(hits) => return Ok(hits),
-                Err((file, Broken::Changed)) => broken = file,
-                Err((file, Broken::Lost)) => {
-                    broken = file;
-                    break;
-                }
-            }
-        }
-        lock(&self.queue.lost).insert(broken.0);
-        Err(IndexError::Lost(broken))
-    }
-
-    /// A search, unless stored vectors of a file cannot be read.
-    fn attempt(
-        &self,
-        ids: &[FileId],
-        query: &[f32],
-        (k, ef, exact): (usize, usize, bool),
-    ) -> Result<std::result::Result<Vec<Hit>, (FileId, Broken)>> {
-        let scan_factor = self.options.scan_factor;
-        let mut top = TopK::new(k);
-        let mut sealed: Vec<(u64, SegmentView)> = Vec::new();
-        let mut decoded: Option<DecodedQuery> = None;
-        for &id in ids {
-            let Some(known) = self.file(id) else { continue };
-            let file = read(&known);
-            let decoded = match &mut decoded {
-                Some(decoded) => {
-                    decoded.check(id, file.space, query.len())?;
-                    decoded
-                }
-                none => none.insert(DecodedQuery::new(id, file.space, query)?),
-            };
-            let request = Request { query: &decoded.row, k, ef, exact, scan_factor };
-            file.growing.search(&request, id.0, &mut top);
-            // Searched below, after the lock is released.
-            sealed.extend(file.segments.iter().map(|view| (id.0, view.clone())));
-        }
-        let Some(DecodedQuery { space, row, .. }) = decoded else { return Ok(Ok(Vec::new())) };
-        let request = Request { query: &row, k, ef, exact, scan_factor };
-        for (id, view) in &sealed {
-            if let Err(broken) = view.search(&request, *id, &mut top) {
-                return Ok(Err((FileId(*id), broken)));
-            }
-            if view.segment.graph_is_broken() {
-                self.queue.push(*id);
-            }
-        }
-        let hit = |found: Candidate| Hit {
-            file: FileId(found.file),
-            slot: Slot(found.slot),
-            distance: distance::distance(space.metric, found.rank),
-        };
-        Ok(Ok(top.into_sorted().into_iter().map(hit).collect()))
     }
 
     /// `get(file, slot)` - a vector as numbers, which can be a query; under cosine it is normalised.
@@ -642,42 +558,6 @@ fn within(what: &'static str, given: usize, limit: usize) -> Result<()> {
         return Ok(());
     }
     Err(IndexError::SearchLimit { what, given, limit })
-}
-
-fn dimension(file: FileId, space: Space, given: usize) -> Result<()> {
-    if given == space.dim as usize {
-        return Ok(());
-    }
-    Err(IndexError::QueryDimension { expected: space.dim, given, file })
-}
-
-/// The query as a row of the first file that is searched.
-struct DecodedQuery {
-    file: FileId,
-    space: Space,
-    row: Row,
-}
-
-impl DecodedQuery {
-    fn new(file: FileId, space: Space, query: &[f32]) -> Result<Self> {
-        dimension(file, space, query.len())?;
-        Ok(Self { file, space, row: space.decode_query(query)? })
-    }
-
-    /// Whether the query can be compared with another file's rows too: it depends on the dimension
-    /// and the metric, not on the element type.
-    fn check(&self, file: FileId, space: Space, dim: usize) -> Result<()> {
-        dimension(file, space, dim)?;
-        if self.space.metric == space.metric {
-            return Ok(());
-        }
-        Err(IndexError::MixedMetrics {
-            first: self.file,
-            first_metric: self.space.metric,
-            second: file,
-            second_metric: space.metric,
-        })
-    }
 }
 
 const _: fn() = || {

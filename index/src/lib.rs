@@ -61,10 +61,12 @@
 //! * [`npy`] is about the files that NumPy writes.
 
 mod build_queue;
+mod calibration;
 mod checkpoint;
 mod distance;
 mod dump_dir;
 mod error;
+mod filter;
 mod graph;
 mod growing;
 mod index;
@@ -72,6 +74,7 @@ mod manifest;
 mod merge_policy;
 pub mod mutants;
 pub mod npy;
+mod search;
 mod segment;
 #[cfg(any(test, feature = "mutants"))]
 pub mod simulator;
@@ -90,8 +93,10 @@ mod verifier;
 
 pub use checkpoint::{Covered, Recovered, Written};
 pub use error::{IndexError, Result};
+pub use filter::{Bitmap, Filter, WINDOW};
 pub use graph::GraphKind;
 pub use index::{Hit, Index, Options, SEARCH_LIMIT};
+pub use search::{Answer, Ask, Width};
 pub use stats::{Counts, Stats};
 pub use store::{Blob, DirStore, Medium, ReadOnly, Store, TailStore};
 pub use types::{Element, FileId, Metric, Slot};

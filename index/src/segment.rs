@@ -6,26 +6,27 @@
 //! into the store's pages. Which rows are removed is kept outside of the segment, in [`Tombstones`], which
 //! are copied on write so that a search sees one state.
 //!
+//! Searching is in [`search`].
+//!
 //! A row in the store can turn out to be lost. A search that needs it says so and finds nothing.
 
-use std::sync::{Arc, Mutex, RwLock, atomic::AtomicBool};
+mod search;
+
+use std::sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicBool};
 
 use crate::{
+    calibration::Curves,
     graph::Graph,
     slots::Slots,
     stats::Counts,
     store::Blob,
     sync::{lock, read, write},
-    topk::{Candidate, TopK},
-    vector::Row,
+    vector::{Row, Space},
     vector_array::VectorArray,
 };
 
 /// The most candidates that a graph is asked for; a search that needs more scans.
 pub(crate) const EF_MAX: usize = 16_384;
-
-/// Candidates of a graph whose exact distance is computed, at least; equal ones count once.
-const RERANKED_MIN: usize = 20;
 
 /// The blobs of a segment that are in the store.
 #[derive(Clone, Copy, Default)]
@@ -42,6 +43,8 @@ pub(crate) struct Segment {
     /// A build failed and is not tried again: the segment stays without a graph.
     pub build_failed: AtomicBool,
     pub stored: Mutex<Stored>,
+    /// What was measured of a graph, and of which.
+    pub curves: Mutex<Option<(Weak<dyn Graph>, Curves)>>,
 }
 
 /// What there is of a segment's graph.
@@ -69,6 +72,7 @@ impl Segment {
             graph: RwLock::new(GraphState::None),
             build_failed: AtomicBool::new(false),
             stored: Mutex::default(),
+            curves: Mutex::default(),
         }
     }
 
@@ -215,6 +219,12 @@ pub(crate) struct Request<'a> {
     pub ef: usize,
     pub exact: bool,
     pub scan_factor: usize,
+    /// The part of the true neighbours that is to be found; `ef` is then what was measured.
+    pub recall: Option<f64>,
+    /// The largest distance.
+    pub within: Option<f32>,
+    /// What the query is a row of.
+    pub space: Space,
 }
 
 /// Why a search of a segment has no answer.
@@ -261,94 +271,6 @@ impl SegmentView {
         (from..to).filter(|&row| tombstones.insert(row)).count() as u64
     }
 
-    /// Adds what is near. On an error nothing of what was added may be used.
-    pub(crate) fn search(
-        &self,
-        request: &Request<'_>,
-        file: u64,
-        top: &mut TopK,
-    ) -> Result<(), Broken> {
-        if self.live() == 0 {
-            return Ok(());
-        }
-        let rows = self.segment.rows();
-        let epoch = rows.epoch();
-        let searched = match self.search_graph(&rows, epoch, request, file, top) {
-            Ok(false) => self.scan(&rows, epoch, request, file, top),
-            other => other.map(drop),
-        };
-        if rows.epoch() == epoch { searched } else { Err(Broken::Changed) }
-    }
-
-    fn scan(
-        &self,
-        rows: &VectorArray,
-        epoch: u32,
-        request: &Request<'_>,
-        file: u64,
-        top: &mut TopK,
-    ) -> Result<(), Broken> {
-        let slots = &self.segment.slots;
-        let all_live = self.tombstones.count() == 0;
-        let ranker = rows.ranker(request.query);
-        for row in 0..rows.len() {
-            let live = || all_live || !self.tombstones.contains(row);
-            match rows.rank_checked(row, &ranker, epoch) {
-                Some(rank) if rank <= top.worst() && live() => {
-                    top.push(Candidate { rank, file, slot: slots.at(row) });
-                }
-                None if live() => return Err(Broken::Lost),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// False if there is no graph, a scan is cheaper, or the graph found too little.
-    fn search_graph(
-        &self,
-        rows: &VectorArray,
-        epoch: u32,
-        request: &Request<'_>,
-        file: u64,
-        top: &mut TopK,
-    ) -> Result<bool, Broken> {
-        let (live, len) = (self.live(), self.segment.len());
-        if request.exact {
-            return Ok(false);
-        }
-        let Some(graph) = self.segment.graph() else { return Ok(false) };
-        // Removed rows are among the candidates: as many more are asked for.
-        let ef = request.ef.max(request.k).saturating_mul(len).div_ceil(live);
-        if ef > EF_MAX || ef.saturating_mul(request.scan_factor) > len {
-            return Ok(false);
-        }
-        let mut found = graph.search(request.query, ef);
-        found.retain(|&row| !self.tombstones.contains(row as usize));
-        // A walk in the course of which a page could not be read counts for nothing.
-        if found.len() < request.k.min(live) || !graph.intact() {
-            return Ok(false);
-        }
-        // The nearest come first: what lies far behind the k-th is not worth its exact distance. Equal
-        // rows stand side by side and count once, or a crowd of them would hide a nearer row.
-        let ranker = rows.ranker(request.query);
-        let mut left = (request.k * 2).max(RERANKED_MIN);
-        let mut last = None;
-        for row in found {
-            let row = row as usize;
-            let rank = rows.rank_checked(row, &ranker, epoch).ok_or(Broken::Lost)?;
-            if last != Some(rank.to_bits()) {
-                if left == 0 {
-                    break;
-                }
-                left -= 1;
-                last = Some(rank.to_bits());
-            }
-            top.push(Candidate { rank, file, slot: self.segment.slots.at(row) });
-        }
-        Ok(true)
-    }
-
     /// Whether a vector that is not removed is lost.
     pub(crate) fn has_lost(&self) -> bool {
         let live = (0..self.segment.len()).filter(|&row| !self.tombstones.contains(row));
@@ -374,8 +296,8 @@ impl SegmentView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topk::TopK;
     use crate::types::{Element, Metric};
-    use crate::vector::Space;
 
     /// A graph that records each `ef`, and finds the first rows.
     struct Fake(Mutex<Vec<usize>>);
@@ -399,6 +321,17 @@ mod tests {
         }
     }
 
+    fn request(
+        query: &Row,
+        space: Space,
+        k: usize,
+        ef: usize,
+        exact: bool,
+        scan_factor: usize,
+    ) -> Request<'_> {
+        Request { query, k, ef, exact, scan_factor, recall: None, within: None, space }
+    }
+
     #[test]
     fn tombstones_widen_the_search_until_a_scan_is_cheaper() {
         let space = Space::new(Element::I8, Metric::L2, 1);
@@ -411,9 +344,9 @@ mod tests {
         view.segment.set_graph(Arc::clone(&fake) as Arc<dyn Graph>);
         let query = space.decode_query(&[0.0]).unwrap();
         let found = |view: &SegmentView, k, exact| {
-            let request = Request { query: &query, k, ef: 10, exact, scan_factor: 4 };
+            let request = request(&query, space, k, 10, exact, 4);
             let mut top = TopK::new(k);
-            view.search(&request, 1, &mut top).unwrap();
+            view.search(&request, None, 1, &mut top).unwrap();
             top.into_sorted().iter().map(|hit| hit.slot).collect::<Vec<u64>>()
         };
         assert_eq!(found(&view, 3, false), [0, 1, 2]);
@@ -438,9 +371,9 @@ mod tests {
         let view = SegmentView::new(Segment::new((0..40).collect(), rows));
         view.segment.set_graph(Arc::new(Fake(Mutex::default())));
         let query = space.decode_query(&[0.0]).unwrap();
-        let request = Request { query: &query, k: 1, ef: 40, exact: false, scan_factor: 1 };
+        let request = request(&query, space, 1, 40, false, 1);
         let mut top = TopK::new(1);
-        view.search(&request, 1, &mut top).unwrap();
+        view.search(&request, None, 1, &mut top).unwrap();
         assert_eq!(top.into_sorted().first().map(|hit| hit.slot), Some(39));
     }
 

@@ -2,13 +2,17 @@
 //! Answers a search: from a state of the index, the files that the caller may read, and a query to hits, or
 //! to one line that says why there are none.
 
-use crate::ask::{Found, Hit, Query, Search};
+use crate::ask::{
+    ALL_SHOWN_BYTES_MAX, Answered, Found, Hit, Query, SHOWN_BYTES_MAX, Search, Shown,
+};
+use crate::choice::Question;
 use crate::corpus::header::{TEXT, Trouble};
 use crate::rights::names::Scope;
+use crate::sidecar::{Cell, Form};
 use crate::snapshot::Snapshot;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
-use vexfs_index::{Element, FileId, Index, IndexError, Slot, Space};
+use vexfs_index::{Answer, Ask, Element, FileId, Filter, Index, IndexError, Slot, Space, Width};
 
 /// The paths of these files.
 fn paths_of(scope: &Scope, files: impl Iterator<Item = u64>) -> Vec<(u64, Vec<u8>)> {
@@ -16,11 +20,11 @@ fn paths_of(scope: &Scope, files: impl Iterator<Item = u64>) -> Vec<(u64, Vec<u8
     files.into_iter().filter_map(|ino| Some((ino, scope.files.get(&ino)?.clone()))).collect()
 }
 
-/// Whether a file of text holds the names of another file's rows: `NAME.tsv` beside `NAME.npy`.
+/// Whether a file holds the metadata of another file's rows: `NAME.tsv` or `NAME.jsonl` beside `NAME.npy`.
 fn names_rows(path: &[u8], paths: &BTreeSet<&[u8]>) -> bool {
-    let Some(stem) = path.strip_suffix(b"tsv").filter(|stem| stem.ends_with(b".")) else {
-        return false;
-    };
+    let stem = |extension: &str| path.strip_suffix(extension.as_bytes());
+    let mut stems = Form::ALL.iter().filter_map(|(_, extension)| stem(extension));
+    let Some(stem) = stems.find(|stem| stem.ends_with(b".")) else { return false };
     let beside = paths.range(stem..).map_while(|other| Some((*other, other.strip_prefix(stem)?)));
     beside.filter(|(other, _)| *other != path).any(|(_, end)| !end.contains(&b'/'))
 }
@@ -61,7 +65,8 @@ pub fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<
             Some(Some(Trouble::Text)) if scope.single => return Err(TEXT.to_owned()),
             // Most files of a filesystem are none; the client knows which were meant to be.
             None => {}
-            Some(Some(Trouble::Text)) if names_rows(path, &paths) => {}
+            Some(Some(Trouble::Text | Trouble::Unusable(_)))
+                if !scope.single && names_rows(path, &paths) => {}
             Some(Some(Trouble::Text)) => notes.push((*ino, format!("left out: {TEXT}"))),
             Some(Some(Trouble::Unusable(why))) if scope.single => return Err(why.clone()),
             Some(Some(Trouble::Unusable(why))) => notes.push((*ino, format!("left out: {why}"))),
@@ -73,61 +78,133 @@ pub fn search_in(snapshot: &Snapshot, scope: &Scope, search: &Search) -> Result<
         }
     }
     if files.is_empty() && !notes.is_empty() {
-        return Ok(Found {
-            generation: snapshot.generation,
-            searched: 0,
-            denied: scope.denied as u64,
-            caught_up: false,
-            hits: Vec::new(),
-            paths: paths_of(scope, notes.iter().map(|(ino, _)| *ino)),
-            notes,
-            problem: snapshot.problem.clone(),
-        });
+        return Ok(found(snapshot, scope, 0, notes, Vec::new()));
     }
-    let query = query_vector(index, scope, search, &files)?;
-    let (files, others) =
-        of_one_space(index, files, query.len()).map_err(|why| match scope.denied {
-            0 => why,
-            denied => format!("{why} ({denied} files or directories there you may not read)"),
-        })?;
+    let question = Question::of(search)?;
+    let queries = query_vectors(index, scope, search, &files)?;
+    let dims = queries.first().map_or(0, Vec::len);
+    let (files, others) = of_one_space(index, files, dims).map_err(|why| match scope.denied {
+        0 => why,
+        denied => format!("{why} ({denied} files or directories there you may not read)"),
+    })?;
     notes.extend(others.iter().take(OTHERS_MAX).map(|(file, dim)| {
-        let dims = query.len();
         (file.0, format!("left out: its vectors have {dim} dimensions, the query {dims}"))
     }));
     if let Some((file, _)) = others.get(OTHERS_MAX) {
         let more = others.len() - OTHERS_MAX;
         notes.push((file.0, format!("left out with {} more of other dimensions", more - 1)));
     }
-    let ef = search.ef.map(|ef| ef as usize);
-    let hits = index
-        .search(&files, &query, search.k as usize, ef, search.exact)
-        .map_err(|e| e.to_string())?;
-    let named = hits.iter().map(|hit| hit.file.0).chain(notes.iter().map(|(ino, _)| *ino));
+    let chosen = question.choose(index, scope, &files, &mut notes)?;
+    let ask = Ask {
+        k: search.k as usize,
+        width: width(search),
+        filter: (!chosen.rows.is_empty()).then_some(&chosen as &dyn Filter),
+        within: search.within,
+    };
+    let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+    let answers = index.search_all(&chosen.files, &queries, &ask).map_err(|e| e.to_string())?;
+    let mut answered = found(snapshot, scope, files.len(), notes, answers);
+    show(scope, search, &mut answered.hits);
+    Ok(answered)
+}
+
+/// How wide the graphs are searched.
+fn width(search: &Search) -> Width {
+    match (search.exact, search.recall, search.ef) {
+        (true, ..) => Width::Exact,
+        (_, Some(recall), _) => Width::Recall(recall),
+        (_, _, Some(ef)) => Width::Ef(ef as usize),
+        _ => Width::Default,
+    }
+}
+
+/// The answer, without what is shown of the hits.
+fn found(
+    snapshot: &Snapshot,
+    scope: &Scope,
+    searched: usize,
+    notes: Vec<(u64, String)>,
+    answers: Vec<Answer>,
+) -> Found {
+    let answered = |answer: &Answer| Answered {
+        hits: answer.hits.len() as u32,
+        ef: answer.ef.map(|ef| ef as u32),
+        cut: answer.cut,
+    };
+    let hit = |hit: vexfs_index::Hit| Hit {
+        file: hit.file.0,
+        slot: hit.slot.0,
+        distance: hit.distance,
+        shown: Vec::new(),
+    };
+    let each = answers.iter().map(answered).collect();
+    let hits: Vec<Hit> = answers.into_iter().flat_map(|answer| answer.hits).map(hit).collect();
+    let named = hits.iter().map(|hit| hit.file).chain(notes.iter().map(|(ino, _)| *ino));
     let paths = paths_of(scope, named);
-    Ok(Found {
+    Found {
         generation: snapshot.generation,
-        searched: files.len() as u64,
+        searched: searched as u64,
         denied: scope.denied as u64,
         caught_up: false,
-        hits: hits
-            .into_iter()
-            .map(|hit| Hit { file: hit.file.0, slot: hit.slot.0, distance: hit.distance })
-            .collect(),
+        answers: each,
+        hits,
         notes,
         paths,
         problem: snapshot.problem.clone(),
-    })
+    }
+}
+
+/// Adds the metadata that is asked for.
+fn show(scope: &Scope, search: &Search, hits: &mut [Hit]) {
+    let mut left = ALL_SHOWN_BYTES_MAX;
+    for hit in hits.iter_mut().filter(|_| !search.show.is_empty()) {
+        let table = scope.facts.get(&hit.file).and_then(|facts| facts.table.as_ref().ok());
+        let shown = |name: &String| {
+            let cell = table.and_then(|table| table.cell(name, hit.slot))?;
+            let shown = match cell {
+                Cell::Integer(n) => Shown::Integer(n),
+                Cell::Number(x) => Shown::Number(x),
+                Cell::Boolean(is) => Shown::Boolean(is),
+                Cell::Text(text) => {
+                    let end = text.floor_char_boundary(SHOWN_BYTES_MAX.min(left));
+                    left -= end;
+                    Shown::Text(text[..end].to_owned())
+                }
+            };
+            Some(shown)
+        };
+        hit.shown = search.show.iter().map(shown).collect();
+    }
 }
 
 const NOT_A_VECTOR_FILE: &str = "not a vector file: set vexfs.vector on it with setfattr";
 
-fn query_vector(
+/// The queries, which are all of one length.
+fn query_vectors(
     index: &Index,
     scope: &Scope,
     search: &Search,
     files: &[FileId],
+) -> Result<Vec<Vec<f32>>, String> {
+    let each = std::iter::once(&search.query).chain(&search.more);
+    let queries = each
+        .map(|query| query_vector(index, scope, query, files))
+        .collect::<Result<Vec<Vec<f32>>, String>>()?;
+    match queries.split_first() {
+        Some((first, more)) if more.iter().any(|query| query.len() != first.len()) => {
+            Err("the queries are not all of one length".to_owned())
+        }
+        _ => Ok(queries),
+    }
+}
+
+fn query_vector(
+    index: &Index,
+    scope: &Scope,
+    query: &Query,
+    files: &[FileId],
 ) -> Result<Vec<f32>, String> {
-    match (&search.query, scope.files.keys().next()) {
+    match (query, scope.files.keys().next()) {
         (Query::Vector(vector), _) => Ok(vector.clone()),
         (Query::Bytes { bytes, signed }, _) => {
             let spaces = files.iter().filter_map(|file| index.space(*file));
@@ -241,8 +318,8 @@ mod tests {
         Scope { single, files, ..Scope::default() }
     }
 
-    const fn search(query: Query, k: u32) -> Search {
-        Search { query, k, ef: None, exact: true, at_least: None }
+    fn search(query: Query, k: u32) -> Search {
+        Search { exact: true, ..Search::nearest(query, k) }
     }
 
     fn ask(files: &[u64], single: bool, query: Query) -> Result<Found, String> {

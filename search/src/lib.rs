@@ -3,7 +3,8 @@
 //!
 //! `corpus` follows the filesystem's commits and feeds the index with the rows of its vector files;
 //! `dirty_log` says which of them were written in place. `rights` says which files a caller may search,
-//! `ask` what a search can say, and `answer` answers it for one [`Snapshot`](snapshot::Snapshot).
+//! `sidecar` holds the metadata of rows and `filter` the language that files and rows are chosen in;
+//! `ask` is what a search can say, and `answer` answers it for one [`Snapshot`](snapshot::Snapshot).
 //!
 //! Invariant: an answer holds rows of files that the caller may read in the committed tree, and no others.
 //! Nothing here knows of block devices, sockets or threads: whoever has an image and an index may ask, the
@@ -11,11 +12,15 @@
 
 pub mod answer;
 pub mod ask;
+pub mod choice;
+#[cfg(any(test, feature = "cli"))]
 pub mod client;
 pub mod corpus;
 pub mod dirty_log;
+pub mod filter;
 pub mod log;
 pub mod rights;
+pub mod sidecar;
 pub mod size;
 pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]

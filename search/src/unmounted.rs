@@ -9,11 +9,12 @@
 //! can read the image can read all of it.
 
 use crate::answer::{search_in, too_early};
-use crate::ask::{Found, Query, Search};
+use crate::ask::{Found, Hit, Query, Search};
+use crate::choice::Question;
 use crate::corpus::tracker::Tracker;
 use crate::dirty_log::DirtyLog;
 use crate::rights::caller::Caller;
-use crate::rights::names::{Names, Scope, Top};
+use crate::rights::names::{Names, Scope, Top, Wanted};
 use crate::snapshot::Snapshot;
 use crate::upkeep::{self, FileStatus, Measured};
 use std::collections::BTreeSet;
@@ -159,11 +160,17 @@ impl Unmounted {
         !self.device.is_block_device()
     }
 
-    fn scope(&self, top: Ino, tracker: &Tracker<FileDevice>) -> Result<Scope, Problem> {
+    fn scope(
+        &self,
+        top: Ino,
+        tracker: &Tracker<FileDevice>,
+        wanted: &Wanted,
+    ) -> Result<Scope, Problem> {
         let all = Caller { uid: 0, gid: 0, groups: Vec::new() };
         let known: BTreeSet<u64> = tracker.files().map(|(ino, _)| ino).collect();
         let top = Top { ino: top.0, readable: true };
-        self.names.scope(top, &all, |ino| known.contains(&ino)).map_err(Problem::Refused)
+        let known = |ino| known.contains(&ino);
+        self.names.scope_with(top, &all, known, wanted).map_err(Problem::Refused)
     }
 
     fn snapshot(&self, opened: &Opened) -> Snapshot {
@@ -215,7 +222,8 @@ impl Unmounted {
             return Ok(None);
         }
         opened.tracker.follow()?;
-        let scope = self.scope(top, &opened.tracker)?;
+        let wanted = Question::of(search).map_err(Problem::Refused)?.wanted;
+        let scope = self.scope(top, &opened.tracker, &wanted)?;
         opened.tracker.leave(|ino| scope.files.contains_key(&ino));
         if opened.tracker.pending_bytes() > self.memory / 2 {
             remarks.push(
@@ -241,13 +249,13 @@ impl Unmounted {
     fn by_rows(&self, top: Ino, search: &Search) -> Result<Found, Problem> {
         let mut opened = self.opened(None, false, false)?;
         opened.tracker.follow()?;
-        let scope = self.scope(top, &opened.tracker)?;
+        let wanted = Question::of(search).map_err(Problem::Refused)?.wanted;
+        let scope = self.scope(top, &opened.tracker, &wanted)?;
         opened.tracker.leave(|_| false);
-        let search = Search {
-            exact: true,
-            query: resolved(&mut opened, &scope, &search.query)?,
-            ..search.clone()
-        };
+        let mut search = Search { exact: true, recall: None, ..search.clone() };
+        for query in std::iter::once(&mut search.query).chain(&mut search.more) {
+            *query = resolved(&mut opened, &scope, query)?;
+        }
         for ino in scope.files.keys() {
             opened.tracker.ask(*ino, 0..u64::MAX);
         }
@@ -261,7 +269,7 @@ impl Unmounted {
             let found =
                 search_in(&self.snapshot(&opened), &scope, &search).map_err(Problem::Refused)?;
             best = Some(match best {
-                Some(best) => merged(best, found, search.k as usize),
+                Some(best) => merged(&best, found, &search),
                 None => found,
             });
             if !more {
@@ -325,7 +333,7 @@ impl Unmounted {
             });
         }
         opened.tracker.follow()?;
-        let scope = self.scope(Ino::ROOT, &opened.tracker)?;
+        let scope = self.scope(Ino::ROOT, &opened.tracker, &Wanted::default())?;
         Ok((opened, scope))
     }
 
@@ -385,20 +393,28 @@ fn resolved(opened: &mut Opened, scope: &Scope, query: &Query) -> Result<Query, 
     Ok(vector.map_or_else(|_| query.clone(), Query::Vector))
 }
 
-/// The nearest of two parts of the same files.
-fn merged(mut best: Found, other: Found, k: usize) -> Found {
-    best.hits.extend(other.hits);
-    best.hits.sort_by(|a, b| {
-        a.distance.total_cmp(&b.distance).then((a.file, a.slot).cmp(&(b.file, b.slot)))
-    });
-    best.hits.truncate(k);
+/// The nearest to each query of two parts of the same files.
+fn merged(best: &Found, other: Found, search: &Search) -> Found {
+    let (k, within) = (search.k as usize, search.within.is_some());
+    let mut merged = Found { hits: Vec::new(), ..best.clone() };
+    let both = best.each().zip(other.each());
+    for (answer, ((mine, some), (theirs, more))) in merged.answers.iter_mut().zip(both) {
+        let mut hits: Vec<Hit> = some.iter().chain(more).cloned().collect();
+        hits.sort_by(|a, b| {
+            a.distance.total_cmp(&b.distance).then((a.file, a.slot).cmp(&(b.file, b.slot)))
+        });
+        answer.cut = mine.cut || theirs.cut || within && hits.len() > k;
+        hits.truncate(k);
+        answer.hits = hits.len() as u32;
+        merged.hits.extend(hits);
+    }
     for path in other.paths {
-        if !best.paths.contains(&path) {
-            best.paths.push(path);
+        if !merged.paths.contains(&path) {
+            merged.paths.push(path);
         }
     }
-    best.notes = other.notes;
-    best
+    merged.notes = other.notes;
+    merged
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ fn open(path: &Path, memory: u64) -> Unmounted {
 
 fn near(slot: usize, exact: bool) -> Search {
     let query = Query::Vector(row(slot).iter().map(|x| x + 0.0001).collect());
-    Search { query, k: 5, ef: None, exact, at_least: None }
+    Search { exact, ..Search::nearest(query, 5) }
 }
 
 /// The slots that are nearest, by the definition.
@@ -216,4 +216,43 @@ fn a_generation_that_is_not_there_is_refused() {
     fs.open(MEMORY).search(fs.dir, &at(generation)).unwrap();
     let why = fs.open(MEMORY).search(fs.dir, &at(generation + 1)).unwrap_err().to_string();
     assert!(why.contains(&format!("at generation {generation}, not {}", generation + 1)), "{why}");
+}
+
+#[test]
+fn filters_batches_and_radii_are_the_same_with_an_index_and_in_parts() {
+    let fs = fixture();
+    let all: Vec<_> = (0..ROWS).map(|slot| (slot as u64, row(slot))).collect();
+    let even: Vec<_> = all.iter().filter(|(slot, _)| *slot < 2000).cloned().collect();
+    let query = |slot: usize| near(slot, false).query;
+    let search = Search {
+        more: vec![query(1990), Query::Vector(row(2500))],
+        filter: Some("slot < 2000 and path ~ \"a*\"".to_owned()),
+        ef: Some(400),
+        ..near(7, false)
+    };
+    let wide = Search { within: Some(1e9), k: 50, ..near(7, false) };
+    let asked = |memory| {
+        let answer = fs.open(memory).search(fs.dir, &search).unwrap();
+        assert_eq!(answer.remarks, [""; 0]);
+        let each: Vec<Vec<u64>> = answer
+            .found
+            .each()
+            .map(|(_, hits)| hits.iter().map(|hit| hit.slot).collect())
+            .collect();
+        let wide = fs.open(memory).search(fs.dir, &wide).unwrap().found;
+        assert!(wide.hits.len() == 50 && wide.answers[0].cut, "more than so many are that near");
+        each
+    };
+    let wanted: Vec<Vec<u64>> = std::iter::once(&search.query)
+        .chain(&search.more)
+        .map(|query| truth(&even, &Search::nearest(query.clone(), 5)))
+        .collect();
+    for memory in [MEMORY, 64 << 10] {
+        assert_eq!(asked(memory), wanted, "in parts, {memory}");
+    }
+    fs.build();
+    assert_eq!(asked(MEMORY), wanted, "with an index");
+    let wrong = Search { filter: Some("slot <".to_owned()), ..near(7, false) };
+    let why = fs.open(MEMORY).search(fs.dir, &wrong).unwrap_err().to_string();
+    assert!(why.contains("the filter is wrong"), "{why}");
 }

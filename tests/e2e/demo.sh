@@ -134,6 +134,17 @@ first_boot() {
     oflag=seek_bytes conv=notrunc status=none
   sync
   same "a row overwritten a moment ago is found" 7 "$(nearest 51)"
+  { printf 'package\tsection\tabout\n' && cat "$names"; } >"$corpus/packages.tsv"
+  chmod 755 /mnt "$corpus" && chmod 644 "$corpus"/*
+  sync
+  install -m 755 "$(command -v vexfs-ublk)" /tmp/ask && install -m 644 "$queries" /tmp/queries.npy
+  say "an ordinary user asks for python packages only:"
+  setpriv --reuid 2000 --regid 2000 --clear-groups /tmp/ask search "$corpus" --query /tmp/queries.npy \
+    --row 0 -k 3 --where 'row.section = "python"' --show section,package >/tmp/chosen 2>/dev/null
+  sed 1d /tmp/chosen | while read -r distance _ section package _; do
+    say "  $distance  $section  $package"
+  done
+  same "he finds those" 3 "$(grep -c '  python  ' /tmp/chosen)"
 
   step "4. fio, verified"
   truncate -s 256M /data/raw.img

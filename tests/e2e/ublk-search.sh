@@ -94,7 +94,41 @@ mv mnt/corpus/shared/theirs.npy mnt/corpus/closed/ && sync
 [ "$(found 2000 mnt/corpus)" = "packages.npy " ] || fail "a file that moved: $(found 2000 mnt/corpus)"
 setfacl -b mnt/corpus/packages.npy && chmod 600 mnt/corpus/packages.npy && sync
 refused "may not read" as 2000 ./ask search mnt/corpus --query row.npy
-rm -r mnt/corpus/shared mnt/corpus/closed ask row.npy
+
+step "a user finds the files and rows that he asks for, by what he may read of them"
+mkdir -m 755 mnt/corpus/some
+cp "$data/packages-2k.npy" mnt/corpus/some/a.npy
+awk 'BEGIN { print "n\tkind"; for (n = 0; n < 2000; n++) print n "\t" (n % 2 ? "odd" : "even") }' >mnt/corpus/some/a.tsv
+chmod 644 mnt/corpus/some/*
+setfattr -n user.lang -v en mnt/corpus/some/a.npy && sync
+# chosen PATH EXPRESSION: the slots that the user finds near row 999, in order.
+chosen() {
+    as 2000 ./ask search --json "$1" --query row.npy --row 999 -k 3 --where "$2" |
+        grep -o '"slot":[0-9]*' | cut -d: -f2 | sort -n | tr '\n' ' '
+}
+[ "$(chosen mnt/corpus 'row.n = 999')" = "999 " ] || fail "a row: $(chosen mnt/corpus 'row.n = 999')"
+[ "$(chosen mnt/corpus 'row.kind = "odd" and slot in (7, 8, 9)')" = "7 9 " ] || fail "odd rows"
+[ "$(chosen mnt/corpus/some/a.npy 'row.n < 2 and path ~ "*.npy"')" = "0 1 " ] || fail "a single file"
+[ "$(chosen mnt/corpus 'user.lang = "en" and path ~ "some/*" and owner = "root" and slot < 3 and mtime > "2020-01-01"')" = "0 1 2 " ] ||
+    fail "a file by what is known of it"
+[ -z "$(chosen mnt/corpus 'user.lang = "de"')" ] || fail "a file that was not asked for"
+as 2000 ./ask search mnt/corpus --query row.npy --row 999 -k 1 --where 'slot = 999' --show n,kind |
+    grep -q '999  odd  mnt/corpus/some/a.npy' || fail "metadata is not shown"
+refused "column 8" as 2000 ./ask search mnt/corpus --query row.npy --where 'slot < '
+chmod 600 mnt/corpus/some/a.tsv && sync
+[ -z "$(chosen mnt/corpus 'row.n = 999' 2>/dev/null)" ] || fail "metadata that he may not read"
+as 2000 ./ask search mnt/corpus --query row.npy --where 'row.n = 999' 2>&1 >/dev/null |
+    grep -q 'may not read a.tsv' || fail "no note about metadata that he may not read"
+
+step "a batch, a radius and a wished recall"
+vexfs-ublk search mnt/corpus/some/a.npy --query "$queries" --batch -k 2 --json | grep -o '"slot"' | wc -l |
+    grep -qx 400 || fail "200 queries for 2 rows each"
+[ "$(slots mnt/corpus/some/a.npy --like 999 --within 0.0001)" = 999 ] || fail "a radius"
+vexfs-ublk search mnt/corpus/some/a.npy --like 999 --within 2 -k 5 2>&1 >/dev/null | grep -q "more than 5" ||
+    fail "a radius that is cut is not told"
+vexfs-ublk search mnt/corpus/some/a.npy --like 999 --recall .9 2>&1 >/dev/null | grep -q "for a recall of 0.9" ||
+    fail "the width is not told"
+rm -r mnt/corpus/shared mnt/corpus/closed mnt/corpus/some ask row.npy
 sync
 
 step "bad queries and files get one line"

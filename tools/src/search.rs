@@ -17,7 +17,8 @@ use vexfs::Ino;
 use vexfs_image::Access;
 use vexfs_search::ask::Search;
 use vexfs_search::client::{
-    UNMARKED, joined, names_file, names_of_rows, nothing_searched, to_json, to_text,
+    AskArgs, UNMARKED, joined, names_file, names_of_rows, nothing_searched, remarks, to_json,
+    to_text,
 };
 use vexfs_search::unmounted::{Built, Problem, Progress, Unmounted, Verified};
 use vexfs_search::upkeep;
@@ -40,42 +41,61 @@ fn failed(subject: &str) -> impl Fn(Problem) -> Failure + '_ {
 pub fn search(
     path: &Path,
     below: &[u8],
-    search: &Search,
+    ask: &AskArgs,
     memory: u64,
-    as_json: bool,
     out: &mut dyn Write,
 ) -> Result<()> {
+    let (searches, by_name) = ask.searches().map_err(Failure::Other)?;
     let device = image::device(path, Access::Read)?;
     let name = path.display().to_string();
     let mut tree = Tree::new(image::volume_on(&device, &name)?, path);
-    let top = tree.find(below)?;
-    let subject = format!("{name}:{}", Path::new(OsStr::from_bytes(below)).display());
+    let mut top = tree.find(below)?;
+    let is_dir = top.is_dir();
+    let mut shown = PathBuf::from(OsStr::from_bytes(below));
+    let subject = format!("{name}:{}", shown.display());
+    let mut only = None;
+    if !is_dir && by_name {
+        // Filters test names below a directory.
+        only = shown.file_name().map(|name| name.as_bytes().to_vec());
+        shown = shown.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        top = tree.find(shown.as_os_str().as_bytes())?;
+    }
     let unmounted = Unmounted::open(device, memory).map_err(failed(&name))?;
-    let answer = unmounted.search(top.ino, search).map_err(failed(&subject))?;
-    for remark in &answer.remarks {
-        eprintln!("vexfs: {name}: {remark}");
-    }
-    let mut found = answer.found;
-    let shown = PathBuf::from(OsStr::from_bytes(below));
-    let mut paths: BTreeMap<u64, PathBuf> =
-        found.paths.iter().map(|(ino, path)| (*ino, joined(&shown, path))).collect();
-    if top.is_dir() {
-        for (ino, path) in unmarked(&mut tree, below)? {
-            found.notes.push((ino.0, UNMARKED.to_owned()));
-            paths.insert(ino.0, path);
+    let mut answers = Vec::new();
+    for search in searches {
+        let search = Search { only: only.clone(), ..search };
+        let answer = unmounted.search(top.ino, &search).map_err(failed(&subject))?;
+        let mut found = answer.found;
+        let mut paths: BTreeMap<u64, PathBuf> =
+            found.paths.iter().map(|(ino, path)| (*ino, joined(&shown, path))).collect();
+        if is_dir && answers.is_empty() {
+            for (ino, path) in unmarked(&mut tree, below)? {
+                found.notes.push((ino.0, UNMARKED.to_owned()));
+                paths.insert(ino.0, path);
+            }
         }
+        if found.searched == 0 {
+            let why = nothing_searched(&shown, &found, &paths);
+            return Err(Failure::Other(format!("{name}:{why}")));
+        }
+        if answers.is_empty() {
+            for remark in &answer.remarks {
+                eprintln!("vexfs: {name}: {remark}");
+            }
+            for (ino, note) in &found.notes {
+                let path = paths.get(ino).map_or(Path::new("?"), PathBuf::as_path);
+                eprintln!("vexfs: {name}:{}: {note}", path.display());
+            }
+        }
+        answers.push((found, paths));
     }
-    if found.searched == 0 {
-        return Err(Failure::Other(format!("{name}:{}", nothing_searched(&shown, &found, &paths))));
+    for line in remarks(&answers, ask) {
+        eprintln!("vexfs: {line}");
     }
-    for (ino, note) in &found.notes {
-        let path = paths.get(ino).map_or(Path::new("?"), PathBuf::as_path);
-        eprintln!("vexfs: {name}:{}: {note}", path.display());
-    }
-    let text = if as_json {
-        format!("{}\n", to_json(&found, &paths, search.exact))
+    let text = if ask.json {
+        format!("{}\n", to_json(&answers, ask))
     } else {
-        to_text(&found, &paths, &mut |path| names_beside(&mut tree, path))
+        to_text(&answers, ask, &mut |path| names_beside(&mut tree, path))
     };
     out.write_all(text.as_bytes()).map_err(Failure::output)
 }

@@ -100,3 +100,34 @@ fn an_image_in_use_is_refused_and_one_that_can_only_be_read_is_searched() {
     std::fs::set_permissions(lab.path("a.img"), read_only).unwrap();
     lab.vexfs("search a.img /corpus --query q.npy").ok();
 }
+
+#[test]
+fn an_image_is_searched_by_what_is_known_of_rows_and_for_many_at_once() {
+    let lab = lab();
+    let image = lab.path("a.img");
+    let mut fs = Mounted::open(&image, BYTES, Arc::new(DirtyLog::new(BYTES).unwrap()));
+    let (dir, _) = fs.volume.resolve(|v| v.lookup(Ino::ROOT, b"corpus")).unwrap();
+    let (beside, _) = fs.volume.resolve(|v| v.lookup(dir, b"rows.tsv")).unwrap();
+    let lines: String = (0..ROWS).map(|slot| format!("{}\tt{slot}\n", 2000 + slot % 30)).collect();
+    fs.write(beside, 0, format!("year\ttag\n{lines}").as_bytes());
+    fs.commit();
+    drop(fs);
+    vexfs_index::npy::write(&lab.path("many.npy"), DIM, &[row(1234), row(7)].concat()).unwrap();
+    for path in ["/corpus", "/corpus/rows.npy"] {
+        let search = format!("search a.img {path} --query many.npy --batch -k 3 --json");
+        let mut words: Vec<&str> = search.split(' ').collect();
+        words.extend(["--where", "row.year = 2004 and slot > 10", "--show", "year,tag"]);
+        let found = json(&lab.run(common::VEXFS, words).ok().out);
+        assert_eq!(found.as_array().unwrap().len(), 2, "{found}");
+        let first = &found[0]["hits"][0];
+        assert_eq!(first["slot"], 1234);
+        assert_eq!(first["row"], serde_json::json!({ "year": 2004, "tag": "t1234" }));
+        assert_eq!(first["path"], "/corpus/rows.npy");
+        for hit in found[1]["hits"].as_array().unwrap() {
+            assert_eq!(hit["row"]["year"], 2004);
+            assert!(hit["slot"].as_u64().unwrap() > 10);
+        }
+    }
+    let words = ["search", "a.img", "/corpus", "--like", "1", "--where", "slot <"];
+    lab.run(common::VEXFS, words).refused(1, &["--where: column 7"]);
+}

@@ -6,6 +6,7 @@
 use crate::options::Options;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
+use vexfs_search::client::{AskArgs, WHERE_HELP};
 
 /// Serves an image as a block device and searches its vectors.
 #[derive(Debug, Parser)]
@@ -375,42 +376,26 @@ pub struct StatsArgs {
 /// `search`
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("what").required(true),
-    after_help = "Finds everything that was committed (sync, fsync) before the search. The lines of a .tsv file that
-has the name of the vector file and lies beside it are shown as the names of its rows.
+    after_help = format!("Finds everything that was committed (sync, fsync) before the search, of what its user may read. The
+lines of a .tsv file that has the name of the vector file and lies beside it are shown as the names of its rows.
+
+With --at-least it waits up to half a minute for that generation.
+
+{WHERE_HELP}
 
 Examples:
   vexfs-ublk search /mnt/corpus --query query.npy
   vexfs-ublk search /mnt/corpus --query queries.npy --row 17 -k 5 --json
-  vexfs-ublk search /mnt/corpus/packages.npy --like 42 --exact"
+  vexfs-ublk search /mnt/corpus --query queries.npy --batch --recall .99 --json
+  vexfs-ublk search /mnt/corpus --query query.npy --where 'row.year >= 2020 and path ~ \"en/*\"' --show year,title
+  vexfs-ublk search /mnt/corpus/packages.npy --like 42 --within 0.3")
 )]
 pub struct SearchArgs {
     /// A vector file, or a directory whose vector files are searched together
     pub path: PathBuf,
-    /// Search for the vectors nearest to a row of this .npy file
-    #[arg(long, value_name = "FILE.npy", group = "what")]
-    pub query: Option<PathBuf>,
-    /// The row of the query file
-    #[arg(long, value_name = "I", default_value_t = 0, conflicts_with = "like")]
-    pub row: usize,
-    /// Search for the vectors nearest to the one in this slot of the vector file
-    #[arg(long, value_name = "SLOT", group = "what")]
-    pub like: Option<u64>,
-    /// How many to find
-    #[arg(short, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
-    pub k: u32,
-    /// Width of the search: a larger one finds more of the true neighbours and takes longer
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
-    pub ef: Option<u32>,
-    /// Compare the query with every vector, without the graphs
-    #[arg(long)]
-    pub exact: bool,
-    /// Wait up to half a minute until the index has reached this generation
-    #[arg(long, value_name = "GENERATION")]
-    pub at_least: Option<u64>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// What is searched for, and how it is printed
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// What to do with an index.

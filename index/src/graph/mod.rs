@@ -20,6 +20,7 @@ use std::{
 
 use crate::{
     error::{IndexError, Result},
+    filter::Bitmap,
     store::pages::Pages,
     vector::{Params, Row, Space},
     vector_array::VectorArray,
@@ -36,6 +37,18 @@ pub(crate) trait Graph: Send + Sync {
     /// About `ef` row numbers near the query, each at most once, the nearest by the graph's own
     /// estimate first.
     fn search(&self, query: &Row, ef: usize) -> Vec<u32>;
+    /// The same of the rows that are in `passing`: about `ef` of them. `None` if that takes more than `most`
+    /// distances, or this graph cannot do it.
+    fn search_passing(
+        &self,
+        query: &Row,
+        ef: usize,
+        passing: &Bitmap,
+        most: usize,
+    ) -> Option<Vec<u32>> {
+        let _ = (query, ef, passing, most);
+        None
+    }
     /// A graph over `rows` that keeps what it can of this one's links. `moved` says where the rows of this
     /// graph are among `rows`, or [`GONE`]. `None` if building a graph anew is better.
     fn extended(

@@ -17,6 +17,7 @@ use super::slots::{DataExtent, Span, first_span, moved, written};
 use super::vector_file::{Batch, Slots, VectorFile};
 use crate::dirty_log::{DirtyLog, DirtyRange};
 use crate::log_line;
+use crate::sidecar::Watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub struct Tracker<D> {
     headers: BTreeSet<u64>,
     /// Whether all overwrites since the index was fed are marked; those before this daemon are not.
     marks_complete: bool,
+    /// The sidecars that were read, which are told what was written in place.
+    sidecars: Arc<Watch>,
     /// `places` changed since the dirty log was told.
     moved: bool,
     block_shift: u32,
@@ -91,6 +94,7 @@ impl<D: Device + Clone> Tracker<D> {
             roots: u64::MAX,
             headers: BTreeSet::new(),
             marks_complete: false,
+            sidecars: Arc::default(),
             moved: false,
             block_shift,
             trusted: BTreeSet::new(),
@@ -141,6 +145,11 @@ impl<D: Device + Clone> Tracker<D> {
     /// How many slots have to be read.
     pub fn pending(&self) -> u64 {
         self.files.values().flat_map(|file| &file.slots).map(|slots| slots.todo.count()).sum()
+    }
+
+    /// What is told of writes in place to sidecars.
+    pub fn sidecars(&self) -> Arc<Watch> {
+        self.sidecars.clone()
     }
 
     /// The vector files, each with why it is not searched as expected.
@@ -200,6 +209,7 @@ impl<D: Device + Clone> Tracker<D> {
         }
         let dirty = self.dirty_log.drain();
         self.overwritten(&dirty);
+        self.sidecars.overwritten(&dirty);
         while let Some(ino) = self.headers.first().copied() {
             self.refresh(Ino(ino))?;
             self.headers.remove(&ino);
@@ -596,7 +606,7 @@ impl<D: Device> Bytes for FileBytes<'_, D> {
 }
 
 /// Reads bytes of a file; holes read as zeroes. The engine's devices read only whole sectors.
-fn read_extents<D: Device>(
+pub(crate) fn read_extents<D: Device>(
     device: &D,
     extents: &[DataExtent],
     block_shift: u32,

@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vexfs_image::Access;
-use vexfs_search::ask::{Query, Search};
 use vexfs_search::client;
+use vexfs_search::client::{AskArgs, WHERE_HELP};
 use vexfs_tools::dump::Format;
 use vexfs_tools::failure::{Failure, Result};
 use vexfs_tools::put::Copied;
@@ -109,48 +109,28 @@ Examples:
     },
     /// Finds the nearest vectors in a vector file or a directory of the image
     #[command(
-        group = ArgGroup::new("what").required(true),
-        after_help = "It needs no device, no mount and no root. The index behind the filesystem is used, and what was written
+        after_help = format!("It needs no device, no mount and no root. The index behind the filesystem is used, and what was written
 since is read beside it; without one, every row is compared (`vexfs index` builds one). Whoever can read
 the image file can search everything in it. The lines of a .tsv file with the name of the vector file,
 beside it, are shown as the names of its rows.
 
+{WHERE_HELP}
+
 Examples:
   vexfs search vexfs.img /corpus --query query.npy
   vexfs search vexfs.img /corpus/packages.npy --like 42 -k 5 --json
-  vexfs search vexfs.img / --query queries.npy --row 17 --exact"
+  vexfs search vexfs.img /corpus --query queries.npy --batch --where 'row.year >= 2020' --show year
+  vexfs search vexfs.img / --query queries.npy --row 17 --exact")
     )]
     Search {
         /// The image file or block device
         image: PathBuf,
         /// A vector file, or a directory whose vector files are searched together
         path: OsString,
-        /// Search for the vectors nearest to a row of this .npy file
-        #[arg(long, value_name = "FILE.npy", group = "what")]
-        query: Option<PathBuf>,
-        /// The row of the query file
-        #[arg(long, value_name = "I", default_value_t = 0, conflicts_with = "like")]
-        row: usize,
-        /// Search for the vectors nearest to the one in this slot of the vector file
-        #[arg(long, value_name = "SLOT", group = "what")]
-        like: Option<u64>,
-        /// How many to find
-        #[arg(short, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
-        k: u32,
-        /// Width of the search: a larger one finds more of the true neighbours and takes longer
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
-        ef: Option<u32>,
-        /// Compare the query with every vector as it is in its file, without the index
-        #[arg(long)]
-        exact: bool,
-        /// Refuse if the image is not at this generation yet
-        #[arg(long, value_name = "GENERATION")]
-        at_least: Option<u64>,
+        #[command(flatten)]
+        ask: Box<AskArgs>,
         #[command(flatten)]
         memory: Memory,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
     /// Builds the index of the image's vectors, behind the filesystem
     #[command(
@@ -257,14 +237,8 @@ fn run(command: Command) -> Result<()> {
             let mut tree = Tree::new(volume, &image);
             put::put(&mut tree, &from, &to.into_vec()).map(report)
         }
-        Command::Search { image, path, query, row, like, k, ef, exact, at_least, memory, json } => {
-            let query = match (query, like) {
-                (Some(file), _) => client::read_query(&file, row).map_err(Failure::Other)?,
-                (None, Some(slot)) => Query::Like(slot),
-                (None, None) => return Err(Failure::Usage("give --query or --like".into())),
-            };
-            let asked = Search { query, k, ef, exact, at_least };
-            search::search(&image, &path.into_vec(), &asked, memory.bytes(), json, &mut out)
+        Command::Search { image, path, ask, memory } => {
+            search::search(&image, &path.into_vec(), &ask, memory.bytes(), &mut out)
         }
         Command::Index { image, status: true, memory, json, .. } => {
             search::status(&image, memory.bytes(), json, &mut out)

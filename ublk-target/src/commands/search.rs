@@ -15,21 +15,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vexfs_search::ask::{Query, Search};
+use vexfs_search::ask::{Found, Search};
 use vexfs_search::client::{
-    UNMARKED, joined, names_file, names_of_rows, nothing_searched, read_query, to_json, to_text,
+    UNMARKED, joined, names_file, names_of_rows, nothing_searched, remarks, to_json, to_text,
 };
 
 pub fn run(args: &SearchArgs) -> Result<()> {
     let at = |source| Error::Image { path: args.path.clone(), source };
     let meta = fs::metadata(&args.path).map_err(at)?;
-    let query = match (&args.query, args.like) {
-        (Some(file), _) => read_query(file, args.row).map_err(Error::Refused)?,
-        (None, Some(slot)) => Query::Like(slot),
-        (None, None) => return Err(Error::Refused("give --query or --like".into())),
-    };
+    let (searches, by_name) = args.ask.searches().map_err(Error::Refused)?;
     let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
     let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
     if !meta.is_dir() && !meta.is_file() {
@@ -38,29 +35,46 @@ pub fn run(args: &SearchArgs) -> Result<()> {
             args.path.display()
         )));
     }
-    let file = open(&args.path).map_err(at)?;
-    let search =
-        Search { query, k: args.k, ef: args.ef, exact: args.exact, at_least: args.at_least };
-    let request = Request::Search(search);
-    let reply =
-        client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
-            Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
-            other => other,
-        })?;
-    let Reply::Found(mut found) = reply else {
-        return Err(client::unexpected());
-    };
-    let mut paths: BTreeMap<u64, PathBuf> =
-        found.paths.iter().map(|(ino, below)| (*ino, joined(&args.path, below))).collect();
-    if meta.is_dir() {
-        for (ino, path) in unmarked(&args.path, meta.dev()) {
-            found.notes.push((ino, UNMARKED.to_owned()));
-            paths.insert(ino, path);
+    let Place { top, only } = place(&args.path, meta.is_file() && by_name).map_err(at)?;
+    let file = open(&top).map_err(at)?;
+    let mut answers = Vec::new();
+    for search in searches {
+        let request = Request::Search(Search { only: only.clone(), ..search });
+        let reply =
+            client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
+                Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
+                other => other,
+            })?;
+        let Reply::Found(mut found) = reply else {
+            return Err(client::unexpected());
+        };
+        let mut paths: BTreeMap<u64, PathBuf> =
+            found.paths.iter().map(|(ino, below)| (*ino, joined(&top, below))).collect();
+        if meta.is_dir() && answers.is_empty() {
+            for (ino, path) in unmarked(&args.path, meta.dev()) {
+                found.notes.push((ino, UNMARKED.to_owned()));
+                paths.insert(ino, path);
+            }
         }
+        if found.searched == 0 {
+            return Err(Error::Refused(nothing_searched(&args.path, &found, &paths)));
+        }
+        if answers.is_empty() {
+            say(&found, &paths);
+        }
+        answers.push((found, paths));
     }
-    if found.searched == 0 {
-        return Err(Error::Refused(nothing_searched(&args.path, &found, &paths)));
+    for line in remarks(&answers, &args.ask) {
+        eprintln!("vexfs-ublk: {line}");
     }
+    if args.ask.json {
+        return super::print(&format!("{}\n", to_json(&answers, &args.ask)));
+    }
+    super::print(&to_text(&answers, &args.ask, &mut names_beside))
+}
+
+/// Prints what is to be known beside the hits.
+fn say(found: &Found, paths: &BTreeMap<u64, PathBuf>) {
     for (ino, note) in &found.notes {
         let path = paths.get(ino).map_or_else(|| PathBuf::from("?"), Clone::clone);
         eprintln!("vexfs-ublk: {}: {note}", path.display());
@@ -73,10 +87,29 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     if !found.caught_up {
         eprintln!("vexfs-ublk: the index is still catching up: newer rows may be missing");
     }
-    if args.json {
-        return super::print(&format!("{}\n", to_json(&found, &paths, args.exact)));
+}
+
+/// What is asked about.
+struct Place {
+    /// What is opened.
+    top: PathBuf,
+    /// The only file there that is meant.
+    only: Option<Vec<u8>>,
+}
+
+/// Of a single file whose name matters, its directory is asked, since the daemon knows an open file by its
+/// number alone.
+fn place(path: &Path, by_name: bool) -> io::Result<Place> {
+    if !by_name {
+        return Ok(Place { top: path.to_owned(), only: None });
     }
-    super::print(&to_text(&found, &paths, &mut names_beside))
+    let path = fs::canonicalize(path)?;
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => {
+            Ok(Place { top: parent.to_owned(), only: Some(name.as_bytes().to_vec()) })
+        }
+        _ => Ok(Place { top: path, only: None }),
+    }
 }
 
 pub(super) fn not_on_ublk(path: &Path) -> Error {
@@ -139,4 +172,21 @@ fn unmarked(top: &Path, dev: u64) -> BTreeMap<u64, PathBuf> {
 /// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one.
 fn names_beside(path: &Path) -> Vec<String> {
     names_of_rows(&fs::read_to_string(names_file(path)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_name_matters_is_asked_for_in_its_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.npy");
+        fs::write(&file, "").unwrap();
+        let asked = place(&file, true).unwrap();
+        assert_eq!(asked.only.as_deref(), Some(&b"a.npy"[..]));
+        assert_eq!(asked.top, fs::canonicalize(directory.path()).unwrap());
+        let asked = place(&file, false).unwrap();
+        assert_eq!((asked.top, asked.only), (file, None));
+    }
 }

@@ -9,6 +9,7 @@ use crate::indexer::view::View;
 use std::time::{Duration, Instant};
 use vexfs_search::answer::{no_index, search_in, too_early};
 use vexfs_search::ask::{Found, Search};
+use vexfs_search::choice::Question;
 use vexfs_search::rights::caller::Caller;
 use vexfs_search::rights::names::Top;
 
@@ -23,6 +24,7 @@ const LISTINGS: usize = 8;
 
 /// Answers a search of `caller` at or under `top`.
 pub fn search(view: &View, caller: &Caller, top: Top, search: &Search) -> Result<Found, String> {
+    let question = Question::of(search)?;
     let mut listings = 0;
     let deadline = Instant::now() + CATCH_UP_LIMIT;
     loop {
@@ -36,7 +38,12 @@ pub fn search(view: &View, caller: &Caller, top: Top, search: &Search) -> Result
             continue;
         }
         let Some(names) = &snapshot.names else { return Err(no_index(&snapshot)) };
-        let scope = names.scope(top, caller, |ino| snapshot.files.contains_key(&ino))?;
+        let scope = names.scope_with(
+            top,
+            caller,
+            |ino| snapshot.files.contains_key(&ino),
+            &question.wanted,
+        )?;
         listings += 1;
         if caught_up && scope.generation > snapshot.generation && listings < LISTINGS {
             continue;

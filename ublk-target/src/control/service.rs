@@ -400,8 +400,7 @@ mod tests {
         // A stopping indexer serves no ticket: the reply says why there are no hits.
         view.stop();
         let query = Query::Vector(vec![1.0]);
-        let search =
-            Request::Search(Search { query, k: 1, ef: None, exact: false, at_least: None });
+        let search = Request::Search(Search::nearest(query, 1));
         let error = client::ask(&socket, &search).unwrap_err().to_string();
         assert!(error.contains("comes with an open file"), "{error}");
         for (path, words) in [("/proc/self", "no VexFS"), ("/dev", "not on a filesystem")] {
@@ -424,8 +423,7 @@ mod tests {
         let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
         let file = std::fs::File::open("/dev").unwrap();
         let query = Query::Vector(vec![1.0]);
-        let search =
-            Request::Search(Search { query, k: 1, ef: None, exact: false, at_least: None });
+        let search = Request::Search(Search::nearest(query, 1));
         let frame = wire::frame(&search).unwrap();
         let mut descriptors = vec![file.as_fd()];
         for byte in &frame {

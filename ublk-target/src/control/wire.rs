@@ -219,11 +219,16 @@ mod tests {
 
     fn search() -> Request {
         Request::Search(Search {
-            query: Query::Vector(vec![0.5, -1.0]),
-            k: 10,
             ef: Some(64),
             exact: true,
             at_least: Some(7),
+            recall: Some(0.99),
+            within: Some(0.5),
+            filter: Some("slot < 9".into()),
+            more: vec![Query::Like(3)],
+            show: vec!["year".into()],
+            only: Some(b"a.npy".to_vec()),
+            ..Search::nearest(Query::Vector(vec![0.5, -1.0]), 10)
         })
     }
 

@@ -244,7 +244,7 @@ impl Worker {
         let tracker = Tracker::open(self.reader.clone(), index.clone(), self.dirty_log.clone())
             .map_err(|e| e.to_string())?;
         let names = Names::open(self.reader.clone()).map_err(|e| e.to_string())?;
-        self.names = Some(Arc::new(names));
+        self.names = Some(Arc::new(names.watching(tracker.sidecars())));
         self.tracker = Some((tracker, index));
         Ok(())
     }

@@ -37,6 +37,7 @@ use super::{
 use crate::{
     distance,
     error::Result,
+    filter::Bitmap,
     store::pages::Pages,
     sync::lock,
     types::Metric,
@@ -49,7 +50,7 @@ use build::Builder;
 use codes::{Codec, Codes};
 use column::Column;
 use kernel::Isa;
-use walk::{Scratch, View};
+use walk::{Near, Scratch, View};
 
 /// Links of a node, at most.
 const DEGREE: usize = 32;
@@ -144,6 +145,30 @@ impl FlatGraph {
         equal.map(|pair| pair[1])
     }
 
+    /// Walks with the code of a query, in memory that is used again.
+    fn with_scratch<T>(&self, query: &Row, walk: impl FnOnce(&[u8], &mut Scratch) -> T) -> T {
+        let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
+        let mut code = std::mem::take(&mut scratch.code);
+        self.codec.encode_query(query, &mut scratch.buffer, &mut code);
+        let found = walk(&code, &mut scratch);
+        scratch.code = code;
+        let mut scratches = lock(&self.scratches);
+        if scratches.len() < SCRATCHES_MAX {
+            scratches.push(scratch);
+        }
+        found
+    }
+
+    /// The rows of nodes, and those that are equal to them, of those that are wanted.
+    fn rows_of(&self, nodes: &[Near], wanted: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut rows = Vec::with_capacity(nodes.len());
+        for near in nodes {
+            let row = self.row_of[near.node() as usize];
+            rows.extend(std::iter::once(row).chain(self.equal_to(row)).filter(|&row| wanted(row)));
+        }
+        rows
+    }
+
     fn view(&self) -> View<'_> {
         View { links: &self.links, codes: &self.codes, extra: (0, 0) }
     }
@@ -212,23 +237,29 @@ fn longest_first(rows: &VectorArray, nodes: &mut [u32]) {
 
 impl Graph for FlatGraph {
     fn search(&self, query: &Row, ef: usize) -> Vec<u32> {
-        let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
-        let mut code = std::mem::take(&mut scratch.code);
-        self.codec.encode_query(query, &mut scratch.buffer, &mut code);
-        let view = self.view();
-        view.walk(self.isa, &code, ef, &mut scratch);
-        let mut rows = Vec::with_capacity(scratch.found().len());
-        for near in scratch.found() {
-            let row = self.row_of[near.node() as usize];
-            rows.push(row);
-            rows.extend(self.equal_to(row));
-        }
-        scratch.code = code;
-        let mut scratches = lock(&self.scratches);
-        if scratches.len() < SCRATCHES_MAX {
-            scratches.push(scratch);
-        }
-        rows
+        self.with_scratch(query, |code, scratch| {
+            self.view().walk(self.isa, code, ef, scratch);
+            self.rows_of(scratch.found(), |_| true)
+        })
+    }
+
+    fn search_passing(
+        &self,
+        query: &Row,
+        ef: usize,
+        passing: &Bitmap,
+        most: usize,
+    ) -> Option<Vec<u32>> {
+        let alone = self.duplicates.is_empty();
+        let passes = |node: u32| {
+            let row = self.row_of[node as usize];
+            passing.contains(row as usize)
+                || !alone && self.equal_to(row).any(|row| passing.contains(row as usize))
+        };
+        self.with_scratch(query, |code, scratch| {
+            let found = self.view().walk_passing(self.isa, code, (ef, most), scratch, passes);
+            found.then(|| self.rows_of(scratch.found(), |row| passing.contains(row as usize)))
+        })
     }
 
     fn extended(

@@ -5,6 +5,8 @@
 //! followed, until there is none. Written once and compiled for each kind of code and of
 //! instructions, so that the distance is part of the loop.
 
+mod filtered;
+
 use super::{
     Links,
     codes::{Codes, Kind},
@@ -57,6 +59,7 @@ pub(super) struct Scratch {
     walk: u8,
     nearest: Vec<Near>,
     fresh: Vec<u32>,
+    way: filtered::Way,
     /// The query, as numbers and as a code.
     pub(super) buffer: Vec<f32>,
     pub(super) code: Vec<u8>,
@@ -82,7 +85,9 @@ impl Scratch {
 
     /// Resident bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.met.capacity() + self.nearest.capacity() * 8 + self.buffer.capacity() * 4
+        self.met.capacity()
+            + (self.nearest.capacity() + self.way.capacity()) * 8
+            + self.buffer.capacity() * 4
     }
 }
 

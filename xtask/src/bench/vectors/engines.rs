@@ -135,6 +135,20 @@ fn index(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     Ok(workspace.target.join("release/examples/engine"))
 }
 
+/// What a filtered search of a set does, beside its baselines: a table.
+pub fn filtered(workspace: &Workspace, ui: Ui, set: &Set) -> Result<String> {
+    let step = ui.step(&format!("{}: filtered", set.name));
+    let table = Cmd::cargo()
+        .args(["run", "--quiet", "--release", "-p", "vexfs-index", "--example", "filtered", "--"])
+        .args([&set.corpus_path, &set.queries_path])
+        .arg(set.metric.word())
+        .dir(&workspace.root)
+        .env("CARGO_TARGET_DIR", &workspace.target)
+        .output()?;
+    step.done();
+    Ok(table)
+}
+
 fn diskann(workspace: &Workspace, ui: Ui) -> Result<PathBuf> {
     let step = ui.step("diskann, for release");
     let target = workspace.target.join("bench/vectors/diskann");

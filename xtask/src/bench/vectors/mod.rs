@@ -71,6 +71,9 @@ pub struct VectorArgs {
     /// Also write the figures here: a list with a record for every engine, set, threads and ef
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also search each set filtered, at 50 to 0.1 % of rows that pass, beside both baselines
+    #[arg(long)]
+    filtered: bool,
     /// Also write table, JSON and pictures into docs/bench
     #[arg(long)]
     save: bool,
@@ -98,6 +101,9 @@ pub fn run(workspace: &Workspace, args: &VectorArgs) -> Result<()> {
         step.done();
         let results = measure(ui, &set, &engines, args, scratch.path());
         println!("{}", results.table());
+        if args.filtered {
+            println!("{}", engines::filtered(workspace, ui, &set)?);
+        }
         all.push(results);
     }
     for set in &missing {
