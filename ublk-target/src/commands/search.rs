@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -414,11 +414,19 @@ fn one_line(shown: Option<&Shown>) -> String {
 }
 
 /// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one, after the line with
-/// the names of its columns, if it has one.
+/// the names of its columns, if it has one: not if there are as many lines as rows.
 fn names_beside(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path.with_extension("tsv")).unwrap_or_default();
-    let header = text.lines().next().is_some_and(sidecar::has_header);
+    let header = text.lines().next().is_some_and(sidecar::has_header)
+        && rows_of(path) != Some(text.lines().count() as u64);
     text.lines().skip(usize::from(header)).map(|line| line.replace('\t', "  ")).collect()
+}
+
+/// How many rows an `.npy` file says that it has.
+fn rows_of(path: &Path) -> Option<u64> {
+    let mut head = Vec::new();
+    fs::File::open(path).ok()?.take(4096).read_to_end(&mut head).ok()?;
+    Some(npy::parse(&head)?.rows)
 }
 
 #[cfg(test)]
@@ -433,7 +441,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sub/a.npy");
         fs::create_dir(directory.path().join("sub")).unwrap();
-        fs::write(&file, "").unwrap();
+        npy::write(&file, 1, &[1.0, 2.0]).unwrap();
         fs::write(file.with_extension("tsv"), "first\tx\nsecond\ty\n").unwrap();
         assert_eq!(joined(&file, b""), file);
         let ino = 12;
@@ -489,6 +497,11 @@ mod tests {
         let file = directory.path().join("a.npy");
         fs::write(file.with_extension("tsv"), "year\ttag\n2020\tx\n").unwrap();
         assert_eq!(names_beside(&file), ["2020  x"]);
+        npy::write(&file, 1, &[1.0]).unwrap();
+        assert_eq!(names_beside(&file), ["2020  x"]);
+        // As many lines as rows: all of them are names.
+        npy::write(&file, 1, &[1.0, 2.0]).unwrap();
+        assert_eq!(names_beside(&file), ["year  tag", "2020  x"]);
     }
 
     #[test]
