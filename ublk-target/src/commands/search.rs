@@ -201,15 +201,13 @@ fn parts(queries: Vec<Query>, k: u32) -> Vec<(Query, Vec<Query>)> {
     let mut room = 0;
     for query in queries {
         let bytes = bytes(&query);
-        match parts.last_mut().filter(|(_, more)| room >= bytes && more.len() + 1 < most) {
-            Some((_, more)) => {
-                more.push(query);
-                room -= bytes;
-            }
-            None => {
-                parts.push((query, Vec::new()));
-                room = QUERY_BYTES_MAX.saturating_sub(bytes);
-            }
+        let fits = |more: &Vec<Query>| room >= bytes && more.len() + 1 < most;
+        if let Some((_, more)) = parts.last_mut().filter(|(_, more)| fits(more)) {
+            more.push(query);
+            room -= bytes;
+        } else {
+            parts.push((query, Vec::new()));
+            room = QUERY_BYTES_MAX.saturating_sub(bytes);
         }
     }
     parts
