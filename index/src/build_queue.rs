@@ -3,10 +3,12 @@
 //!
 //! One thread plans all builds and merges of an index, and does one at a time, on all processors. It holds
 //! no lock while it builds, runs at a lower priority, and stops in the middle of a graph when it is told to.
-//! A file that has no more to do waits until no file has; then what is left of it is merged.
+//! A file that has no more to do waits until no file has; then what is left of it is merged if that is much
+//! beside the whole. The rest is merged once the file has been left alone for a while: for so long that such
+//! merges take no more than a small part of the time.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Condvar, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -16,9 +18,13 @@ use std::{
 
 use crate::{
     error::IndexError,
+    merge_policy::Moment,
     sync::{lock, read, write},
     vector_file::{Files, Limits, VectorFile},
 };
+
+/// A merge of an idle file comes after a pause of so many times what the last one took.
+const IDLE_FACTOR: u32 = 20;
 
 #[derive(Default)]
 struct Queue {
@@ -27,13 +33,53 @@ struct Queue {
     queued: HashSet<u64>,
     /// Files that are at rest once none is waiting.
     resting: VecDeque<u64>,
+    idle: IdleFiles,
     /// Whether the thread is at work on a file.
     busy: bool,
+}
+
+/// Files that were left alone, and when each has been for long enough.
+#[derive(Default)]
+struct IdleFiles {
+    due: HashMap<u64, Instant>,
+    by_time: BTreeSet<(Instant, u64)>,
+    /// What the last merge of an idle file took.
+    took: HashMap<u64, Duration>,
+}
+
+impl IdleFiles {
+    fn put(&mut self, file: u64, pause: Duration) {
+        self.take(file);
+        let pause = self.took.get(&file).map_or(pause, |took| pause.max(*took * IDLE_FACTOR));
+        let due = Instant::now() + pause;
+        self.due.insert(file, due);
+        self.by_time.insert((due, file));
+    }
+
+    fn take(&mut self, file: u64) {
+        if let Some(due) = self.due.remove(&file) {
+            self.by_time.remove(&(due, file));
+        }
+    }
+
+    /// A file that is due, or how long it is until one is.
+    fn next(&mut self) -> Result<u64, Option<Duration>> {
+        let (due, file) = self.by_time.first().copied().ok_or(None)?;
+        match due.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => {
+                self.take(file);
+                Ok(file)
+            }
+            left => Err(Some(left)),
+        }
+    }
 }
 
 /// What the index and the build thread share.
 pub(crate) struct BuildQueue {
     pub limits: Limits,
+    /// How long a file is left alone before all of it is merged, at least.
+    idle: Duration,
     stop: AtomicBool,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -41,9 +87,10 @@ pub(crate) struct BuildQueue {
 }
 
 impl BuildQueue {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, idle: Duration) -> Self {
         Self {
             limits,
+            idle,
             stop: AtomicBool::new(false),
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -54,6 +101,7 @@ impl BuildQueue {
     /// Puts a file in the queue.
     pub(crate) fn push(&self, file: u64) {
         let mut queue = lock(&self.queue);
+        queue.idle.take(file);
         if queue.queued.insert(file) {
             queue.waiting.push_back(file);
             self.changed.notify_all();
@@ -68,8 +116,13 @@ impl BuildQueue {
         self.changed.notify_all();
     }
 
+    /// Whether a graph is built, or may be once a file was left alone for a while.
     pub(crate) fn building(&self) -> bool {
-        lock(&self.queue).busy
+        let queue = lock(&self.queue);
+        queue.busy
+            || !queue.waiting.is_empty()
+            || !queue.resting.is_empty()
+            || !queue.idle.due.is_empty()
     }
 
     pub(crate) fn problem(&self) -> Option<String> {
@@ -103,25 +156,39 @@ impl BuildQueue {
             // If it is refused, the work is done at the normal priority.
             let _ = rustix::process::nice(nice);
         }
-        while let Some((id, at_rest)) = self.next() {
+        while let Some((id, moment)) = self.next() {
             let file = read(files).get(&id).map(Arc::clone);
-            let outcome = file.map_or(Outcome::Dropped, |file| self.build(&file, at_rest));
+            let begun = Instant::now();
+            let outcome = file.map_or(Outcome::Dropped, |file| self.build(&file, moment));
             let mut queue = lock(&self.queue);
             queue.busy = false;
-            match outcome {
-                Outcome::Done if queue.queued.insert(id) => queue.waiting.push_back(id),
-                Outcome::Nothing if !at_rest && !queue.resting.contains(&id) => {
+            match (outcome, moment) {
+                (Outcome::Done, _) => {
+                    if moment == Moment::Idle {
+                        queue.idle.took.insert(id, begun.elapsed());
+                    }
+                    if queue.queued.insert(id) {
+                        queue.waiting.push_back(id);
+                    }
+                }
+                (Outcome::Nothing, Moment::Busy) if !queue.resting.contains(&id) => {
                     queue.resting.push_back(id);
                 }
-                _ => {}
+                (Outcome::Later, _) if !queue.queued.contains(&id) => {
+                    queue.idle.put(id, self.idle);
+                }
+                (Outcome::Dropped, _) => {
+                    queue.idle.took.remove(&id);
+                }
+                (Outcome::Nothing | Outcome::Later, _) => {}
             }
             drop(queue);
             self.changed.notify_all();
         }
     }
 
-    /// The next file, and whether it is at rest; `None` if the thread is to end.
-    fn next(&self) -> Option<(u64, bool)> {
+    /// The next file, and what is to be done of it; `None` if the thread is to end.
+    fn next(&self) -> Option<(u64, Moment)> {
         let mut queue = lock(&self.queue);
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -130,19 +197,30 @@ impl BuildQueue {
             if let Some(id) = queue.waiting.pop_front() {
                 queue.queued.remove(&id);
                 queue.busy = true;
-                return Some((id, false));
+                return Some((id, Moment::Busy));
             }
             if let Some(id) = queue.resting.pop_front() {
                 queue.busy = true;
-                return Some((id, true));
+                return Some((id, Moment::Rest));
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            let pause = match queue.idle.next() {
+                Ok(id) => {
+                    queue.busy = true;
+                    return Some((id, Moment::Idle));
+                }
+                Err(pause) => pause.unwrap_or(Duration::MAX),
+            };
+            (queue, _) =
+                self.changed.wait_timeout(queue, pause).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Does one job of a file.
-    fn build(&self, file: &RwLock<VectorFile>, at_rest: bool) -> Outcome {
-        let Some(job) = write(file).plan(self.limits, at_rest) else { return Outcome::Nothing };
+    fn build(&self, file: &RwLock<VectorFile>, moment: Moment) -> Outcome {
+        let Some(job) = write(file).plan(self.limits, moment) else {
+            let later = moment == Moment::Rest && read(file).has_work(self.limits);
+            return if later { Outcome::Later } else { Outcome::Nothing };
+        };
         match job.run(&self.stop) {
             Ok(None) => Outcome::Done,
             Ok(Some(segment)) => {
@@ -165,6 +243,8 @@ enum Outcome {
     Done,
     /// There was no job.
     Nothing,
+    /// There will be one if the file is left alone.
+    Later,
     /// The file is gone, or the index is closed.
     Dropped,
 }

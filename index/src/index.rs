@@ -59,6 +59,9 @@ pub struct Options {
     pub graph: GraphKind,
     /// Where the index makes its temporary directory, for graphs that are saved or loaded.
     pub scratch: PathBuf,
+    /// How long a file is left alone before its last parts are merged into one, whatever their sizes. Merges that
+    /// take long wait longer.
+    pub idle: Duration,
     /// Added to the build thread's niceness.
     pub nice: i32,
 }
@@ -83,7 +86,8 @@ impl Default for Options {
             scan_factor: 20,
             graph: GraphKind::default(),
             scratch: std::env::temp_dir(),
-            nice: 10,
+            idle: Duration::from_secs(10),
+            nice: 19,
         }
     }
 }
@@ -177,7 +181,7 @@ impl Index {
             merge_bytes: options.merge_bytes,
             graph: options.graph,
         };
-        let queue = Arc::new(BuildQueue::new(limits));
+        let queue = Arc::new(BuildQueue::new(limits, options.idle));
         for &file in files.keys() {
             queue.push(file);
         }

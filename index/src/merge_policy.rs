@@ -8,7 +8,8 @@
 //!
 //! Invariant: if nothing is chosen, each part that is not full has more than [`RATIO`] times the rows of all
 //! smaller ones that are not full. If nothing is chosen at rest, and as many rows came since as a [`RATIO`]th
-//! of the largest part, there is one part and a handful of rows, or parts that do not fit into one.
+//! of the largest part, there is one part and a handful of rows, or parts that do not fit into one. If nothing is
+//! chosen of an idle file, that is so however many came.
 
 use std::cmp::Reverse;
 
@@ -27,6 +28,17 @@ pub(crate) struct Part {
     pub lacks_graph: bool,
 }
 
+/// When a choice is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Rows are coming.
+    Busy,
+    /// No file has anything else to do.
+    Rest,
+    /// Nothing has happened to the file for so long that a merge of all of it costs little beside that time.
+    Idle,
+}
+
 /// What a choice depends on besides the parts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
@@ -34,7 +46,7 @@ pub(crate) struct Terms {
     pub bound: usize,
     /// Rows that cost a search next to nothing when they are scanned.
     pub handful: usize,
-    /// Rows that came since `by_credit` was last true; 0 unless the file is at rest.
+    /// Rows that came since `by_credit` was last true; 0 while the file is busy, without end when it is idle.
     pub credit: usize,
 }
 

@@ -55,7 +55,7 @@ pub struct Stats {
     pub counts: Counts,
     /// The generation of the newest checkpoint.
     pub generation: Option<u64>,
-    /// Whether a graph is being built.
+    /// Whether a graph is being built, or will be if nothing happens.
     pub building: bool,
     /// Why the last build that failed did.
     pub problem: Option<String>,

@@ -18,7 +18,7 @@ use crate::{
     graph::{self, Base, GONE, GraphKind},
     growing::GrowingSegment,
     manifest::VectorsBlob,
-    merge_policy::{self, Choice, Part, Terms},
+    merge_policy::{self, Choice, Moment, Part, Terms},
     segment::{Segment, SegmentView},
     slot_set::SlotSet,
     stats::Counts,
@@ -179,7 +179,7 @@ impl VectorFile {
     }
 
     /// The parts that may be merged, and the segment that each is; the growing one is none.
-    fn parts(&self, limits: Limits, at_rest: bool) -> (Vec<Part>, Vec<Option<usize>>) {
+    fn parts(&self, limits: Limits, moment: Moment) -> (Vec<Part>, Vec<Option<usize>>) {
         let usable = |view: &SegmentView| {
             view.live() > 0 && !view.segment.build_failed.load(Ordering::Relaxed)
         };
@@ -193,29 +193,33 @@ impl VectorFile {
         let rows = self.growing.len();
         let is_full = rows >= limits.graph_rows;
         // A small file is scanned as fast as a graph is walked.
-        if is_full || (at_rest && rows > limits.handful() && !parts.is_empty()) {
+        if is_full || (moment != Moment::Busy && rows > limits.handful() && !parts.is_empty()) {
             parts.push(Part { rows, tombstones: 0, lacks_graph: is_full });
             places.push(None);
         }
         (parts, places)
     }
 
-    fn choose(&self, limits: Limits, at_rest: bool) -> Option<(Choice, Vec<Option<usize>>)> {
-        let (parts, places) = self.parts(limits, at_rest);
-        let credit = if at_rest { self.arrived } else { 0 };
+    fn choose(&self, limits: Limits, moment: Moment) -> Option<(Choice, Vec<Option<usize>>)> {
+        let (parts, places) = self.parts(limits, moment);
+        let credit = match moment {
+            Moment::Busy => 0,
+            Moment::Rest => self.arrived,
+            Moment::Idle => usize::MAX,
+        };
         let terms = Terms { bound: limits.bound(self.space), handful: limits.handful(), credit };
         Some((merge_policy::choose(&parts, terms)?, places))
     }
 
-    /// Whether there is a job for it, now or at rest.
+    /// Whether there is a job for it, now or later.
     pub(crate) fn has_work(&self, limits: Limits) -> bool {
-        self.choose(limits, false).is_some() || self.choose(limits, true).is_some()
+        [Moment::Busy, Moment::Idle].into_iter().any(|at| self.choose(limits, at).is_some())
     }
 
     /// The next job that is worth doing, if any. At rest, which is when no file has another, what is left
-    /// is merged too.
-    pub(crate) fn plan(&mut self, limits: Limits, at_rest: bool) -> Option<Job> {
-        let (choice, places) = self.choose(limits, at_rest)?;
+    /// is merged too if it is much, and in an idle file whatever it is.
+    pub(crate) fn plan(&mut self, limits: Limits, moment: Moment) -> Option<Job> {
+        let (choice, places) = self.choose(limits, moment)?;
         if choice.by_credit {
             self.arrived = 0;
         }

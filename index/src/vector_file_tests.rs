@@ -35,7 +35,7 @@ fn what_is_removed_while_a_merge_is_built_stays_removed() {
     let mut file = filled(48);
     assert_eq!((file.segments.len(), file.growing.len()), (3, 0));
     file.remove(1, 1);
-    let job = file.plan(LIMITS, false).unwrap();
+    let job = file.plan(LIMITS, Moment::Busy).unwrap();
     let merged = job.run(&go()).unwrap().unwrap();
     assert_eq!(merged.len(), 47);
     // Meanwhile: a removal, an overwrite, an overwrite with the same vector, and a segment that is
@@ -56,25 +56,25 @@ fn what_is_removed_while_a_merge_is_built_stays_removed() {
         let wanted = wanted.map(|raw| Row::Numbers(raw.map(f32::from).to_vec()));
         assert_eq!(file.get(slot), wanted, "slot {slot}");
     }
-    assert!(file.plan(LIMITS, false).is_none_or(|job| job.segments.len() == 1));
+    assert!(file.plan(LIMITS, Moment::Busy).is_none_or(|job| job.segments.len() == 1));
 }
 
 #[test]
 fn a_merge_for_a_file_that_is_gone_is_thrown_away() {
     let mut file = filled(48);
-    let job = file.plan(LIMITS, false).unwrap();
+    let job = file.plan(LIMITS, Moment::Busy).unwrap();
     let merged = job.run(&go()).unwrap().unwrap();
     let mut fresh = filled(48);
     assert!(!fresh.replace(&job, merged));
     assert_eq!((fresh.segments.len(), fresh.counts().vectors), (3, 48));
     file.remove(0, u64::MAX);
-    assert!(file.segments.is_empty() && file.plan(LIMITS, false).is_none());
+    assert!(file.segments.is_empty() && file.plan(LIMITS, Moment::Busy).is_none());
 }
 
-/// Does all that there is to do.
-fn settle(file: &mut VectorFile, limits: Limits) {
+/// Does all that there is to do at these moments.
+fn work(file: &mut VectorFile, limits: Limits, moments: &[Moment]) {
     let mut jobs = 0;
-    while let Some(job) = file.plan(limits, false).or_else(|| file.plan(limits, true)) {
+    while let Some(job) = moments.iter().find_map(|&moment| file.plan(limits, moment)) {
         if let Some(merged) = job.run(&go()).unwrap() {
             assert!(merged.len() <= limits.merge_rows);
             assert!(file.replace(&job, merged));
@@ -82,7 +82,29 @@ fn settle(file: &mut VectorFile, limits: Limits) {
         jobs += 1;
         assert!(jobs < 1000, "{jobs} jobs and no end");
     }
-    assert!(!file.has_work(limits));
+}
+
+/// Does all that there is to do before the file is idle.
+fn settle(file: &mut VectorFile, limits: Limits) {
+    work(file, limits, &[Moment::Busy, Moment::Rest]);
+}
+
+#[test]
+fn rows_that_came_later_are_merged_into_the_graph_once_the_file_is_idle() {
+    let mut file = filled(640);
+    settle(&mut file, LIMITS);
+    file.arrived = 0;
+    // A 32nd part of it: at rest that is not worth a copy of the whole.
+    for slot in 640..660 {
+        file.upsert(slot, &row(slot), LIMITS).unwrap();
+    }
+    settle(&mut file, LIMITS);
+    assert_eq!(file.segments.len(), 2, "{:?}", file.counts());
+    assert!(file.has_work(LIMITS), "nobody would look at it again");
+    work(&mut file, LIMITS, &[Moment::Busy, Moment::Rest, Moment::Idle]);
+    let counts = file.counts();
+    assert_eq!((counts.segments, counts.graphs, counts.vectors), (1, 1, 660), "{counts:?}");
+    assert!(!file.has_work(LIMITS));
 }
 
 #[test]
@@ -120,7 +142,7 @@ fn plans_end() {
     for slot in slots {
         file.remove(slot, slot);
     }
-    let job = file.plan(LIMITS, false).unwrap();
+    let job = file.plan(LIMITS, Moment::Busy).unwrap();
     let merged = job.run(&go()).unwrap().unwrap();
     assert!(file.replace(&job, merged) && file.get(from).is_none());
     assert!(file.segments.iter().all(|view| view.tombstones.count() == 0));
@@ -129,8 +151,8 @@ fn plans_end() {
 #[test]
 fn a_graph_that_cannot_be_built_is_not_tried_again() {
     let mut file = filled(16);
-    let job = file.plan(LIMITS, false).unwrap();
+    let job = file.plan(LIMITS, Moment::Busy).unwrap();
     job.give_up();
-    assert!(file.plan(LIMITS, false).is_none());
+    assert!(file.plan(LIMITS, Moment::Busy).is_none());
     assert_eq!((file.counts().vectors, file.counts().pending), (16, 16));
 }

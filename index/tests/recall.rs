@@ -5,11 +5,11 @@ mod common;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{corpus, feed, mean_recall, open, raw};
-use vexfs_index::{Element, FileId, Metric, Params, Slot, Space, npy::Matrix};
+use vexfs_index::{Element, FileId, Index, Metric, Options, Params, Slot, Space, npy::Matrix};
 
 const FILE: FileId = FileId(7);
 
@@ -141,4 +141,27 @@ fn searches_answer_while_a_graph_is_built_and_closing_does_not_wait_for_it() {
     let stats = index.stats();
     assert!(stats.building && stats.counts.vectors == 2000, "{stats:?}");
     drop(index);
+}
+
+// Rows that came later stayed in a graph of their own for ever.
+#[test]
+fn a_file_that_is_left_alone_becomes_one_graph_by_itself() {
+    for (idle, wanted) in [(Duration::from_secs(3600), 2), (Duration::from_millis(1), 1)] {
+        let options = Options { graph_rows: 16, idle, ..Options::default() };
+        let (index, _) = Index::open(None, options).unwrap();
+        index.declare(FILE, Space::new(Element::I8, Metric::L2, 4), Params::default()).unwrap();
+        for slots in [0..640u64, 640..660, 660..680] {
+            for slot in slots {
+                index.upsert(FILE, Slot(slot), &[slot as u8, (slot >> 8) as u8, 1, 2]).unwrap();
+            }
+            index.settle();
+        }
+        let segments = || index.file_stats(FILE).unwrap().segments;
+        let begun = Instant::now();
+        while segments() > wanted && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let stats = index.file_stats(FILE).unwrap();
+        assert_eq!((stats.segments, stats.vectors), (wanted, 680), "{idle:?}: {stats:?}");
+    }
 }

@@ -238,14 +238,13 @@ fn a_vector_layout_is_shown_inherited_and_kept() {
     std::fs::create_dir(lab.path("corpus")).unwrap();
     lab.vexfs("put a.img corpus").ok();
     let text = "type=f32,dim=4,metric=cosine";
-    {
-        let mut volume = image::volume(&lab.path("a.img"), Access::Write).unwrap();
+    lab.with_volume("a.img", |volume| {
         let layout = VectorLayout::parse(text).unwrap();
         let dir = volume.resolve(|v| v.lookup(Ino::ROOT, b"corpus")).unwrap().0;
         let now = image::now();
         volume.run(now, |v| v.set_vector(dir, Some(&layout), now)).unwrap();
         volume.commit(now).unwrap();
-    }
+    });
     lab.write("v", &[0; 160]);
     lab.vexfs("put a.img v /corpus").ok();
     let line = format!("vector:    {text}\n");
@@ -254,8 +253,7 @@ fn a_vector_layout_is_shown_inherited_and_kept() {
     // A file that is replaced keeps its own layout, where none is inherited.
     lab.vexfs("put a.img v /v").ok();
     assert!(!lab.vexfs("stat a.img /v").ok().out.contains("vector:"));
-    {
-        let mut volume = image::volume(&lab.path("a.img"), Access::Write).unwrap();
+    lab.with_volume("a.img", |volume| {
         let now = image::now();
         volume
             .run(now, |v| {
@@ -267,7 +265,7 @@ fn a_vector_layout_is_shown_inherited_and_kept() {
             .run(now, |v| v.rename(dir, b"v", Ino::ROOT, b"v", vexfs::RenameFlags::default(), now))
             .unwrap();
         volume.commit(now).unwrap();
-    }
+    });
     lab.vexfs("put a.img v /v").ok();
     assert!(lab.vexfs("stat a.img /v").ok().out.contains(&line));
     // Out of the image and in again, under the name that other filesystems take.
@@ -312,13 +310,12 @@ fn what_a_crash_left_behind_is_cleared_by_the_next_writer() {
     let lab = Lab::with_image("4M");
     lab.write("f", &vec![7; 1 << 20]);
     lab.vexfs("put a.img f").ok();
-    {
-        let mut volume = image::volume(&lab.path("a.img"), Access::Write).unwrap();
+    lab.with_volume("a.img", |volume| {
         let now = image::now();
         volume.run(now, |v| v.unlink(Ino::ROOT, b"f", now)).unwrap();
         volume.commit(now).unwrap();
         assert!(volume.resolve(|v| v.next_orphan(Ino::ROOT)).unwrap().is_some());
-    }
+    });
     lab.write("g", b"g");
     lab.vexfs("put a.img g").ok();
     let device = image::device(&lab.path("a.img"), Access::Read).unwrap();

@@ -16,7 +16,7 @@ use crate::workspace::Workspace;
 /// Builds, boots and shows the run; true if every check passed.
 pub fn run(workspace: &Workspace, kernel: &Kernel) -> Result<bool> {
     let ui = Ui::new();
-    build::tools(workspace, ui)?;
+    build::tools(workspace, build::Profile::Release, ui)?;
     build::module::build(workspace, kernel, ui)?;
     println!("A guest on Linux {}, the machine's own root under a layer of memory", kernel.release);
     let colour = std::io::stdout().is_terminal();

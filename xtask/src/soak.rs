@@ -44,7 +44,7 @@ pub struct SoakArgs {
 /// in target/vm/soak.
 pub fn run(workspace: &Workspace, kernel: &Kernel, args: &SoakArgs) -> Result<bool> {
     if !args.no_build {
-        build::tools(workspace, Ui::new())?;
+        build::tools(workspace, build::Profile::Release, Ui::new())?;
         module::build(workspace, kernel, Ui::new())?;
     }
     let keep = workspace.vm.join("soak");

@@ -36,6 +36,12 @@ impl Workspace {
         let vm = target.join("vm");
         Ok(Self { root, target, dist, vm })
     }
+
+    /// The same with another place to build into, so that tests leave alone what people built.
+    pub fn for_tests(&self) -> Result<Self> {
+        let dist = absolute(None, &self.root, &self.target.join("dist-tests"))?;
+        Ok(Self { dist, ..self.clone() })
+    }
 }
 
 fn absolute(value: Option<std::ffi::OsString>, root: &Path, default: &Path) -> Result<PathBuf> {

@@ -8,12 +8,25 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use tempfile::TempDir;
+use vexfs::Volume;
+use vexfs_image::{Access, FileDevice};
 
 pub const MKFS: &str = env!("CARGO_BIN_EXE_mkfs-vexfs");
 pub const FSCK: &str = env!("CARGO_BIN_EXE_fsck-vexfs");
 pub const VEXFS: &str = env!("CARGO_BIN_EXE_vexfs");
+
+/// Held from a program's fork to its exec, and while a lock on an image is given up: until it execs, a new
+/// process has this one's descriptors, those of other tests too, and a lock ends with the last of them.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Drops what holds a lock on an image, so that the lock ends now.
+fn give_up<T>(held: T) {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(held);
+}
 
 /// What a program did.
 #[derive(Debug)]
@@ -63,7 +76,14 @@ impl Lab {
     }
 
     pub fn run<S: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = S>) -> Run {
-        let done = Command::new(program).args(args).current_dir(self.0.path()).output().unwrap();
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.0.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = {
+            let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+            command.spawn().unwrap()
+        };
+        let done = child.wait_with_output().unwrap();
         Run {
             code: done.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&done.stdout).into_owned(),
@@ -95,16 +115,32 @@ impl Lab {
         file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
     }
 
+    /// Changes an image with the engine.
+    pub fn with_volume(&self, name: &str, change: impl FnOnce(&mut Volume<FileDevice>)) {
+        let mut volume = vexfs_tools::image::volume(&self.path(name), Access::Write).unwrap();
+        change(&mut volume);
+        give_up(volume);
+    }
+
     pub fn write(&self, name: &str, data: &[u8]) {
         std::fs::write(self.path(name), data).unwrap();
     }
 }
 
+/// A lock on an image.
+pub struct Held(Option<File>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        give_up(self.0.take());
+    }
+}
+
 /// Locks a file as the daemon that serves it does, until the result is dropped.
-pub fn hold(path: &Path, alone: bool) -> File {
+pub fn hold(path: &Path, alone: bool) -> Held {
     let file = File::options().read(true).write(true).open(path).unwrap();
     assert!(vexfs_image::lock(&file, alone).unwrap());
-    file
+    Held(Some(file))
 }
 
 /// Bytes that are allocated for a file.

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::plan::{Part, Plan};
-use super::{device, facts, files};
+use super::{device, facts, files, indexing};
 use crate::shell::Cmd;
 
 /// Measures; every figure is on standard output as soon as it is known.
@@ -18,7 +18,7 @@ pub fn run(plan: &Plan) -> Result<()> {
         std::env::var_os("VEXFS_VM").is_some(),
         "this runs in the guest of 'cargo xtask bench' only"
     );
-    load_modules(plan.wants(Part::Fs))?;
+    load_modules(plan.wants(Part::Fs) || plan.wants(Part::Indexing))?;
     if plan.wants(Part::Device) {
         make_image(plan)?;
         for round in 0..plan.rounds {
@@ -38,6 +38,9 @@ pub fn run(plan: &Plan) -> Result<()> {
             facts::daemon_memory(round)?;
         }
         stage.tear_down()?;
+    }
+    if plan.wants(Part::Indexing) {
+        indexing::rounds(plan)?;
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::sample::{DEVICE, FACTS, FILES, Sample};
-use super::{device, facts, files};
+use super::sample::{DEVICE, FACTS, FILES, INDEXING, Sample};
+use super::{device, facts, files, indexing};
 
 /// The median of some figures, and their extremes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -158,7 +158,15 @@ impl Report {
             references: &files::REFERENCES,
             cells: Vec::new(),
         };
-        let sections = [device, files].into_iter().filter_map(|mut section| {
+        let indexing = Section {
+            key: INDEXING,
+            title: "The same device with and without vectors to index",
+            ratio: "vectors / no vectors",
+            subjects: &indexing::SUBJECTS,
+            references: &indexing::SUBJECTS[..1],
+            cells: Vec::new(),
+        };
+        let sections = [device, files, indexing].into_iter().filter_map(|mut section| {
             section.cells = cells(samples, &section);
             (!section.cells.is_empty()).then_some(section)
         });
@@ -299,7 +307,12 @@ fn one_cell(samples: &[Sample], section: &Section, name: &str) -> Cell {
         let best = others.fold(0.0, f64::max);
         (best > 0.0).then(|| sample.value / best)
     });
-    let wanted = if section.key == DEVICE { 1.0 } else { 0.5 };
+    let wanted = match section.key {
+        DEVICE => 1.0,
+        INDEXING if !name.starts_with(indexing::COPY) => indexing::DEVICE_WANTED,
+        INDEXING => indexing::COPY_WANTED,
+        _ => 0.5,
+    };
     Cell {
         name: name.to_owned(),
         unit: own.first().map(|sample| sample.unit.clone()).unwrap_or_default(),

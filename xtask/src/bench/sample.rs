@@ -13,7 +13,7 @@ const MARK: &str = "bench-sample ";
 /// One figure of one round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Part of the bench: [`DEVICE`], [`FILES`] or [`FACTS`].
+    /// Part of the bench: [`DEVICE`], [`FILES`], [`INDEXING`] or [`FACTS`].
     pub section: String,
     /// What was done.
     pub cell: String,
@@ -31,6 +31,8 @@ pub struct Sample {
 pub const DEVICE: &str = "device";
 /// Filesystems side by side.
 pub const FILES: &str = "fs";
+/// The same device with and without vectors to index.
+pub const INDEXING: &str = "indexing";
 /// Figures with a limit of their own: lower is better.
 pub const FACTS: &str = "facts";
 

@@ -66,23 +66,41 @@ pub fn run(workspace: &Workspace, kernel: &Kernel, args: &BuildArgs) -> Result<(
         println!("{}", module::build_test(workspace, kernel, ui)?.display());
         return Ok(());
     }
-    tools(workspace, ui)?;
+    tools(workspace, Profile::Release, ui)?;
     module::build(workspace, kernel, ui)?;
     println!("{}", workspace.dist.display());
     Ok(())
 }
 
+/// How programs are compiled: a profile of Cargo's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// For people.
+    Release,
+    /// For the guests of tests: in half the time.
+    E2e,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::E2e => "e2e",
+        }
+    }
+}
+
 /// The programs, their manual pages and completions.
-pub fn tools(workspace: &Workspace, ui: Ui) -> Result<()> {
-    let step = ui.step("tools (release)");
-    let mut cargo = Cmd::cargo().args(["build", "--release", "--bins"]);
+pub fn tools(workspace: &Workspace, profile: Profile, ui: Ui) -> Result<()> {
+    let step = ui.step(&format!("tools ({})", profile.name()));
+    let mut cargo = Cmd::cargo().args(["build", "--profile", profile.name(), "--bins"]);
     for package in PACKAGES {
         cargo = cargo.args(["-p", package]);
     }
     cargo.dir(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target).run(&step)?;
     let bin = workspace.dist.join("bin");
     for (built, program, _) in PROGRAMS {
-        install(&workspace.target.join("release").join(built), &bin.join(program))?;
+        install(&workspace.target.join(profile.name()).join(built), &bin.join(program))?;
     }
     step.done();
     let step = ui.step("manual pages and completions");

@@ -48,7 +48,8 @@ pub fn all(workspace: &Workspace, kernel: &Kernel, name: Option<&str>) -> Result
     let ui = Ui::new();
     let scripts = scripts(&workspace.root.join("tests/e2e"), name.unwrap_or_default())?;
     ensure!(!scripts.is_empty(), "no executable tests/e2e/*{}*.sh", name.unwrap_or_default());
-    build::tools(workspace, ui)?;
+    let workspace = &workspace.for_tests()?;
+    build::tools(workspace, build::Profile::E2e, ui)?;
     lab::build(workspace, false)?;
     module::build(workspace, kernel, ui)?;
     module::build_test(workspace, kernel, ui)?;

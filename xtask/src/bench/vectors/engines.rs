@@ -60,6 +60,11 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// The same engine, started by another program.
+    pub fn behind<const N: usize>(&self, words: [PathBuf; N]) -> Self {
+        Self { name: self.name, words: words.into_iter().chain(self.words.clone()).collect() }
+    }
+
     /// Starts a process for a set; the index is saved in `scratch`.
     pub fn start(&self, set: &Set, scratch: &Path) -> Result<Engine> {
         fs::create_dir_all(scratch)

@@ -10,6 +10,7 @@ mod conductor;
 mod curve;
 mod engines;
 mod report;
+mod scale;
 mod sets;
 
 use std::fs;
@@ -54,6 +55,9 @@ pub struct VectorArgs {
     /// Search a million generated vectors too: an hour, and 12 GB of memory
     #[arg(long, conflicts_with = "corpus")]
     million: bool,
+    /// Instead: our index alone on sets from ten thousand rows to a million, and on little memory
+    #[arg(long, conflicts_with_all = ["corpus", "sets", "million", "engines", "json"])]
+    scale: bool,
     /// Run only this engine; may be repeated
     #[arg(long = "engine", value_name = "ENGINE",
           value_parser = ENGINES.map(|(name, _)| name))]
@@ -78,6 +82,9 @@ pub struct VectorArgs {
 /// Compares, and writes the results into target/bench.
 pub fn run(workspace: &Workspace, args: &VectorArgs) -> Result<()> {
     let ui = Ui::new();
+    if args.scale {
+        return scale::run(workspace, ui, args);
+    }
     let (wanted, missing) = wanted_sets(workspace, args)?;
     let asked = |name: &str| args.engines.is_empty() || args.engines.iter().any(|n| n == name);
     let engines = engines::prepare(workspace, ui, asked)?;
