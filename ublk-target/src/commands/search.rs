@@ -180,10 +180,16 @@ fn asked(args: &SearchArgs, is_file: bool, filter: Option<&Expression>) -> io::R
     if !is_file || !matters {
         return Ok(Asked { top: args.path.clone(), only: None });
     }
-    let path = fs::canonicalize(&args.path)?;
+    // The directory that a link is in is not the one that is meant.
+    let path = match fs::symlink_metadata(&args.path)?.is_symlink() {
+        true => fs::canonicalize(&args.path)?,
+        false => args.path.clone(),
+    };
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
-            Ok(Asked { top: parent.to_owned(), only: Some(name.as_bytes().to_vec()) })
+            let only = Some(name.as_bytes().to_vec());
+            let here = parent.as_os_str().is_empty();
+            Ok(Asked { top: if here { ".".into() } else { parent.to_owned() }, only })
         }
         _ => Ok(Asked { top: path, only: None }),
     }
@@ -551,6 +557,10 @@ mod tests {
         assert_eq!(asked_of(true, None, &["--show", "x"]), name);
         assert_eq!(asked_of(true, Some("slot = 1"), &[]), None);
         assert_eq!(asked_of(false, Some("row.x = 1"), &[]), None);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let by_link = SearchArgs { path: link, ..args(&["--show", "x"]) };
+        assert_eq!(asked(&by_link, true, None).unwrap().only, name);
     }
 
     #[test]
