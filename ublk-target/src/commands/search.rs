@@ -181,10 +181,8 @@ fn asked(args: &SearchArgs, is_file: bool, filter: Option<&Expression>) -> io::R
         return Ok(Asked { top: args.path.clone(), only: None });
     }
     // The directory that a link is in is not the one that is meant.
-    let path = match fs::symlink_metadata(&args.path)?.is_symlink() {
-        true => fs::canonicalize(&args.path)?,
-        false => args.path.clone(),
-    };
+    let is_link = fs::symlink_metadata(&args.path)?.is_symlink();
+    let path = if is_link { fs::canonicalize(&args.path)? } else { args.path.clone() };
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
             let only = Some(name.as_bytes().to_vec());
