@@ -106,8 +106,8 @@ fn main() -> Result<()> {
         "this walk: q/s, recall",
         "index: q/s, recall",
     ];
-    let titles: String = titles.iter().map(|title| format!(" {title:>26}")).collect();
-    println!("passing   ef{titles}  walked");
+    let [scan, wide, walk, own] = titles.map(|title| format!("{title:>26}"));
+    println!("passing   ef {scan} {wide} {walk} {own}  walked");
     let bench = Bench {
         index: &index,
         queries: (0..queries.rows.min(QUERIES)).map(|row| queries.row(row)).collect(),

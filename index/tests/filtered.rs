@@ -137,7 +137,7 @@ proptest! {
         removed in 0u64..30, radius in 0.0f32..16.0, k in prop::sample::select(vec![1usize, 10, 70, 2000]), half: bool, exact: bool,
     ) {
         let (index, rows) = built(1500, removed, 5, 10);
-        let passes = |slot: u64| !half || slot % 2 == 0;
+        let passes = |slot: u64| !half || slot.is_multiple_of(2);
         let filter = |_: FileId, slot: Slot| passes(slot.0);
         let query = row(777_777);
         let width = if exact { Width::Exact } else { Width::Ef(64) };
@@ -163,7 +163,7 @@ fn a_filter_on_real_embeddings_is_walked_and_found() {
     index.declare(FILE, Space::new(Element::F32, Metric::Cosine, 384), Params::default()).unwrap();
     feed(&index, FILE, 0, &rows);
     index.settle();
-    let filter = |_: FileId, slot: Slot| mixed(slot.0) % 2 == 0;
+    let filter = |_: FileId, slot: Slot| mixed(slot.0).is_multiple_of(2);
     let each: Vec<&[f32]> = (0..queries.rows).map(|row| queries.row(row)).collect();
     let ask = |width| {
         let ask = Ask { k: 10, width, filter: Some(&filter), within: None };
@@ -224,7 +224,7 @@ fn queries_of_a_batch_are_answered_as_alone() {
     let (index, _) = built(1200, 10, 10, 10);
     let queries: Vec<Vec<f32>> = (0..30).map(|seed| row(900_000 + seed)).collect();
     let each: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
-    let filter = |_: FileId, slot: Slot| slot.0 % 3 > 0;
+    let filter = |_: FileId, slot: Slot| !slot.0.is_multiple_of(3);
     let ask = Ask { k: 5, width: Width::Ef(32), filter: Some(&filter), within: None };
     let together = index.search_all(&[FILE], &each, &ask).unwrap();
     for (query, answer) in each.iter().zip(&together) {

@@ -166,7 +166,10 @@ fn show(scope: &Scope, search: &Search, hits: &mut [Hit]) {
                 Cell::Number(x) => Shown::Number(x),
                 Cell::Boolean(is) => Shown::Boolean(is),
                 Cell::Text(text) => {
-                    let end = text.floor_char_boundary(SHOWN_BYTES_MAX.min(left));
+                    let mut end = text.len().min(SHOWN_BYTES_MAX).min(left);
+                    while !text.is_char_boundary(end) {
+                        end -= 1;
+                    }
                     left -= end;
                     Shown::Text(text[..end].to_owned())
                 }

@@ -112,7 +112,7 @@ impl World {
 }
 
 fn notes(found: &Found) -> String {
-    found.notes.iter().map(|(_, note)| format!("{note}\n")).collect()
+    found.notes.iter().map(|(_, note)| note.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

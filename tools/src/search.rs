@@ -143,7 +143,13 @@ fn names_beside(tree: &mut Tree, path: &Path) -> Vec<String> {
         Ok(text)
     })();
     // Names are an addition: a hit without one is a hit.
-    read.map_or_else(|_| Vec::new(), |text| names_of_rows(&String::from_utf8_lossy(&text)))
+    let Ok(text) = read else { return Vec::new() };
+    let mut head = vec![0; HEAD_BYTES as usize];
+    let rows = tree.find(path.as_os_str().as_bytes()).ok().and_then(|inode| {
+        let read = tree.volume.read_at(inode.ino, 0, &mut head).ok()?;
+        rows_of(head.get(..read)?)
+    });
+    names_of_rows(&String::from_utf8_lossy(&text), rows)
 }
 
 /// Builds the index in the tail of the image at `path`, with a progress bar, and prints what it is.

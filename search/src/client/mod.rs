@@ -8,7 +8,9 @@
 mod print;
 mod query;
 
-pub use print::{names_file, names_of_rows, nothing_searched, remarks, to_json, to_text};
+pub use print::{
+    HEAD_BYTES, names_file, names_of_rows, nothing_searched, remarks, rows_of, to_json, to_text,
+};
 pub use query::{read_queries, read_query};
 
 use crate::ask::{Found, HITS_MAX, QUERIES_MAX, Query, Search};

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use vexfs_index::npy;
 
 /// Most files whose reason is in the line about a directory without one that can be searched.
 const REASONS_MAX: usize = 8;
@@ -137,11 +138,22 @@ pub fn names_file(path: &Path) -> PathBuf {
     path.with_extension("tsv")
 }
 
-/// The names in such a file: its lines, after the one with the names of its columns, if it has one.
+/// The names in such a file: its lines, after the one with the names of its columns, if it has one: not if
+/// there are as many lines as `rows`.
 #[must_use]
-pub fn names_of_rows(text: &str) -> Vec<String> {
-    let header = text.lines().next().is_some_and(sidecar::has_header);
+pub fn names_of_rows(text: &str, rows: Option<u64>) -> Vec<String> {
+    let header = text.lines().next().is_some_and(sidecar::has_header)
+        && rows != Some(text.lines().count() as u64);
     text.lines().skip(usize::from(header)).map(|line| line.replace('\t', "  ")).collect()
+}
+
+/// Bytes from a file's start that say how many rows it has.
+pub const HEAD_BYTES: u64 = 4096;
+
+/// How many rows an `.npy` file says that it has, by its first [`HEAD_BYTES`].
+#[must_use]
+pub fn rows_of(head: &[u8]) -> Option<u64> {
+    Some(npy::parse(head)?.rows)
 }
 
 #[cfg(test)]
@@ -160,8 +172,10 @@ mod tests {
         fs::write(&file, "").unwrap();
         fs::write(file.with_extension("tsv"), "first\tx\nsecond\ty\n").unwrap();
         assert_eq!(joined(&file, b""), file);
-        let mut beside =
-            |path: &Path| names_of_rows(&fs::read_to_string(names_file(path)).unwrap_or_default());
+        let mut beside = |path: &Path| {
+            let text = fs::read_to_string(names_file(path)).unwrap_or_default();
+            names_of_rows(&text, Some(2))
+        };
         let ino = 12;
         let paths = BTreeMap::from([(ino, joined(directory.path(), b"sub/a.npy"))]);
         let hit = |slot, distance| Hit { file: ino, slot, distance, shown: vec![] };
@@ -202,7 +216,11 @@ mod tests {
 
     #[test]
     fn a_line_of_column_names_names_no_row() {
-        assert_eq!(names_of_rows("year\ttag\n2020\tx\n"), ["2020  x"]);
+        let text = "year\ttag\n2020\tx\n";
+        assert_eq!(names_of_rows(text, None), ["2020  x"]);
+        assert_eq!(names_of_rows(text, Some(1)), ["2020  x"]);
+        // As many lines as rows: all of them are names.
+        assert_eq!(names_of_rows(text, Some(2)), ["year  tag", "2020  x"]);
     }
 
     #[test]

@@ -376,11 +376,11 @@ impl Parser {
             _ => return self.wrong_at(at, "a value was expected"),
         };
         let fits = match (field, &value) {
-            (Field::Path, Value::Text(_)) | (Field::User(_) | Field::Row(_), _) => Ok(()),
+            (Field::Path | Field::Owner, Value::Text(_))
+            | (Field::Slot, Value::Integer(0..))
+            | (Field::User(_) | Field::Row(_), _) => Ok(()),
             (Field::Path, _) => Err("a path is compared with text"),
-            (Field::Slot, Value::Integer(0..)) => Ok(()),
             (Field::Slot, _) => Err("a slot is an integer from 0 on"),
-            (Field::Owner, Value::Text(_)) => Ok(()),
             (Field::Owner, Value::Integer(uid)) if u32::try_from(*uid).is_ok() => Ok(()),
             (Field::Owner, _) => Err("an owner is a user's number, or a name in double quotes"),
             (Field::Mtime, Value::Text(text)) => match Instant::parse(text) {

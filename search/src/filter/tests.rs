@@ -166,7 +166,8 @@ fn table(rows: &Rows) -> Table {
     let mut text = String::from("year\ttag\n");
     for (year, tag, has_year, has_tag) in rows {
         let year = has_year.then(|| (2020 + year).to_string()).unwrap_or_default();
-        text += &format!("{year}\t{}\n", if *has_tag { TAGS[*tag] } else { "" });
+        let tag = if *has_tag { TAGS[*tag] } else { "" };
+        text += &[&year, "\t", tag, "\n"].concat();
     }
     sidecar::read(Form::Tsv, text.as_bytes())
 }

@@ -13,14 +13,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use vexfs_search::ask::{Found, Search};
 use vexfs_search::client::{
-    UNMARKED, joined, names_file, names_of_rows, nothing_searched, remarks, to_json, to_text,
+    HEAD_BYTES, UNMARKED, joined, names_file, names_of_rows, nothing_searched, remarks, rows_of,
+    to_json, to_text,
 };
 
 pub fn run(args: &SearchArgs) -> Result<()> {
@@ -103,10 +104,14 @@ fn place(path: &Path, by_name: bool) -> io::Result<Place> {
     if !by_name {
         return Ok(Place { top: path.to_owned(), only: None });
     }
-    let path = fs::canonicalize(path)?;
+    // The directory that a link is in is not the one that is meant.
+    let is_link = fs::symlink_metadata(path)?.is_symlink();
+    let path = if is_link { fs::canonicalize(path)? } else { path.to_owned() };
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
-            Ok(Place { top: parent.to_owned(), only: Some(name.as_bytes().to_vec()) })
+            let only = Some(name.as_bytes().to_vec());
+            let here = parent.as_os_str().is_empty();
+            Ok(Place { top: if here { ".".into() } else { parent.to_owned() }, only })
         }
         _ => Ok(Place { top: path, only: None }),
     }
@@ -169,9 +174,12 @@ fn unmarked(top: &Path, dev: u64) -> BTreeMap<u64, PathBuf> {
     found
 }
 
-/// The names of a file's rows: the lines of the `.tsv` file with its name, if there is one.
+/// The names of a file's rows, if there is a file of them beside it.
 fn names_beside(path: &Path) -> Vec<String> {
-    names_of_rows(&fs::read_to_string(names_file(path)).unwrap_or_default())
+    let text = fs::read_to_string(names_file(path)).unwrap_or_default();
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
+    names_of_rows(&text, read.ok().and_then(|_| rows_of(&head)))
 }
 
 #[cfg(test)]
@@ -185,7 +193,10 @@ mod tests {
         fs::write(&file, "").unwrap();
         let asked = place(&file, true).unwrap();
         assert_eq!(asked.only.as_deref(), Some(&b"a.npy"[..]));
-        assert_eq!(asked.top, fs::canonicalize(directory.path()).unwrap());
+        assert_eq!(asked.top, directory.path());
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(place(&link, true).unwrap().only, asked.only);
         let asked = place(&file, false).unwrap();
         assert_eq!((asked.top, asked.only), (file, None));
     }
