@@ -33,6 +33,8 @@ struct Queue {
     queued: HashSet<u64>,
     /// Files that are at rest once none is waiting.
     resting: VecDeque<u64>,
+    /// Files whose next job does not fit into the memory that is left.
+    starved: Vec<u64>,
     idle: IdleFiles,
     /// Whether the thread is at work on a file.
     busy: bool,
@@ -84,6 +86,8 @@ pub(crate) struct BuildQueue {
     queue: Mutex<Queue>,
     changed: Condvar,
     problem: Mutex<Option<String>>,
+    /// Files with vectors that were found to be lost.
+    pub lost: Mutex<BTreeSet<u64>>,
 }
 
 impl BuildQueue {
@@ -95,6 +99,7 @@ impl BuildQueue {
             queue: Mutex::default(),
             changed: Condvar::new(),
             problem: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -106,6 +111,23 @@ impl BuildQueue {
             queue.waiting.push_back(file);
             self.changed.notify_all();
         }
+    }
+
+    /// Whether a job waits for memory.
+    pub(crate) fn is_starved(&self) -> bool {
+        !lock(&self.queue).starved.is_empty()
+    }
+
+    /// There may be more memory: puts the files back that wait for some.
+    pub(crate) fn resume(&self) {
+        let mut queue = lock(&self.queue);
+        for file in std::mem::take(&mut queue.starved) {
+            if queue.queued.insert(file) {
+                queue.waiting.push_back(file);
+            }
+        }
+        drop(queue);
+        self.changed.notify_all();
     }
 
     pub(crate) fn stop(&self) {
@@ -133,7 +155,8 @@ impl BuildQueue {
     pub(crate) fn settle(&self, limit: Option<Duration>) -> bool {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut queue = lock(&self.queue);
-        while queue.busy || !queue.waiting.is_empty() || !queue.resting.is_empty() {
+        let idle = |queue: &Queue| self.idle.is_zero() && !queue.idle.due.is_empty();
+        while queue.busy || !queue.waiting.is_empty() || !queue.resting.is_empty() || idle(&queue) {
             if self.stop.load(Ordering::Relaxed) {
                 return false;
             }
@@ -159,7 +182,8 @@ impl BuildQueue {
         while let Some((id, moment)) = self.next() {
             let file = read(files).get(&id).map(Arc::clone);
             let begun = Instant::now();
-            let outcome = file.map_or(Outcome::Dropped, |file| self.build(&file, moment));
+            let outcome =
+                file.map_or(Outcome::Dropped, |file| self.build(files, id, &file, moment));
             let mut queue = lock(&self.queue);
             queue.busy = false;
             match (outcome, moment) {
@@ -177,10 +201,11 @@ impl BuildQueue {
                 (Outcome::Later, _) if !queue.queued.contains(&id) => {
                     queue.idle.put(id, self.idle);
                 }
+                (Outcome::Starved, _) if !queue.starved.contains(&id) => queue.starved.push(id),
                 (Outcome::Dropped, _) => {
                     queue.idle.took.remove(&id);
                 }
-                (Outcome::Nothing | Outcome::Later, _) => {}
+                (Outcome::Nothing | Outcome::Later | Outcome::Starved, _) => {}
             }
             drop(queue);
             self.changed.notify_all();
@@ -216,11 +241,29 @@ impl BuildQueue {
     }
 
     /// Does one job of a file.
-    fn build(&self, file: &RwLock<VectorFile>, moment: Moment) -> Outcome {
+    fn build(
+        &self,
+        files: &RwLock<Files>,
+        id: u64,
+        file: &RwLock<VectorFile>,
+        moment: Moment,
+    ) -> Outcome {
         let Some(job) = write(file).plan(self.limits, moment) else {
             let later = moment == Moment::Rest && read(file).has_work(self.limits);
             return if later { Outcome::Later } else { Outcome::Nothing };
         };
+        let (cost, memory) = (job.cost(), self.limits.memory);
+        if cost > memory / 2 {
+            job.give_up();
+            *lock(&self.problem) = Some(format!(
+                "a graph needs {cost} bytes, more than half of the {memory} that the index may use: its vectors are scanned; give it more with --index-memory"
+            ));
+            return Outcome::Done;
+        }
+        // An eighth is left for what comes meanwhile.
+        if used(files).saturating_add(cost) > memory - memory / 8 {
+            return Outcome::Starved;
+        }
         match job.run(&self.stop) {
             Ok(None) => Outcome::Done,
             Ok(Some(segment)) => {
@@ -228,6 +271,11 @@ impl BuildQueue {
                 Outcome::Done
             }
             Err(IndexError::Stopped) => Outcome::Dropped,
+            // Whoever feeds the index supplies its vectors again, or removes them; then it is in the queue.
+            Err(IndexError::Damaged(_)) => {
+                lock(&self.lost).insert(id);
+                Outcome::Dropped
+            }
             Err(error) => {
                 job.give_up();
                 *lock(&self.problem) = Some(error.to_string());
@@ -237,12 +285,20 @@ impl BuildQueue {
     }
 }
 
+/// Bytes of memory that all files use.
+fn used(files: &RwLock<Files>) -> u64 {
+    let files: Vec<_> = read(files).values().map(Arc::clone).collect();
+    files.iter().map(|file| read(file).counts().bytes).sum()
+}
+
 /// What came of looking at a file.
 enum Outcome {
     /// A job was done: there may be another.
     Done,
     /// There was no job.
     Nothing,
+    /// There is a job, and not enough memory for it until the next checkpoint.
+    Starved,
     /// There will be one if the file is left alone.
     Later,
     /// The file is gone, or the index is closed.

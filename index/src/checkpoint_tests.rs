@@ -169,6 +169,7 @@ fn file_of(rows: u64) -> VectorFile {
         graph_rows: 64,
         merge_rows: 1 << 18,
         merge_bytes: u64::MAX,
+        memory: u64::MAX,
         graph: crate::GraphKind::default(),
     };
     for slot in 0..rows {

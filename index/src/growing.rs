@@ -111,13 +111,18 @@ impl GrowingSegment {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        // 17: a key, a value, and the byte that the hash table keeps of each.
-        let bytes = self.rows.bytes() + self.slots.capacity() * 8 + self.row_of.capacity() * 17;
         Counts {
             vectors: self.len() as u64,
             pending: self.len() as u64,
-            bytes: bytes as u64,
+            bytes: self.bytes() as u64,
+            unsaved: self.bytes() as u64,
             ..Counts::default()
         }
+    }
+
+    /// Resident bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        // 17: a key, a value, and the byte that the hash table keeps of each.
+        self.rows.bytes() + self.slots.capacity() * 8 + self.row_of.capacity() * 17
     }
 }

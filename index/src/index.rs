@@ -43,6 +43,9 @@ pub const SEARCH_LIMIT: usize = EF_MAX;
 /// How often a search is repeated because pages could not be read; each time there is one page less.
 const ATTEMPTS: usize = 16;
 
+/// The part of its memory that may be in no checkpoint before one is asked for.
+const UNSAVED_PART: u64 = 8;
+
 /// How an index behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -55,6 +58,9 @@ pub struct Options {
     pub merge_rows: usize,
     /// Bytes of the largest segment that merging makes, in memory. While it is made, its sources are there too.
     pub merge_bytes: u64,
+    /// Bytes that the index may hold in memory of its own; mapped pages are not. See
+    /// [`Index::wants_checkpoint`].
+    pub memory: u64,
     /// Candidates considered in each graph by a search that does not give `ef`.
     pub default_ef: usize,
     /// A segment is scanned, although it has a graph, if it has fewer vectors than this times the
@@ -69,6 +75,9 @@ pub struct Options {
     pub idle: Duration,
     /// Added to the build thread's niceness.
     pub nice: i32,
+    /// Whether graphs are built and segments merged. Without, what comes is scanned: for an index that
+    /// answers a question and is closed.
+    pub builds: bool,
 }
 
 impl Options {
@@ -86,13 +95,15 @@ impl Default for Options {
             owner: [0; 16],
             graph_rows: 1024,
             merge_rows: 1 << 22,
-            merge_bytes: memory() / 4,
+            merge_bytes: u64::MAX,
+            memory: memory() / 4,
             default_ef: 96,
             scan_factor: 20,
             graph: GraphKind::default(),
             scratch: std::env::temp_dir(),
             idle: Duration::from_secs(10),
             nice: 19,
+            builds: true,
         }
     }
 }
@@ -130,11 +141,12 @@ pub struct Index {
     build_thread: Option<JoinHandle<()>>,
     verifier: Arc<Verifier>,
     verify_thread: Option<JoinHandle<()>>,
-    /// Files with vectors that were found to be lost.
-    lost: Mutex<BTreeSet<u64>>,
     checkpoints: Mutex<Checkpoints>,
     // u64::MAX stands for none.
     generation: AtomicU64,
+    /// Bytes that the newest checkpoint could not move out of memory.
+    kept: AtomicU64,
+    has_store: bool,
     options: Options,
 }
 
@@ -183,7 +195,8 @@ impl Index {
         let limits = Limits {
             graph_rows: options.graph_rows,
             merge_rows: options.merge_rows,
-            merge_bytes: options.merge_bytes,
+            merge_bytes: options.merge_bytes.min(options.memory / 2),
+            memory: options.memory,
             graph: options.graph,
         };
         let queue = Arc::new(BuildQueue::new(limits, options.idle));
@@ -191,20 +204,22 @@ impl Index {
             queue.push(file);
         }
         let files = Arc::new(RwLock::new(files));
-        let build_thread = std::thread::Builder::new()
-            .name("vexfs-index".into())
-            .spawn({
-                let (files, queue, nice) = (Arc::clone(&files), Arc::clone(&queue), options.nice);
-                move || queue.run(&files, nice)
-            })
-            .map_err(IndexError::Thread)?;
+        let build_thread = options.builds.then(|| {
+            let (files, queue, nice) = (Arc::clone(&files), Arc::clone(&queue), options.nice);
+            std::thread::Builder::new()
+                .name("vexfs-index".into())
+                .spawn(move || queue.run(&files, nice))
+                .map_err(IndexError::Thread)
+        });
+        let has_store = checkpoints.store.is_some();
         let mut this = Self {
+            kept: AtomicU64::new(0),
+            has_store,
             files,
             queue,
-            build_thread: Some(build_thread),
+            build_thread: build_thread.transpose()?,
             verifier: Arc::default(),
             verify_thread: None,
-            lost: Mutex::default(),
             checkpoints: Mutex::new(checkpoints),
             generation: AtomicU64::new(generation),
             options,
@@ -382,7 +397,7 @@ impl Index {
                 }
             }
         }
-        lock(&self.lost).insert(broken.0);
+        lock(&self.queue.lost).insert(broken.0);
         Err(IndexError::Lost(broken))
     }
 
@@ -438,7 +453,7 @@ impl Index {
             return Ok(row.to_query(locked.space.dim as usize));
         }
         if locked.segments.iter().any(|view| view.find(slot.0).is_some()) {
-            lock(&self.lost).insert(file.0);
+            lock(&self.queue.lost).insert(file.0);
             return Err(IndexError::Lost(file));
         }
         Err(IndexError::UnknownSlot { file, slot })
@@ -450,7 +465,7 @@ impl Index {
         self.verifier.wait(None);
         let mut problems = self.verifier.take_problems();
         let files: Vec<u64> = read(&self.files).keys().copied().collect();
-        lock(&self.lost).extend(files);
+        lock(&self.queue.lost).extend(files);
         problems.extend(self.lost().into_iter().map(IndexError::Lost));
         problems
     }
@@ -458,13 +473,13 @@ impl Index {
     /// `lost()` - files with vectors that are not what was written, of those in which a search or
     /// [`verify`](Self::verify) met one. Upsert their vectors again, or drop them and do so.
     pub fn lost(&self) -> Vec<FileId> {
-        let suspects = lock(&self.lost).clone();
+        let suspects = lock(&self.queue.lost).clone();
         let has_lost = |id: &u64| {
             let views = self.file(FileId(*id)).map(|file| read(&file).segments.clone());
             views.is_some_and(|views| views.iter().any(SegmentView::has_lost))
         };
         let found: BTreeSet<u64> = suspects.iter().copied().filter(has_lost).collect();
-        lock(&self.lost).retain(|id| !suspects.contains(id) || found.contains(id));
+        lock(&self.queue.lost).retain(|id| !suspects.contains(id) || found.contains(id));
         found.into_iter().map(FileId).collect()
     }
 
@@ -490,17 +505,47 @@ impl Index {
         self.file(file).map(|known| read(&known).counts())
     }
 
+    fn all_files(&self) -> Vec<Arc<RwLock<VectorFile>>> {
+        read(&self.files).values().map(Arc::clone).collect()
+    }
+
+    fn counts(&self) -> Counts {
+        self.all_files().iter().map(|file| read(file).counts()).sum()
+    }
+
+    /// `wants_checkpoint()` - whether so much is in memory and in no checkpoint that one should be written now:
+    /// after it, rows and graphs are mapped from the store, and [`Options::memory`] is kept. False without a
+    /// store.
+    ///
+    /// If none can be written, the vectors stay in memory, beyond the bound if need be, and no graph is built
+    /// that does not fit: what was written is found, more slowly.
+    pub fn wants_checkpoint(&self) -> bool {
+        let movable = || self.counts().unsaved.saturating_sub(self.kept.load(Ordering::Relaxed));
+        self.has_store
+            && (self.queue.is_starved() || movable() > self.options.memory / UNSAVED_PART)
+    }
+
+    /// Why memory is not bounded, or graphs are not built for lack of it.
+    fn shortage(&self) -> Option<String> {
+        let (used, memory) = (self.counts().bytes, self.options.memory);
+        let without = if self.has_store { "" } else { ", as there is no place for checkpoints" };
+        (used > memory).then(|| {
+            format!(
+                "the index holds {used} bytes in memory, more than the {memory} of --index-memory, until a checkpoint is written{without}; vectors in no graph are scanned"
+            )
+        })
+    }
+
     /// `stats()` - the index in numbers.
     pub fn stats(&self) -> Stats {
-        let files: Vec<Arc<RwLock<VectorFile>>> =
-            read(&self.files).values().map(Arc::clone).collect();
+        let files = self.all_files();
         let generation = self.generation.load(Ordering::Relaxed);
         Stats {
             files: files.len() as u64,
             counts: files.iter().map(|file| read(file).counts()).sum(),
             generation: (generation != u64::MAX).then_some(generation),
             building: self.queue.building(),
-            problem: self.queue.problem(),
+            problem: self.shortage().or_else(|| self.queue.problem()),
         }
     }
 
@@ -516,6 +561,13 @@ impl Index {
         note: &[u8],
         files: &[(FileId, Vec<u8>)],
     ) -> Result<Written> {
+        if self.counts().unsaved > self.options.memory / UNSAVED_PART {
+            let files: Vec<_> = read(&self.files).iter().map(|(id, f)| (*id, f.clone())).collect();
+            for (id, file) in files {
+                write(&file).relieve();
+                self.queue.push(id);
+            }
+        }
         let mut checkpoints = lock(&self.checkpoints);
         let Checkpoints { store, live } = &mut *checkpoints;
         let store = store.as_deref_mut().ok_or(IndexError::NoStore)?;
@@ -531,20 +583,43 @@ impl Index {
         let dump_dir = DumpDir::create(&self.options.scratch)?;
         let written = checkpoint::save(store, dump_dir.path(), live, &snapshot)?;
         self.generation.store(generation, Ordering::Relaxed);
+        // What came meanwhile is among it; so the next is asked for later at the most.
+        self.kept.store(self.counts().unsaved, Ordering::Relaxed);
+        self.queue.resume();
         Ok(written)
+    }
+
+    /// `rebuild(file)` - drops the graphs of a file and builds them again; meanwhile its vectors are scanned.
+    /// False if it is not declared.
+    pub fn rebuild(&self, file: FileId) -> bool {
+        let Some(known) = self.file(file) else { return false };
+        for view in &read(&known).segments {
+            view.segment.drop_graph();
+        }
+        self.queue.push(file.0);
+        true
+    }
+
+    /// `verified(limit)` - waits until the graphs of the checkpoint are verified, before which they are not
+    /// walked; false if the time was up.
+    pub fn verified(&self, limit: Duration) -> bool {
+        self.verifier.wait(Some(limit))
     }
 
     /// `settle()` - waits until no graph is left to verify or to build and nothing to merge.
     pub fn settle(&self) {
         self.verifier.wait(None);
-        self.queue.settle(None);
+        if self.options.builds {
+            self.queue.settle(None);
+        }
     }
 
     /// `settle_for(limit)` - the same for at most this long; false if the time was up.
     pub fn settle_for(&self, limit: Duration) -> bool {
         let begun = std::time::Instant::now();
         self.verifier.wait(Some(limit))
-            && self.queue.settle(Some(limit.saturating_sub(begun.elapsed())))
+            && (!self.options.builds
+                || self.queue.settle(Some(limit.saturating_sub(begun.elapsed()))))
     }
 }
 

@@ -93,7 +93,7 @@ pub use error::{IndexError, Result};
 pub use graph::GraphKind;
 pub use index::{Hit, Index, Options, SEARCH_LIMIT};
 pub use stats::{Counts, Stats};
-pub use store::{Blob, DirStore, Medium, Store, TailStore};
+pub use store::{Blob, DirStore, Medium, ReadOnly, Store, TailStore};
 pub use types::{Element, FileId, Metric, Slot};
 pub use vector::{DIM_MAX, Params, Space};
 pub use vector_file::Batch;

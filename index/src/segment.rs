@@ -134,6 +134,13 @@ impl Segment {
         }
     }
 
+    /// Has the graph built again.
+    pub(crate) fn drop_graph(&self) {
+        lock(&self.stored).graph = None;
+        *write(&self.graph) = GraphState::None;
+        self.build_failed.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+
     fn find(&self, slot: u64) -> Option<usize> {
         self.slots.find(slot)
     }
@@ -142,6 +149,14 @@ impl Segment {
     fn bytes(&self) -> usize {
         let graph = self.graph().map_or(0, |graph| graph.bytes());
         self.rows().bytes() + self.slots.bytes() + graph
+    }
+
+    /// Those that the next checkpoint moves into the store.
+    fn unsaved(&self) -> usize {
+        let rows = self.rows();
+        let graph = self.graph().filter(|graph| graph.leaves_memory());
+        let rows = if rows.is_mapped() { 0 } else { rows.bytes() };
+        rows + graph.map_or(0, |graph| graph.bytes())
     }
 }
 
@@ -351,6 +366,7 @@ impl SegmentView {
             pending: if has_graph { 0 } else { live },
             skipped: 0,
             bytes: (self.segment.bytes() + self.tombstones.words().len() * 8) as u64,
+            unsaved: self.segment.unsaved() as u64,
         }
     }
 }

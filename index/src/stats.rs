@@ -21,8 +21,10 @@ pub struct Counts {
     pub pending: u64,
     /// Vectors that cannot be compared and are therefore not indexed.
     pub skipped: u64,
-    /// Resident bytes, estimated.
+    /// Bytes in memory of its own, estimated; what is mapped from a store is not among them.
     pub bytes: u64,
+    /// Those of them that the next checkpoint moves into the store.
+    pub unsaved: u64,
 }
 
 impl AddAssign for Counts {
@@ -34,6 +36,7 @@ impl AddAssign for Counts {
         self.pending += other.pending;
         self.skipped += other.skipped;
         self.bytes += other.bytes;
+        self.unsaved += other.unsaved;
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Limits {
     pub graph_rows: usize,
     pub merge_rows: usize,
     pub merge_bytes: u64,
+    /// Bytes of memory for everything.
+    pub memory: u64,
     /// Which implementation builds graphs.
     pub graph: GraphKind,
 }
@@ -54,10 +56,13 @@ pub(crate) struct Limits {
 impl Limits {
     /// Rows of the largest segment that merging makes.
     fn bound(self, space: Space) -> usize {
-        // Vector, code, links, slot, and the numbers of node and row, at most.
-        let row = u64::from(space.dim) * 5 + 64 + 128 + 16;
-        let rows = usize::try_from(self.merge_bytes / row).unwrap_or(usize::MAX);
-        self.merge_rows.min(rows).max(1)
+        let rows = self.merge_bytes / (space.vector_bytes() as u64 + graph_bytes(space));
+        self.merge_rows.min(usize::try_from(rows).unwrap_or(usize::MAX)).max(1)
+    }
+
+    /// Bytes of a growing segment after which it is sealed, whatever is behind.
+    fn seal_bytes(self) -> u64 {
+        self.memory / 16
     }
 
     /// Rows that are scanned at no cost to speak of.
@@ -65,6 +70,14 @@ impl Limits {
         self.graph_rows / HANDFUL_PART
     }
 }
+
+/// Bytes of a row in a graph, at most: code, links, slot, and the numbers of node and row.
+fn graph_bytes(space: Space) -> u64 {
+    u64::from(space.dim) + 64 + 128 + 16
+}
+
+/// Bytes in memory below which sealing a growing segment early is not worth its while.
+const SPARED_BYTES: usize = 16 << 10;
 
 /// All files of an index, by the number in their [`FileId`](crate::FileId).
 pub(crate) type Files = HashMap<u64, Arc<RwLock<VectorFile>>>;
@@ -127,12 +140,21 @@ impl VectorFile {
         self.arrived += 1;
         let len = self.growing.len();
         let full = limits.graph_rows;
-        if len >= full
-            && (len >= full.saturating_mul(BEHIND) || !self.segments.iter().any(lacks_graph))
+        let heavy = len as u64 * raw.len() as u64 >= limits.seal_bytes();
+        if heavy
+            || (len >= full
+                && (len >= full.saturating_mul(BEHIND) || !self.segments.iter().any(lacks_graph)))
         {
             self.seal();
         }
         Ok(true)
+    }
+
+    /// Seals the growing segment if it holds much: a checkpoint moves only what is sealed out of memory.
+    pub(crate) fn relieve(&mut self) {
+        if self.growing.bytes() > SPARED_BYTES {
+            self.seal();
+        }
     }
 
     fn seal(&mut self) {
@@ -268,14 +290,33 @@ fn lacks_graph(view: &SegmentView) -> bool {
 }
 
 impl Job {
+    /// Bytes of memory that doing it takes, beside the segments that are there.
+    pub(crate) fn cost(&self) -> u64 {
+        let rows: u64 = self.segments.iter().map(|view| view.live() as u64).sum();
+        let copied = if self.copies() { self.space.vector_bytes() as u64 } else { 0 };
+        rows.saturating_mul(copied + graph_bytes(self.space))
+    }
+
+    /// Whether the rows are copied into a new segment.
+    fn copies(&self) -> bool {
+        !matches!(self.segments.as_slice(), [only] if !only.segment.has_graph())
+    }
+
     /// Does the job: adds a graph to its only segment, or returns the segments merged into one.
     pub(crate) fn run(&self, stop: &AtomicBool) -> Result<Option<Segment>> {
         if let [only] = self.segments.as_slice()
             && !only.segment.has_graph()
         {
             let rows = only.segment.rows();
-            only.segment.set_graph(graph::build(self.graph, &rows, None, self.params, stop)?);
-            return Ok(None);
+            match graph::build(self.graph, &rows, None, self.params, stop) {
+                Ok(graph) => {
+                    only.segment.set_graph(graph);
+                    return Ok(None);
+                }
+                // A page of the vectors is damaged: those that count may all be elsewhere.
+                Err(IndexError::Damaged(_)) => {}
+                Err(other) => return Err(other),
+            }
         }
         let (segment, base) = merge(self.space, &self.segments)?;
         let graph = graph::build(self.graph, &segment.rows(), base.as_ref(), self.params, stop)?;

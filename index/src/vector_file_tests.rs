@@ -4,8 +4,13 @@
 use super::*;
 use crate::types::{Element, Metric};
 
-const LIMITS: Limits =
-    Limits { graph_rows: 16, merge_rows: 1000, merge_bytes: u64::MAX, graph: GraphKind::Flat };
+const LIMITS: Limits = Limits {
+    graph_rows: 16,
+    merge_rows: 1000,
+    merge_bytes: u64::MAX,
+    memory: u64::MAX,
+    graph: GraphKind::Flat,
+};
 
 fn row(x: u64) -> [u8; 4] {
     [x as u8 & 0x7f, (x >> 7) as u8 & 0x7f, 1, 1]

@@ -57,6 +57,10 @@ pub(crate) trait Graph: Send + Sync {
     }
     /// Resident bytes, estimated; without the rows.
     fn bytes(&self) -> usize;
+    /// Whether it is in memory now and will be mapped once it is in a checkpoint.
+    fn leaves_memory(&self) -> bool {
+        false
+    }
 }
 
 /// A graph as bytes, on its way into a checkpoint. Its temporary files go with it.

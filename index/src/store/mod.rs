@@ -11,6 +11,7 @@ mod dir;
 mod mapping;
 mod medium;
 pub(crate) mod pages;
+mod read_only;
 mod tail;
 #[cfg(test)]
 mod verified;
@@ -25,6 +26,7 @@ use std::{
 pub use dir::DirStore;
 pub use mapping::Mapping;
 pub use medium::Medium;
+pub use read_only::ReadOnly;
 pub use tail::TailStore;
 #[cfg(test)]
 pub(crate) use verified::read_verified;

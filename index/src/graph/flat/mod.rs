@@ -256,6 +256,10 @@ impl Graph for FlatGraph {
         self.pages.as_ref().map_or(memory, |(pages, _)| pages.bytes())
             + lock(&self.scratches).iter().map(Scratch::bytes).sum::<usize>()
     }
+
+    fn leaves_memory(&self) -> bool {
+        self.pages.is_none()
+    }
 }
 
 #[cfg(test)]
