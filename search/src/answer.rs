@@ -32,6 +32,20 @@ pub fn no_index(snapshot: &Snapshot) -> String {
     snapshot.problem.clone().unwrap_or_else(none)
 }
 
+/// The message about a generation that is waited for in vain.
+#[must_use]
+pub fn too_early(snapshot: &Snapshot, wanted: u64) -> String {
+    let generation = snapshot.generation;
+    match &snapshot.problem {
+        Some(problem) => {
+            format!("the index is at generation {generation}, not {wanted}: {problem}")
+        }
+        None => format!(
+            "the index is at generation {generation}, not {wanted}: is that committed? sync the filesystem, or ask for less"
+        ),
+    }
+}
+
 /// Answers a search of the files in `scope`.
 ///
 /// # Errors
@@ -228,7 +242,7 @@ mod tests {
     }
 
     const fn search(query: Query, k: u32) -> Search {
-        Search { query, k, ef: None, exact: true }
+        Search { query, k, ef: None, exact: true, at_least: None }
     }
 
     fn ask(files: &[u64], single: bool, query: Query) -> Result<Found, String> {

@@ -15,6 +15,8 @@ pub struct Search {
     pub ef: Option<u32>,
     /// Compare the query with every vector.
     pub exact: bool,
+    /// Wait until the index has reached this generation.
+    pub at_least: Option<u64>,
 }
 
 /// What to search for.

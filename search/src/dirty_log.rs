@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, fence};
+use std::time::{Duration, Instant};
 
 /// `log2` of the smallest chunk: a block.
 const CHUNK_SHIFT_MIN: u32 = 12;
@@ -46,6 +47,9 @@ pub struct DirtyLog {
     /// A watched region was written since the last flush.
     overwritten: AtomicBool,
     root_writes: AtomicU64,
+    begun: Instant,
+    /// Milliseconds after `begun` of the newest write to the root ring.
+    root_time: AtomicU64,
     woken: AtomicBool,
     wake: OwnedFd,
 }
@@ -72,6 +76,8 @@ impl DirtyLog {
             root_ring_end: AtomicU64::new(SUPERBLOCK_END),
             overwritten: AtomicBool::new(false),
             root_writes: AtomicU64::new(0),
+            begun: Instant::now(),
+            root_time: AtomicU64::new(0),
             woken: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
@@ -111,6 +117,7 @@ impl DirtyLog {
         }
         // A write to the superblock counts, too: `mkfs` writes it last.
         if offset < self.root_ring_end.load(Relaxed) {
+            self.root_time.store(self.begun.elapsed().as_millis() as u64, Relaxed);
             self.root_writes.fetch_add(1, SeqCst);
             self.wake();
         }
@@ -148,6 +155,13 @@ impl DirtyLog {
     #[must_use]
     pub fn root_writes(&self) -> u64 {
         self.root_writes.load(SeqCst)
+    }
+
+    /// How long ago the root ring or the superblock was last written, or the log was made.
+    #[must_use]
+    pub fn since_root_write(&self) -> Duration {
+        let then = Duration::from_millis(self.root_time.load(Relaxed));
+        self.begun.elapsed().saturating_sub(then)
     }
 
     /// Sets which byte ranges hold vectors. Call [`Self::drain`] afterwards: earlier writes are marked,

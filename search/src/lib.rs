@@ -11,11 +11,15 @@
 
 pub mod answer;
 pub mod ask;
+pub mod client;
 pub mod corpus;
 pub mod dirty_log;
 pub mod log;
 pub mod rights;
+pub mod size;
 pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::missing_panics_doc, reason = "it is for tests, which fail by panics")]
 pub mod testing;
+pub mod unmounted;
+pub mod upkeep;

@@ -24,4 +24,6 @@ pub struct Snapshot {
     pub files: Arc<BTreeMap<u64, Option<Trouble>>>,
     /// Why the index is not kept up to date.
     pub problem: Option<String>,
+    /// Why its newest checkpoint was not written.
+    pub unwritten: Option<String>,
 }

@@ -30,6 +30,15 @@ pub fn volume(path: &Path, access: Access) -> Result<Volume<FileDevice>> {
     Ok(volume)
 }
 
+/// Opens the filesystem on an open image, to be read.
+///
+/// # Errors
+/// What the engine finds.
+pub fn volume_on(device: &FileDevice, name: &str) -> Result<Volume<FileDevice>> {
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    Volume::open(device.clone(), &options).map_err(Failure::engine(name))
+}
+
 /// The current time.
 pub fn now() -> vexfs::Time {
     match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {

@@ -14,6 +14,7 @@ pub mod failure;
 pub mod get;
 pub mod image;
 pub mod put;
+pub mod search;
 pub mod show;
 pub mod signature;
 pub mod size;

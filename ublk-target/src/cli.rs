@@ -41,7 +41,7 @@ was cut, it turns the power on again.
 Example:
   vexfs-ublk recover --id 0                 prints /dev/ublkb0"
     )]
-    Recover(IdArgs),
+    Recover(RecoverArgs),
     /// Shows the devices
     #[command(after_help = "Examples:
   vexfs-ublk list                           state, daemon, image and log of each
@@ -51,6 +51,8 @@ Example:
     Stats(StatsArgs),
     /// Finds the nearest vectors in a vector file or a directory on a mount
     Search(SearchArgs),
+    /// Shows, verifies, tunes or rebuilds the index, file by file
+    Index(IndexArgs),
     /// Cuts the power of a device of the crash lab
     Crash(CrashArgs),
     /// Sets, shows or clears faults of a device of the crash lab
@@ -340,12 +342,15 @@ pub struct DelArgs {
     pub all: bool,
 }
 
-/// A device's number.
+/// `recover`
 #[derive(Debug, Args)]
-pub struct IdArgs {
+pub struct RecoverArgs {
     /// Number of the device
     #[arg(long, value_name = "N")]
     pub id: u32,
+    /// Memory for the index from now on [default: as before]
+    #[arg(long, value_name = "BYTES", value_parser = vexfs_search::size::parse)]
+    pub index_memory: Option<u64>,
 }
 
 /// `stats`
@@ -400,6 +405,56 @@ pub struct SearchArgs {
     /// Compare the query with every vector, without the graphs
     #[arg(long)]
     pub exact: bool,
+    /// Wait up to half a minute until the index has reached this generation
+    #[arg(long, value_name = "GENERATION")]
+    pub at_least: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum IndexTask {
+    /// A table of the files, with totals, and why files are left out
+    Status,
+    /// Read the rows again and build the graphs again; searches are answered meanwhile
+    Rebuild,
+    /// Compare all checksums, and measure the recall of each file
+    Verify,
+    /// Recall and time of each file at growing widths
+    Tune,
+}
+
+/// `index`
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("where").required(true),
+    after_help = "For root and the owner of the image. Recall is the part of the ten true nearest neighbours that a search
+finds, measured on rows of the file itself; 'tune' names the smallest --ef of a search that reaches --recall.
+
+Examples:
+  vexfs-ublk index status --id 0
+  vexfs-ublk index rebuild /mnt/corpus/packages.npy
+  vexfs-ublk index verify --id 0 --queries 200 --json
+  vexfs-ublk index tune /mnt/corpus --recall 0.99"
+)]
+pub struct IndexArgs {
+    /// What to do
+    #[arg(value_enum)]
+    pub task: IndexTask,
+    /// A vector file or a directory on a mount
+    #[arg(group = "where")]
+    pub path: Option<PathBuf>,
+    /// Number of the device, for all of its files
+    #[arg(long, value_name = "N", group = "where")]
+    pub id: Option<u32>,
+    /// How many rows of each file to search for
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub queries: u64,
+    /// The recall that 'tune' is to reach, from 0 to 1
+    #[arg(long, value_name = "P", default_value_t = 0.99, value_parser = rate)]
+    pub recall: f64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -435,6 +490,10 @@ mod tests {
             "vexfs-ublk add --image x --recovery maybe",
             "vexfs-ublk recover",
             "vexfs-ublk search /x",
+            "vexfs-ublk index status",
+            "vexfs-ublk index status /x --id 1",
+            "vexfs-ublk index tune /x --recall 2",
+            "vexfs-ublk add --image x --index-memory many",
             "vexfs-ublk search /x --query a.npy --like 1",
             "vexfs-ublk search /x --like 1 --row 2",
             "vexfs-ublk search /x --like 1 -k 0",

@@ -76,6 +76,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
     pub record: Option<PathBuf>,
+    /// Memory for the index, such as 256M; what is in its checkpoint needs none [default: a quarter of the machine's]
+    #[arg(long, value_name = "BYTES", value_parser = vexfs_search::size::parse)]
+    #[serde(default)]
+    pub index_memory: Option<u64>,
 }
 
 fn count(max: u64) -> RangedU64ValueParser<u16> {

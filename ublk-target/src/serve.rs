@@ -145,7 +145,7 @@ fn prepare(
         run_dir.save(&state)
     };
     let served = device::start(control, info, host, begun, &mut fetching, on_end)?;
-    let indexer = IndexerThread::start(image.clone(), dirty_log.clone())?;
+    let indexer = IndexerThread::start(image.clone(), dirty_log.clone(), options.index_memory)?;
     let sources = Sources {
         view: indexer.view().clone(),
         dirty_log,

@@ -181,6 +181,7 @@ mod tests {
                 recovery: Recovery::Reissue,
                 crash_model: false,
                 record: None,
+                index_memory: None,
             },
         }
     }

@@ -23,12 +23,16 @@ use std::sync::Arc;
 use vexfs::follow::{Change, Follower};
 use vexfs::{BlockNr, Device, DeviceError, Error, Generation, Ino, Inode, VectorLayout};
 use vexfs_format::{ROOT_RING_START, ROOT_SLOTS};
-use vexfs_index::{FileId, Index, Slot};
+use vexfs_index::{Covered, FileId, Index, Slot};
 
 /// Bytes of tree nodes that are kept in memory.
 const CACHE_BYTES: usize = 4 << 20;
 /// How often a walk is repeated because the tree moved on, until the caller gets its turn.
 const WALKS: usize = 64;
+/// The note of a checkpoint after which nobody wrote to the image through this tracker's device.
+const CLOSED: &[u8] = b"closed";
+/// The state in a checkpoint of a file all of whose rows are in it, as of the checkpoint's generation.
+const WHOLE: &[u8] = b"whole";
 /// A file with more unreadable rows than this is not indexed at all.
 const UNREADABLE_MAX: usize = 1024;
 
@@ -64,6 +68,8 @@ pub struct Tracker<D> {
     /// `places` changed since the dirty log was told.
     moved: bool,
     block_shift: u32,
+    /// The files of the checkpoint that need not be compared with the image, in the first walk.
+    trusted: BTreeSet<u64>,
 }
 
 impl<D: Device + Clone> Tracker<D> {
@@ -87,7 +93,39 @@ impl<D: Device + Clone> Tracker<D> {
             marks_complete: false,
             moved: false,
             block_shift,
+            trusted: BTreeSet::new(),
         })
+    }
+
+    /// Opens the filesystem with an index of which `covered` says what the checkpoint holds. If that was
+    /// [closed](Self::close), nothing is read of files that no commit has touched since.
+    ///
+    /// A row that was overwritten in place since, by a write that no commit followed, as when the power went, is
+    /// found as it was before. Who cannot accept that uses [`open`](Self::open).
+    pub fn trusting(
+        device: D,
+        index: Arc<Index>,
+        dirty_log: Arc<DirtyLog>,
+        covered: &Covered,
+    ) -> Result<Self, Error> {
+        let mut this = Self::open(device, index, dirty_log)?;
+        let generation = Generation(covered.generation);
+        // A checkpoint in the midst of things may be of rows that are written back, in place, after their
+        // commit. And an image that is older than its index was copied back, or lost what was not durable.
+        if covered.note != CLOSED || generation > this.follower.generation() {
+            return Ok(this);
+        }
+        let whole = covered.files.iter().filter(|(_, state)| state == WHOLE);
+        this.trusted = whole.map(|(file, _)| file.0).collect();
+        let mut changed = BTreeSet::new();
+        this.follower.changes(generation, &mut |change| {
+            if let Change::Inode(inode) = change {
+                changed.insert(inode.ino.0);
+            }
+            Ok(())
+        })?;
+        this.trusted.retain(|ino| !changed.contains(ino));
+        Ok(this)
     }
 
     /// The generation that is indexed.
@@ -117,6 +155,36 @@ impl<D: Device + Clone> Tracker<D> {
             Err(Error::Stale) => Ok(true),
             other => other,
         }
+    }
+
+    /// Moves to the newest tree, without reading any slot. The files are known then.
+    pub fn follow(&mut self) -> Result<(), Error> {
+        loop {
+            match self.catch_up() {
+                Err(Error::Stale) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Has nothing read of the files that are not wanted, until they change.
+    pub fn leave(&mut self, wanted: impl Fn(u64) -> bool) {
+        for (_, file) in self.files.iter_mut().filter(|(ino, _)| !wanted(**ino)) {
+            if let Ok(slots) = &mut file.slots {
+                slots.todo = IntervalSet::default();
+            }
+        }
+    }
+
+    /// Has slots of a file read again.
+    pub fn ask(&mut self, ino: u64, slots: Range<u64>) {
+        self.files.entry(ino).and_modify(|file| file.put_back(slots));
+    }
+
+    /// Bytes of the rows that have to be read.
+    pub fn pending_bytes(&self) -> u64 {
+        let files = self.files.values().filter_map(|file| file.slots.as_ref().ok());
+        files.map(|slots| slots.todo.count().saturating_mul(slots.layout.rows.vector)).sum()
     }
 
     /// Takes in what was committed and what was written.
@@ -198,6 +266,7 @@ impl<D: Device + Clone> Tracker<D> {
         for ino in touched {
             self.refresh(Ino(ino))?;
         }
+        self.trusted.clear();
         Ok(())
     }
 
@@ -294,7 +363,9 @@ impl<D: Device + Clone> Tracker<D> {
             .and_then(|old| Some((old, old.slots.as_ref().ok()?)))
             .filter(|(_, before)| before.layout.reads_as(&layout));
         let Some((old, before)) = known else {
-            slots.todo.insert(0..count);
+            if declared || !self.trusted.contains(&ino) {
+                slots.todo.insert(0..count);
+            }
             return Ok((slots, true));
         };
         slots.todo = before.todo.clone();
@@ -478,13 +549,23 @@ impl<D: Device + Clone> Tracker<D> {
 
     /// Writes a checkpoint of the index.
     pub fn checkpoint(&self) -> Result<(), vexfs_index::IndexError> {
+        self.save(&[])
+    }
+
+    /// Writes the last checkpoint: nobody writes to the device any more, and everything is read.
+    pub fn close(&self) -> Result<(), vexfs_index::IndexError> {
+        self.save(CLOSED)
+    }
+
+    fn save(&self, note: &[u8]) -> Result<(), vexfs_index::IndexError> {
         let files: Vec<_> = self
             .files
             .iter()
             .filter(|(_, file)| file.slots.is_ok())
-            .map(|(ino, _)| (FileId(*ino), Vec::new()))
+            .map(|(ino, file)| (FileId(*ino), file.is_whole().then(|| WHOLE.to_vec())))
+            .map(|(file, state)| (file, state.unwrap_or_default()))
             .collect();
-        self.index.checkpoint(self.seen.0, &[], &files).map(|_| ())
+        self.index.checkpoint(self.seen.0, note, &files).map(|_| ())
     }
 }
 

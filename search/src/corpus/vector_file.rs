@@ -92,6 +92,11 @@ impl VectorFile {
         self.slots.as_ref().is_ok_and(|slots| slots.todo.count() > 0)
     }
 
+    /// Whether all of its slots were read.
+    pub fn is_whole(&self) -> bool {
+        self.slots.as_ref().is_ok_and(|slots| slots.todo.is_empty() && slots.unreadable.is_empty())
+    }
+
     /// Marks the slots to be read whose vector has one of these bytes of the file.
     pub fn mark(&mut self, bytes: &Range<u64>) {
         if let Ok(slots) = &mut self.slots {

@@ -3,19 +3,21 @@
 //!
 //! This is the command line; what a command does is in the library. Only `put` writes to the image.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vexfs_image::Access;
+use vexfs_search::ask::{Query, Search};
+use vexfs_search::client;
 use vexfs_tools::dump::Format;
 use vexfs_tools::failure::{Failure, Result};
 use vexfs_tools::put::Copied;
 use vexfs_tools::show::Listing;
 use vexfs_tools::tree::Tree;
-use vexfs_tools::{cli, dump, get, image, put, show, size, sys};
+use vexfs_tools::{cli, dump, get, image, put, search, show, size, sys};
 
 /// Looks into a VexFS image and copies files, without mounting it
 ///
@@ -31,6 +33,7 @@ use vexfs_tools::{cli, dump, get, image, put, show, size, sys};
   vexfs get vexfs.img /doc out             and out again
   vexfs cat vexfs.img /doc/README | less
   vexfs dump --json vexfs.img
+  vexfs index vexfs.img && vexfs search vexfs.img /corpus --query query.npy
 
 Exit code: 0 done, 1 failed, 2 wrong usage."
 )]
@@ -104,6 +107,77 @@ Examples:
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<OsString>,
     },
+    /// Finds the nearest vectors in a vector file or a directory of the image
+    #[command(
+        group = ArgGroup::new("what").required(true),
+        after_help = "It needs no device, no mount and no root. The index behind the filesystem is used, and what was written
+since is read beside it; without one, every row is compared (`vexfs index` builds one). Whoever can read
+the image file can search everything in it. The lines of a .tsv file with the name of the vector file,
+beside it, are shown as the names of its rows.
+
+Examples:
+  vexfs search vexfs.img /corpus --query query.npy
+  vexfs search vexfs.img /corpus/packages.npy --like 42 -k 5 --json
+  vexfs search vexfs.img / --query queries.npy --row 17 --exact"
+    )]
+    Search {
+        /// The image file or block device
+        image: PathBuf,
+        /// A vector file, or a directory whose vector files are searched together
+        path: OsString,
+        /// Search for the vectors nearest to a row of this .npy file
+        #[arg(long, value_name = "FILE.npy", group = "what")]
+        query: Option<PathBuf>,
+        /// The row of the query file
+        #[arg(long, value_name = "I", default_value_t = 0, conflicts_with = "like")]
+        row: usize,
+        /// Search for the vectors nearest to the one in this slot of the vector file
+        #[arg(long, value_name = "SLOT", group = "what")]
+        like: Option<u64>,
+        /// How many to find
+        #[arg(short, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
+        k: u32,
+        /// Width of the search: a larger one finds more of the true neighbours and takes longer
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
+        ef: Option<u32>,
+        /// Compare the query with every vector as it is in its file, without the index
+        #[arg(long)]
+        exact: bool,
+        /// Refuse if the image is not at this generation yet
+        #[arg(long, value_name = "GENERATION")]
+        at_least: Option<u64>,
+        #[command(flatten)]
+        memory: Memory,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Builds the index of the image's vectors, behind the filesystem
+    #[command(
+        after_help = "Searches of the image use it, and so does vexfs-ublk when it serves the image. Run again, it reads what
+changed. It needs no device and no root; nobody else may use the image meanwhile.
+
+Examples:
+  vexfs index vexfs.img
+  vexfs index vexfs.img --index-memory 256M --json
+  vexfs index vexfs.img --status
+  vexfs index vexfs.img --verify"
+    )]
+    Index {
+        /// The image file
+        image: PathBuf,
+        /// Only show what the index is like, file by file, and why files are left out
+        #[arg(long, conflicts_with = "verify")]
+        status: bool,
+        /// Only compare all checksums of the index, and measure the recall of each file
+        #[arg(long)]
+        verify: bool,
+        #[command(flatten)]
+        memory: Memory,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows the superblock, the root ring and figures of the tree
     #[command(after_help = "Examples:
   vexfs dump vexfs.img
@@ -119,6 +193,20 @@ Examples:
         /// The image file or block device
         image: PathBuf,
     },
+}
+
+/// How much memory vectors may take.
+#[derive(Debug, Args)]
+struct Memory {
+    /// Memory for vectors, such as 256M [default: a quarter of the machine's]
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    index_memory: Option<u64>,
+}
+
+impl Memory {
+    fn bytes(&self) -> u64 {
+        self.index_memory.unwrap_or_else(|| vexfs_index::Options::default().memory)
+    }
 }
 
 /// An image and paths in it.
@@ -168,6 +256,24 @@ fn run(command: Command) -> Result<()> {
             let volume = image::volume(&image, Access::Write)?;
             let mut tree = Tree::new(volume, &image);
             put::put(&mut tree, &from, &to.into_vec()).map(report)
+        }
+        Command::Search { image, path, query, row, like, k, ef, exact, at_least, memory, json } => {
+            let query = match (query, like) {
+                (Some(file), _) => client::read_query(&file, row).map_err(Failure::Other)?,
+                (None, Some(slot)) => Query::Like(slot),
+                (None, None) => return Err(Failure::Usage("give --query or --like".into())),
+            };
+            let asked = Search { query, k, ef, exact, at_least };
+            search::search(&image, &path.into_vec(), &asked, memory.bytes(), json, &mut out)
+        }
+        Command::Index { image, status: true, memory, json, .. } => {
+            search::status(&image, memory.bytes(), json, &mut out)
+        }
+        Command::Index { image, verify: true, memory, json, .. } => {
+            search::verify(&image, memory.bytes(), json, &mut out)
+        }
+        Command::Index { image, memory, json, .. } => {
+            search::build(&image, memory.bytes(), json, &mut out)
         }
         Command::Dump { tree, json, image } => {
             let device = image::device(&image, Access::Read)?;

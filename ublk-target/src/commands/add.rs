@@ -33,7 +33,7 @@ pub fn add(args: AddArgs) -> Result<()> {
     start(&options, Task::Add(id), foreground, None)
 }
 
-pub fn recover(id: u32) -> Result<()> {
+pub fn recover(id: u32, index_memory: Option<u64>) -> Result<()> {
     open_control()?;
     let run_dir = RunDir::default_path();
     let Some(state) = run_dir.load(id)? else {
@@ -47,7 +47,8 @@ pub fn recover(id: u32) -> Result<()> {
     wait_for_death(&state)?;
     let task = Task::Recover { id, begun: state.fetching };
     // The recording ended with the daemon.
-    let options = Options { record: None, ..state.options };
+    let index_memory = index_memory.or(state.options.index_memory);
+    let options = Options { record: None, index_memory, ..state.options };
     start(&options, task, false, Some(state.bytes))
 }
 

@@ -6,6 +6,7 @@ mod add;
 mod del;
 mod explore;
 mod help;
+mod index;
 mod lab;
 mod list;
 mod replay;
@@ -20,11 +21,12 @@ use std::io::Write;
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Add(args) => add::add(args),
-        Command::Recover(args) => add::recover(args.id),
+        Command::Recover(args) => add::recover(args.id, args.index_memory),
         Command::Del(args) => del::run(&args),
         Command::List(args) => list::devices(args.json),
         Command::Stats(args) => stats::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Index(args) => index::run(&args),
         Command::Crash(args) => lab::crash(&args),
         Command::Fault(args) => lab::fault(&args),
         Command::Mark(args) => lab::mark(&args),

@@ -68,7 +68,7 @@ fn to_text(stats: &Stats) -> String {
     let _ = match &stats.index {
         Some(index) => writeln!(
             text,
-            "index: {} files, {} vectors, {} segments ({} with a graph, {} vectors outside), {} tombstones, {} skipped, {} bytes, generation {}, lag {}, unread {}",
+            "index: {} files, {} vectors, {} segments ({} with a graph, {} vectors outside), {} tombstones, {} skipped, {} bytes, generation {}, lag {} generations and {} ms, unread {}",
             index.files,
             index.vectors,
             index.segments,
@@ -78,7 +78,8 @@ fn to_text(stats: &Stats) -> String {
             index.skipped,
             index.bytes,
             index.generation,
-            index.lag,
+            index.lag_generations,
+            index.lag_ms,
             index.unread
         ),
         None => writeln!(text, "index: no VexFS on the device"),

@@ -2,20 +2,25 @@
 //! The daemon's answers to requests on the control socket.
 
 use super::query;
-use super::wire::{IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Stats};
+use super::wire::{
+    IndexReply, IndexRequest, IndexStats, KeepPolicy, LabReply, LabRequest, Reply, Request, Stats,
+};
 use crate::indexer::view::View;
 use crate::lab::Lab;
 use crate::request::Kind;
 use crate::stats::{QueueStats, merge};
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, makedev, statx};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 use vexfs_crash::Keep;
+use vexfs_search::answer::no_index;
 use vexfs_search::ask::{Found, Search};
 use vexfs_search::dirty_log::DirtyLog;
 use vexfs_search::rights::caller::Caller;
 use vexfs_search::rights::names::Top;
+use vexfs_search::upkeep;
 
 /// The parts of the daemon that answers come from.
 pub struct Sources {
@@ -52,6 +57,10 @@ pub fn answer(
             Reply::Failed("only root and the owner of the image may ask for this".into())
         }
         Request::Stats => Reply::Stats(Box::new(stats(sources))),
+        Request::Index(request) => match upkeep(request, file, caller, sources) {
+            Ok(reply) => Reply::Index(reply),
+            Err(why) => Reply::Failed(why),
+        },
         Request::Lab(request) => match &sources.lab {
             Some(lab) => lab_answer(lab, request).map_or_else(Reply::Failed, Reply::Lab),
             None => Reply::Failed(
@@ -89,6 +98,51 @@ fn top(file: BorrowedFd<'_>, device: Option<u64>) -> Result<Top, String> {
     Ok(Top { ino: stat.stx_ino, readable })
 }
 
+/// Answers about the index, of the files under the descriptor or, without one, of all.
+fn upkeep(
+    request: &IndexRequest,
+    file: Option<OwnedFd>,
+    caller: &Caller,
+    sources: &Sources,
+) -> Result<IndexReply, String> {
+    let snapshot = sources.view.now();
+    let (Some(index), Some(names)) = (&snapshot.index, &snapshot.names) else {
+        return Err(no_index(&snapshot));
+    };
+    let root = Top { ino: vexfs::Ino::ROOT.0, readable: true };
+    let top = file.map_or(Ok(root), |file| top(file.as_fd(), (sources.device)()))?;
+    let scope = || {
+        // The image's owner may read the image, and so all of it.
+        let all = Caller { uid: 0, gid: 0, ..caller.clone() };
+        names.scope(top, &all, |ino| snapshot.files.contains_key(&ino))
+    };
+    Ok(match *request {
+        IndexRequest::Status => {
+            IndexReply::Status(upkeep::status(&snapshot, &scope()?), snapshot.pending)
+        }
+        IndexRequest::Rebuild => {
+            let files: BTreeSet<u64> = scope()?.files.into_keys().collect();
+            let count = files.len() as u64;
+            sources.view.rebuild(files);
+            IndexReply::Rebuilding(count)
+        }
+        IndexRequest::Verify => {
+            IndexReply::Damage(index.verify().iter().map(ToString::to_string).collect())
+        }
+        IndexRequest::Recall { ino, queries, widths } => {
+            let queries = queries.min(QUERIES_MAX);
+            IndexReply::Recall(if widths {
+                upkeep::widths(index, ino, queries)
+            } else {
+                upkeep::recall(index, ino, queries, &[None])
+            })
+        }
+    })
+}
+
+/// Most rows that one request searches for.
+const QUERIES_MAX: u64 = 10_000;
+
 fn lab_answer(lab: &Lab, request: &LabRequest) -> Result<LabReply, String> {
     Ok(match request {
         LabRequest::Crash(keep) => LabReply::Cut(lab.crash(match keep {
@@ -106,9 +160,11 @@ fn lab_answer(lab: &Lab, request: &LabRequest) -> Result<LabReply, String> {
 
 fn stats(sources: &Sources) -> Stats {
     let snapshot = sources.view.now();
+    let lag = sources.dirty_log.root_writes().saturating_sub(snapshot.roots);
+    let since = sources.dirty_log.since_root_write();
     let index = snapshot.index.map(|index| index.stats());
-    let problem =
-        snapshot.problem.or_else(|| index.as_ref().and_then(|index| index.problem.clone()));
+    let problem = snapshot.problem.or(snapshot.unwritten);
+    let problem = problem.or_else(|| index.as_ref().and_then(|index| index.problem.clone()));
     let queues = || sources.queues.iter().map(|queue| &**queue);
     Stats {
         uptime_seconds: sources.started.elapsed().as_secs(),
@@ -123,7 +179,9 @@ fn stats(sources: &Sources) -> Stats {
             skipped: index.counts.skipped,
             bytes: index.counts.bytes,
             generation: snapshot.generation,
-            lag: sources.dirty_log.root_writes().saturating_sub(snapshot.roots),
+            lag,
+            lag_generations: lag,
+            lag_ms: if lag > 0 || snapshot.pending > 0 { since.as_millis() as u64 } else { 0 },
             unread: snapshot.pending,
             checkpoint: index.generation,
         }),

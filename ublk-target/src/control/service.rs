@@ -14,23 +14,25 @@ use super::wire::{self, HEAD_BYTES, REQUEST_BYTES_MAX, Reply};
 use crate::error::{Error, Result};
 use rustix::fs::Mode;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::UnixStream;
 use vexfs_search::log_line;
 use vexfs_search::rights::caller::Caller;
 
-/// Connections that are served at once; others wait.
+/// Connections that are served at once. For another, one is closed on which nothing was asked yet; if there is
+/// none, it waits.
 const CONNECTIONS: usize = 128;
 /// Connections that one user may have, unless it is root.
 const CONNECTIONS_PER_USER: usize = 32;
@@ -54,6 +56,23 @@ struct Shared {
     connected: Mutex<HashMap<u32, usize>>,
     /// [`CLIENT_DEADLINE`], or shorter in tests.
     deadline: Duration,
+    /// Connections on which no request has begun, the oldest first; one is closed when it is told to.
+    idle: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    /// Of the next connection that becomes idle.
+    next_idle: AtomicU64,
+}
+
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connection that has been idle for longest, if one is.
+    fn close_idle(&self) {
+        if let Some((_, oldest)) = self.idle().pop_first() {
+            oldest.notify_one();
+        }
+    }
 }
 
 /// The running service.
@@ -75,6 +94,8 @@ impl ControlThread {
             answers: Semaphore::new(ANSWERS),
             connected: Mutex::default(),
             deadline,
+            idle: Mutex::default(),
+            next_idle: AtomicU64::new(0),
         });
         let failed = |source| Error::Runtime { path: socket.to_owned(), source };
         let listener = bind(socket).map_err(failed)?;
@@ -125,8 +146,12 @@ async fn serve(
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let next = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let accepted = listener.accept().await;
+            // Whoever asks nothing makes room for who may.
+            if places.available_permits() == 0 {
+                shared.close_idle();
+            }
+            (places.clone().acquire_owned().await, accepted)
         };
         let (place, accepted) = tokio::select! {
             next = next => next,
@@ -204,10 +229,16 @@ impl Client {
 async fn serve_client(client: &Client, shared: Arc<Shared>) -> Result<()> {
     let stream = &client.stream;
     loop {
+        let number = shared.next_idle.fetch_add(1, Relaxed);
+        let close = Arc::new(Notify::new());
+        shared.idle().insert(number, close.clone());
         let received = receive_head(&client.socket);
-        let Some((head, file)) = with_deadline(stream, shared.deadline, received).await? else {
-            return Ok(());
+        let received = tokio::select! {
+            received = with_deadline(stream, shared.deadline, received) => received,
+            () = close.notified() => Ok(None),
         };
+        shared.idle().remove(&number);
+        let Some((head, file)) = received? else { return Ok(()) };
         let checked = wire::head(head).and_then(|len| match len {
             len if len <= REQUEST_BYTES_MAX => Ok(len),
             len => Err(Error::Protocol(format!("a request of {len} bytes is too long"))),
@@ -317,6 +348,9 @@ async fn send(stream: &UnixStream, reply: Vec<u8>) -> Result<()> {
 }
 
 #[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::client;
@@ -330,7 +364,7 @@ mod tests {
     use vexfs_search::ask::{Query, Search};
     use vexfs_search::dirty_log::DirtyLog;
 
-    fn start(socket: &Path, deadline: Duration) -> (ControlThread, Arc<View>) {
+    pub(super) fn start(socket: &Path, deadline: Duration) -> (ControlThread, Arc<View>) {
         let view = Arc::new(View::new().unwrap());
         let queue = Arc::new(QueueStats::default());
         queue.record(Kind::Write, 4096, false);
@@ -366,7 +400,8 @@ mod tests {
         // A stopping indexer serves no ticket: the reply says why there are no hits.
         view.stop();
         let query = Query::Vector(vec![1.0]);
-        let search = Request::Search(Search { query, k: 1, ef: None, exact: false });
+        let search =
+            Request::Search(Search { query, k: 1, ef: None, exact: false, at_least: None });
         let error = client::ask(&socket, &search).unwrap_err().to_string();
         assert!(error.contains("comes with an open file"), "{error}");
         for (path, words) in [("/proc/self", "no VexFS"), ("/dev", "not on a filesystem")] {
@@ -389,7 +424,8 @@ mod tests {
         let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
         let file = std::fs::File::open("/dev").unwrap();
         let query = Query::Vector(vec![1.0]);
-        let search = Request::Search(Search { query, k: 1, ef: None, exact: false });
+        let search =
+            Request::Search(Search { query, k: 1, ef: None, exact: false, at_least: None });
         let frame = wire::frame(&search).unwrap();
         let mut descriptors = vec![file.as_fd()];
         for byte in &frame {

@@ -11,9 +11,10 @@ use crate::stats::KindStats;
 use bincode::{Decode, Encode};
 use serde::Serialize;
 use vexfs_search::ask::{Found, Search};
+use vexfs_search::upkeep::{FileStatus, Recall};
 
 /// Version of the protocol. Both sides are the same program, so the versions must be equal.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// Bytes before a message: its length, and the version.
 pub const HEAD_BYTES: usize = 5;
 /// Longest message.
@@ -31,6 +32,41 @@ pub enum Request {
     Search(Search),
     /// A request to the crash lab.
     Lab(LabRequest),
+    /// A request about the index. With a descriptor it is about the files there, otherwise about all.
+    Index(IndexRequest),
+}
+
+/// What a client asks of the index.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum IndexRequest {
+    /// The files, one by one.
+    Status,
+    /// Read the rows again, and build the graphs again.
+    Rebuild,
+    /// Compare the checksums of everything that is in the checkpoint.
+    Verify,
+    /// Measure the recall of one file.
+    Recall {
+        /// Its inode.
+        ino: u64,
+        /// How many of its rows to search for.
+        queries: u64,
+        /// At growing widths; otherwise at the default one.
+        widths: bool,
+    },
+}
+
+/// What is answered about the index.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum IndexReply {
+    /// The files, and how many rows still have to be read.
+    Status(Vec<FileStatus>, u64),
+    /// How many files are built again.
+    Rebuilding(u64),
+    /// What is damaged; it is read or built again.
+    Damage(Vec<String>),
+    /// What was measured, or why nothing was.
+    Recall(std::result::Result<Vec<Recall>, String>),
 }
 
 /// What a client asks of the crash lab.
@@ -85,6 +121,8 @@ pub enum Reply {
     Lab(LabReply),
     /// The request failed; the reason in one line.
     Failed(String),
+    /// The reply to [`Request::Index`].
+    Index(IndexReply),
 }
 
 /// Statistics.
@@ -125,6 +163,10 @@ pub struct IndexStats {
     pub lag: u64,
     /// Rows that still have to be read.
     pub unread: u64,
+    /// Milliseconds since the newest commit, if not all of it can be found yet; else 0.
+    pub lag_ms: u64,
+    /// Commits that the index does not take into account yet.
+    pub lag_generations: u64,
     /// The generation of the newest checkpoint.
     pub checkpoint: Option<u64>,
 }
@@ -181,6 +223,7 @@ mod tests {
             k: 10,
             ef: Some(64),
             exact: true,
+            at_least: Some(7),
         })
     }
 

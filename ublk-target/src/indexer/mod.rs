@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vexfs_image::{Access, FileDevice};
-use vexfs_index::{DirStore, Index, IndexError, Options, Store, TailStore};
+use vexfs_index::{DirStore, FileId, Index, IndexError, Options, Store, TailStore};
 use vexfs_search::corpus::tracker::Tracker;
 use vexfs_search::dirty_log::DirtyLog;
 use vexfs_search::log_line;
 use vexfs_search::rights::names::Names;
 use vexfs_search::snapshot::Snapshot;
+use vexfs_search::unmounted::TAIL_ALIGN;
 use view::View;
 
 /// Shortest time between two updates that nobody waits for, because commits come in bursts.
@@ -31,8 +32,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 /// Time for the last update, of a device that is stopped.
 const LAST_UPDATE: Duration = Duration::from_secs(10);
-/// Alignment of the checkpoints in the image.
-const TAIL_ALIGN: u64 = 4096;
+/// How often it is looked whether the index wants a checkpoint, while it has something to save.
+const SAVE_TICK: Duration = Duration::from_secs(1);
 
 /// The running indexer.
 pub struct IndexerThread {
@@ -42,8 +43,9 @@ pub struct IndexerThread {
 
 impl IndexerThread {
     /// Starts it.
-    pub fn start(image: Arc<Image>, dirty_log: Arc<DirtyLog>) -> Result<Self> {
-        let worker = Worker::new(image, dirty_log)?;
+    pub fn start(image: Arc<Image>, dirty_log: Arc<DirtyLog>, memory: Option<u64>) -> Result<Self> {
+        let mut worker = Worker::new(image, dirty_log)?;
+        worker.memory = memory.unwrap_or(worker.memory);
         let view = worker.view.clone();
         let thread = std::thread::Builder::new()
             .name("vexfs-indexer".into())
@@ -81,6 +83,12 @@ struct Worker {
     saved: Instant,
     pause: Duration,
     checkpoint_every: Duration,
+    /// Bytes of memory for the index.
+    memory: u64,
+    /// Why the newest checkpoint was not written, if it was not.
+    unwritten: Option<String>,
+    /// The newest checkpoint says that it is the last.
+    closed: bool,
 }
 
 impl Worker {
@@ -101,6 +109,9 @@ impl Worker {
             saved: Instant::now(),
             pause: PAUSE,
             checkpoint_every: CHECKPOINT_EVERY,
+            memory: Options::default().memory,
+            unwritten: None,
+            closed: false,
         })
     }
 
@@ -125,7 +136,11 @@ impl Worker {
             &mut [PollFd::from_borrowed_fd(self.view.urgent_fd(), PollFlags::IN)],
             pause.as_ref(),
         );
-        let wait = if self.unsaved { self.checkpoint_every } else { Duration::from_secs(3600) };
+        let wait = if self.unsaved {
+            self.checkpoint_every.min(SAVE_TICK)
+        } else {
+            Duration::from_secs(3600)
+        };
         let wait = Timespec::try_from(wait).ok();
         let mut fds = [
             PollFd::from_borrowed_fd(self.view.urgent_fd(), PollFlags::IN),
@@ -153,6 +168,14 @@ impl Worker {
     /// finish.
     fn run_cycles(&mut self, until: Option<Instant>) -> std::result::Result<(), String> {
         let mut shown = Instant::now();
+        if let Some((tracker, index)) = &mut self.tracker {
+            for file in self.view.take_rebuilt() {
+                // Its vectors stay where they are and are compared: it is searched all the time.
+                index.rebuild(FileId(file));
+                tracker.ask(file, 0..u64::MAX);
+                self.unsaved = true;
+            }
+        }
         loop {
             let Some((tracker, index)) = &mut self.tracker else { return Ok(()) };
             let before = tracker.generation();
@@ -164,6 +187,7 @@ impl Worker {
             if !more {
                 return Ok(());
             }
+            self.checkpoint(false);
             if until.is_some_and(|until| Instant::now() >= until)
                 || (until.is_none() && self.view.stopping())
             {
@@ -178,7 +202,11 @@ impl Worker {
 
     /// Publishes the state; with `ticket`, everything up to that ticket is in the index.
     fn show(&self, ticket: Option<u64>) {
-        let mut snapshot = Snapshot { problem: self.problem.clone(), ..Snapshot::default() };
+        let mut snapshot = Snapshot {
+            problem: self.problem.clone(),
+            unwritten: self.unwritten.clone(),
+            ..Snapshot::default()
+        };
         if let Some((tracker, index)) = &self.tracker {
             snapshot.index = Some(index.clone());
             snapshot.names.clone_from(&self.names);
@@ -232,7 +260,8 @@ impl Worker {
                 None
             }
         };
-        Index::open(store, Options { owner: uuid, ..Options::default() })
+        let memory = self.memory;
+        Index::open(store, Options { owner: uuid, memory, ..Options::default() })
     }
 
     /// The store for checkpoints: in the image behind the device or, if that is not possible, beside it.
@@ -253,19 +282,33 @@ impl Worker {
         Ok(Some(Box::new(store)))
     }
 
-    /// Writes a checkpoint if there is something to save and it is time, or this is the last one.
+    /// Writes a checkpoint if there is something to save and it is time, the index wants one to bound its memory,
+    /// or this is the last one. One that fails is tried again at the next time.
     fn checkpoint(&mut self, last: bool) {
-        let due = last || self.saved.elapsed() >= self.checkpoint_every;
         let Some((tracker, index)) = &self.tracker else { return };
-        if !self.unsaved || !due || self.problem.is_some() {
+        let due = last || self.saved.elapsed() >= self.checkpoint_every;
+        let wanted = self.unwritten.is_none() && index.wants_checkpoint();
+        let closes = last && (self.unsaved || !self.closed) && tracker.pending() == 0;
+        if !(self.unsaved || closes) || !(due || wanted) || self.problem.is_some() {
             return;
         }
-        match tracker.checkpoint() {
+        let written = if closes { tracker.close() } else { tracker.checkpoint() };
+        let before = self.unwritten.take();
+        match written {
             Ok(()) | Err(IndexError::NoStore) => {}
-            Err(e) => log_line!("indexer: checkpoint: {e}: the index is built again next time"),
+            Err(e) => {
+                let why = format!(
+                    "no checkpoint can be written: {e}: the index is read again when its device is next added"
+                );
+                if before.as_ref() != Some(&why) {
+                    log_line!("indexer: {why}");
+                }
+                self.unwritten = Some(why);
+            }
         }
+        self.closed = closes && self.unwritten.is_none();
         // Once all vectors are in graphs, another checkpoint is worth its while.
-        self.unsaved = index.stats().building;
+        self.unsaved = self.unwritten.is_some() || index.stats().building;
         self.saved = Instant::now();
     }
 }

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::options::ImageOptions;
-use vexfs_index::{FileId, Slot};
+use vexfs_index::Slot;
 use vexfs_search::snapshot::Snapshot;
 use vexfs_search::testing::{Mounted, floats};
 
@@ -21,7 +21,7 @@ impl Daemon {
         let options = ImageOptions { path: path.to_owned(), raw, ..ImageOptions::default() };
         let image = Arc::new(Image::open(&options).unwrap());
         let dirty_log = Arc::new(DirtyLog::new(image.exposed_bytes()).unwrap());
-        Self { thread: IndexerThread::start(image, dirty_log.clone()).unwrap(), dirty_log }
+        Self { thread: IndexerThread::start(image, dirty_log.clone(), None).unwrap(), dirty_log }
     }
 
     fn now(&self) -> Snapshot {

@@ -6,6 +6,7 @@
 //! indexer waits for nobody.
 
 use rustix::event::{EventfdFlags, eventfd};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,8 @@ pub struct View {
     tickets: AtomicU64,
     stopping: AtomicBool,
     urgent: OwnedFd,
+    /// Files that are to be read and built again.
+    rebuilt: Mutex<BTreeSet<u64>>,
 }
 
 impl View {
@@ -31,6 +34,7 @@ impl View {
             served: Condvar::new(),
             tickets: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            rebuilt: Mutex::default(),
             urgent: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -85,6 +89,18 @@ impl View {
             state.1 = state.1.max(ticket);
             self.served.notify_all();
         }
+    }
+
+    /// Asks the indexer to read and build these files again.
+    pub fn rebuild(&self, files: BTreeSet<u64>) {
+        self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
+        self.tickets.fetch_add(1, SeqCst);
+        self.call();
+    }
+
+    /// The files that are to be built again, once.
+    pub fn take_rebuilt(&self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks the indexer to finish.

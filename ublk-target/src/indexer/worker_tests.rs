@@ -104,8 +104,11 @@ fn a_checkpoint_is_written_when_it_is_due_and_there_is_something_to_save() {
     w.checkpoint(false);
     let saved = length(&image);
     assert!(saved > BYTES && !w.unsaved);
-    // Nothing new.
-    let before = w.saved;
+    // Nothing new; but the last one says that it is the last, once.
+    w.update(None);
+    w.checkpoint(false);
+    w.checkpoint(true);
+    let (before, saved) = (w.saved, length(&image));
     w.update(None);
     w.checkpoint(true);
     assert!(w.saved == before && length(&image) == saved);
@@ -274,4 +277,141 @@ fn a_ticket_or_a_stop_ends_the_sleep() {
         w.view.stop();
         w.sleep();
     }
+}
+
+/// The directory of the checkpoints is gone, as when a disk is full: it is told, the index answers, and once there
+/// is room again a checkpoint is written.
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_told_and_tried_again() {
+    let image = image();
+    let beside = PathBuf::from(format!("{}.index", image.path().display()));
+    let dirty_log = dirty_log();
+    filled(image.path(), dirty_log.clone(), 100);
+    let mut w = worker(&ImageOptions { raw: true, ..options(image.path()) }, dirty_log);
+    w.update(None);
+    std::fs::remove_dir_all(&beside).unwrap();
+    w.checkpoint_every = Duration::ZERO;
+    w.checkpoint(false);
+    w.show(None);
+    let shown = w.view.now();
+    let why = shown.unwritten.unwrap();
+    assert!(why.starts_with("no checkpoint can be written"), "{why}");
+    assert_eq!(shown.problem, None, "searches are as good as ever");
+    assert_eq!(shown.index.unwrap().stats().counts.vectors, 100);
+    assert!(w.unsaved);
+    std::fs::create_dir(&beside).unwrap();
+    w.checkpoint(false);
+    w.show(None);
+    let shown = w.view.now();
+    assert!(shown.unwritten.is_none() && shown.index.unwrap().stats().generation.is_some());
+    std::fs::remove_dir_all(&beside).unwrap();
+}
+
+/// What the daemon leaves, `vexfs` uses, and the other way round.
+#[test]
+fn an_index_is_the_same_to_the_daemon_and_to_who_has_only_the_image() {
+    use vexfs_search::ask::{Query, Search};
+    use vexfs_search::unmounted::Unmounted;
+    let image = image();
+    let dirty_log = dirty_log();
+    let (mounted, file) = filled(image.path(), dirty_log.clone(), 5000);
+    drop(mounted);
+    let unmounted = || {
+        let file = std::fs::File::options().read(true).write(true).open(image.path()).unwrap();
+        Unmounted::open(FileDevice::new(file).unwrap(), 1 << 30).unwrap()
+    };
+    let built = unmounted().build(&mut |_| {}).unwrap();
+    assert_eq!((built.counts.vectors, built.counts.graphs), (5000, 1));
+
+    let mut w = plain(image.path(), dirty_log.clone());
+    w.recognise().unwrap();
+    let (_, index) = w.tracker.as_ref().unwrap();
+    let opened = index.stats();
+    assert_eq!((opened.counts.vectors, opened.counts.graphs), (5000, 1), "before anything is read");
+    assert_eq!(opened.generation, Some(built.generation));
+    w.update(None);
+    // A row changes while the daemon serves, and it ends.
+    let mut mounted = Mounted::open(image.path(), BYTES, dirty_log);
+    mounted.write(vexfs::Ino(file.0), 16 * 77, &floats([-5.0; 4]));
+    mounted.commit();
+    w.update(None);
+    w.checkpoint(true);
+    drop((w, mounted));
+
+    let query = Query::Vector(vec![-5.0; 4]);
+    let search = Search { query, k: 1, ef: None, exact: false, at_least: None };
+    let answer = unmounted().search(vexfs::Ino(file.0), &search).unwrap();
+    assert_eq!((answer.found.hits[0].slot, answer.found.hits[0].distance), (77, 0.0));
+    assert!(answer.remarks.is_empty(), "{:?}", answer.remarks);
+    let status = unmounted().status().unwrap();
+    assert_eq!((status[0].rows, status[0].path.as_slice()), (5000, &b"corpus/a"[..]));
+}
+
+/// A file that is built again is found all the time, and has its graph again.
+#[test]
+fn rebuilding_keeps_everything_findable() {
+    let image = image();
+    let dirty_log = dirty_log();
+    let (_, file) = filled(image.path(), dirty_log.clone(), 5000);
+    let mut w = plain(image.path(), dirty_log);
+    w.update(None);
+    let index = w.view.now().index.unwrap();
+    index.settle();
+    let row = [40.0, 41.0, 42.0, 43.0];
+    let found = || index.search(&[file], &row, 1, None, false).unwrap()[0].slot;
+    w.view.rebuild([file.0].into());
+    assert!(w.view.awaited());
+    assert_eq!(found(), Slot(10));
+    w.update(None);
+    assert_eq!(found(), Slot(10));
+    assert!(w.unsaved && !w.view.awaited());
+    index.settle();
+    let counts = index.stats().counts;
+    assert_eq!((counts.vectors, counts.segments, counts.graphs), (5000, 1, 1), "{counts:?}");
+    assert_eq!(found(), Slot(10));
+}
+
+/// How long it takes from the end of a commit until its rows are found; run it alone:
+/// `cargo test -p vexfs-ublk from_a_commit -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn from_a_commit_to_the_answer() {
+    use crate::control::query;
+    use vexfs_search::ask::{Query, Search};
+    use vexfs_search::rights::caller::Caller;
+    use vexfs_search::rights::names::Top;
+    const DIM: usize = 384;
+    const ROWS: usize = 1000;
+    const BYTES: u64 = 256 << 20;
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(BYTES).unwrap();
+    let dirty_log = Arc::new(DirtyLog::new(BYTES).unwrap());
+    let mut mounted = Mounted::format(image.path(), BYTES, dirty_log.clone());
+    let dir = mounted.corpus("corpus", "type=f32,dim=384,metric=l2,header=0");
+    let file = mounted.create(dir, "a", 0o100_644);
+    mounted.commit();
+    let opened = Arc::new(Image::open(&options(image.path())).unwrap());
+    let thread = IndexerThread::start(opened, dirty_log, None).unwrap();
+    let caller = Caller { uid: 0, gid: 0, groups: vec![] };
+    let mut times = Vec::new();
+    for batch in 0..40 {
+        let number = |i: usize| ((batch * ROWS * DIM + i) as f32 * 0.37).sin();
+        let rows = floats((0..ROWS * DIM).map(number));
+        mounted.write(file, (batch * ROWS * DIM * 4) as u64, &rows);
+        mounted.commit();
+        let last: Vec<f32> = (0..DIM).map(|i| number((ROWS - 1) * DIM + i)).collect();
+        let search =
+            Search { query: Query::Vector(last), k: 1, ef: None, exact: false, at_least: None };
+        let top = Top { ino: file.0, readable: true };
+        let begun = Instant::now();
+        let found = query::search(thread.view(), &caller, top, &search).unwrap();
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+        assert_eq!(found.hits[0].slot as usize, (batch + 1) * ROWS - 1);
+    }
+    times.sort_by(f64::total_cmp);
+    println!(
+        "from a commit of {ROWS} rows of {DIM} to the answer, ms: median {:.1}, 90% {:.1}, most {:.1}",
+        times[20], times[36], times[39]
+    );
+    thread.finish();
 }
