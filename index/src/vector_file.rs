@@ -56,8 +56,10 @@ pub(crate) struct Limits {
 impl Limits {
     /// Rows of the largest segment that merging makes.
     fn bound(self, space: Space) -> usize {
-        let rows = self.merge_bytes / (space.vector_bytes() as u64 + graph_bytes(space));
-        self.merge_rows.min(usize::try_from(rows).unwrap_or(usize::MAX)).max(1)
+        // As if its numbers were of four bytes, at most.
+        let row = u64::from(space.dim) * 4 + graph_bytes(space);
+        let rows = usize::try_from(self.merge_bytes / row).unwrap_or(usize::MAX);
+        self.merge_rows.min(rows).max(1)
     }
 
     /// Bytes of a growing segment after which it is sealed, whatever is behind.
