@@ -319,6 +319,9 @@ impl SegmentView {
         let ranker = rows.ranker(request.query);
         let mut left = (request.k * 2).max(RERANKED_MIN);
         let mut last = None;
+        for &row in found.iter().take(left) {
+            rows.prefetch(row as usize);
+        }
         for row in found {
             let row = row as usize;
             let rank = rows.rank_checked(row, &ranker, epoch).ok_or(Broken::Lost)?;

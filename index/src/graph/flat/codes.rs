@@ -193,8 +193,12 @@ impl Quantizer {
     fn encode(&self, lifted: &mut [f32], code: &mut Vec<u8>) {
         self.centre(lifted);
         let scale = 1.0 / self.step;
-        // A cast of a float saturates, and what is no number cannot occur.
-        code.extend(lifted.iter().map(|x| (x * scale + STEPS / 2.0).clamp(0.0, 127.0) as u8));
+        let start = code.len();
+        code.resize(start + lifted.len(), 0);
+        for (to, x) in code[start..].iter_mut().zip(lifted) {
+            let step = (*x * scale + STEPS / 2.0).clamp(0.0, STEPS - 1.0);
+            *to = step as i32 as u8;
+        }
     }
 }
 
