@@ -160,7 +160,7 @@ pub(super) mod x86 {
     /// The sum of the lanes of each: transposed, so that they are added side by side.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn sums_of([a, b, c, d]: [__m512i; 4]) -> [u32; 4] {
+    pub fn sums_of([a, b, c, d]: [__m512i; 4]) -> [u32; 4] {
         let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
         let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
         let quarters =
@@ -197,6 +197,13 @@ pub(super) mod x86 {
             let pairs = _mm256_maddubs_epi16(apart, apart);
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
         }
+        sum_of(sum)
+    }
+
+    /// The sum of the lanes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn sum_of(sum: __m256i) -> u32 {
         let four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
         let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b_01_00_11_10>(four));
         let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b_10_11_00_01>(two));

@@ -2,8 +2,8 @@
 //! The project's own graph: one flat layer of links, walked on short codes.
 //!
 //! Every node has up to [`DEGREE`] links in two cache lines. A walk starts at the nearest of a few
-//! sampled nodes and goes by the distances of codes, one byte a dimension (one bit for bits); whoever
-//! asks ranks what it finds exactly. Nodes are the distinct rows in a shuffled order. Where this project
+//! sampled nodes and goes by the distances of codes, a byte or half a byte a dimension (one bit for bits);
+//! whoever asks ranks what it finds exactly. Nodes are the distinct rows in a shuffled order. Where this project
 //! says HNSW without naming a library it means a graph of this kind, which has no hierarchy.
 //!
 //! Invariant: links lead to nodes that exist, and a build depends on the rows alone (and on the graph that it
@@ -16,6 +16,7 @@ mod codes;
 mod column;
 mod extend;
 mod kernel;
+mod nibbles;
 mod rotation;
 mod separation;
 mod team;
@@ -122,6 +123,7 @@ impl FlatGraph {
         let builder = Builder { isa, codes: &codes, ef, threads, stop };
         let links = builder.link(Vec::new())?;
         let pairs = pairs(duplicates);
+        let codes = halved(isa, &codec, codes, rows, &row_of);
         Ok(Self::new(codec, codes, links.into(), row_of.into(), pairs.into(), None))
     }
 
@@ -189,13 +191,33 @@ fn encode(threads: usize, codec: &Codec, rows: &VectorArray, nodes: &[u32]) -> C
 fn encode_apart(isa: Isa, threads: usize, rows: &VectorArray, nodes: &[u32]) -> (Codec, Codes) {
     let codec = Codec::fit(rows, nodes);
     let codes = encode(threads, &codec, rows, nodes);
-    if separation::tells_apart(isa, &codes, rows, nodes) {
+    if separation::tells_apart(isa, &codec, (&codes, &codes), rows, nodes) {
         return (codec, codes);
     }
     drop(codes);
     let codec = Codec::floats(rows, nodes);
     let codes = encode(threads, &codec, rows, nodes);
     (codec, codes)
+}
+
+/// Codes of half a byte in the place of those of a byte, where they are worth it and tell the nodes apart.
+fn halved(isa: Isa, codec: &Codec, bytes: Codes, rows: &VectorArray, nodes: &[u32]) -> Codes {
+    match halves(codec, &bytes) {
+        Some(halves) if separation::tells_apart(isa, codec, (&bytes, &halves), rows, nodes) => {
+            halves
+        }
+        _ => bytes,
+    }
+}
+
+/// Codes of half a byte, where they are worth it.
+fn halves(codec: &Codec, bytes: &Codes) -> Option<Codes> {
+    match codec {
+        Codec::Numbers(quantizer) if quantizer.mean.len() >= nibbles::DIM_MIN => {
+            Some(nibbles::of(bytes, quantizer.mean.len()))
+        }
+        _ => None,
+    }
 }
 
 /// Puts the longest rows among those that a walk looks at first: the largest products are with them.
@@ -215,6 +237,7 @@ impl Graph for FlatGraph {
         let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
         let mut code = std::mem::take(&mut scratch.code);
         self.codec.encode_query(query, &mut scratch.buffer, &mut code);
+        self.codes.prepare(&mut code, &self.codec);
         let view = self.view();
         view.walk(self.isa, &code, ef, &mut scratch);
         let mut rows = Vec::with_capacity(scratch.found().len());
@@ -252,6 +275,7 @@ impl Graph for FlatGraph {
 
     fn bytes(&self) -> usize {
         let memory = self.links.len() * (size_of::<Links>() + self.codes.width() + 4)
+            + self.codes.norms().len() * 4
             + self.duplicates.len() * 8;
         self.pages.as_ref().map_or(memory, |(pages, _)| pages.bytes())
             + lock(&self.scratches).iter().map(Scratch::bytes).sum::<usize>()

@@ -6,7 +6,7 @@
 //! before a graph is built: how many of the nearest rows are among the nearest codes, for a few rows.
 
 use super::{
-    codes::{Codes, Kind},
+    codes::{Codec, Codes, Kind},
     kernel::Isa,
     walk::Near,
 };
@@ -21,10 +21,17 @@ const CODES: usize = 40;
 /// The part of the nearest rows that has to be found.
 const ENOUGH: f64 = 0.99;
 
-/// Whether the nearest codes are those of the nearest rows. `nodes` are in a shuffled order.
-pub(super) fn tells_apart(isa: Isa, codes: &Codes, rows: &VectorArray, nodes: &[u32]) -> bool {
-    // Fewer nodes are all found; bits are exact.
-    if codes.kind() != Kind::Squares || nodes.len() <= CODES {
+/// Whether the nearest codes are those of the nearest rows. `nodes` are in a shuffled order; `queries` are the
+/// codes that the codec gave them, and `codes` those that they are compared with.
+pub(super) fn tells_apart(
+    isa: Isa,
+    codec: &Codec,
+    (queries, codes): (&Codes, &Codes),
+    rows: &VectorArray,
+    nodes: &[u32],
+) -> bool {
+    // Fewer nodes are all found; bits and numbers as they are are exact.
+    if !matches!(codes.kind(), Kind::Squares | Kind::Nibbles) || nodes.len() <= CODES {
         return true;
     }
     let among = &nodes[..nodes.len().min(AMONG)];
@@ -32,9 +39,10 @@ pub(super) fn tells_apart(isa: Isa, codes: &Codes, rows: &VectorArray, nodes: &[
     let (mut asked, mut found) = (0, 0);
     for node in (0..nodes.len()).step_by(step) {
         let ranker = rows.ranker(&rows.get(nodes[node] as usize));
-        let code = codes.get(node as u32);
+        let mut query = queries.get(node as u32).to_vec();
+        codes.prepare(&mut query, codec);
         let mut by_code: Vec<Near> = (0..among.len() as u32)
-            .map(|other| Near::new(codes.distance(isa, code, codes.get(other)), other))
+            .map(|other| Near::new(codes.distance_to(isa, &query, other), other))
             .collect();
         let mut by_row: Vec<(f32, u32)> =
             among.iter().map(|&row| rows.rank_by(row as usize, &ranker)).zip(0..).collect();

@@ -10,6 +10,7 @@ use super::{
     codes::{Codes, Kind},
     entries_of,
     kernel::{self, Isa},
+    nibbles,
 };
 use crate::distance::prefetch;
 
@@ -225,6 +226,15 @@ fn walk_avx512(view: View<'_>, query: &[u8], ef: usize, scratch: &mut Scratch) {
                 kernel::x86::four_squares_avx512(query, four)
             });
         }
+        Kind::Nibbles => {
+            let (numbers, own) = nibbles::parts(query);
+            walk(view, ef, scratch, |[a, b, c, d]| {
+                let four = [codes.get(a), codes.get(b), codes.get(c), codes.get(d)];
+                let [e, f, g, h] = nibbles::x86::four_products_avx512(numbers, four);
+                let one = |node, products| nibbles::distance(codes.norm(node), own, products);
+                [one(a, e), one(b, f), one(c, g), one(d, h)]
+            });
+        }
         Kind::Bits => walk(view, ef, scratch, one_by_one(codes, query, kernel::bits)),
         Kind::Floats => walk(view, ef, scratch, one_by_one(codes, query, kernel::floats)),
     }
@@ -239,6 +249,14 @@ fn walk_avx2(view: View<'_>, query: &[u8], ef: usize, scratch: &mut Scratch) {
             let one = |node| kernel::x86::squares_avx2(query, codes.get(node));
             walk(view, ef, scratch, |[a, b, c, d]| [one(a), one(b), one(c), one(d)]);
         }
+        Kind::Nibbles => {
+            let (numbers, own) = nibbles::parts(query);
+            let one = |node| {
+                let products = nibbles::x86::products_avx2(numbers, codes.get(node));
+                nibbles::distance(codes.norm(node), own, products)
+            };
+            walk(view, ef, scratch, |[a, b, c, d]| [one(a), one(b), one(c), one(d)]);
+        }
         Kind::Bits => walk(view, ef, scratch, one_by_one(codes, query, kernel::bits)),
         Kind::Floats => walk(view, ef, scratch, one_by_one(codes, query, kernel::floats)),
     }
@@ -248,6 +266,10 @@ fn walk_portable(view: View<'_>, query: &[u8], ef: usize, scratch: &mut Scratch)
     let codes = view.codes;
     match codes.kind() {
         Kind::Squares => walk(view, ef, scratch, one_by_one(codes, query, kernel::squares)),
+        Kind::Nibbles => walk(view, ef, scratch, |[a, b, c, d]| {
+            let one = |node| codes.distance_to(Isa::Portable, query, node);
+            [one(a), one(b), one(c), one(d)]
+        }),
         Kind::Bits => walk(view, ef, scratch, one_by_one(codes, query, kernel::bits)),
         Kind::Floats => walk(view, ef, scratch, one_by_one(codes, query, kernel::floats)),
     }
@@ -285,10 +307,37 @@ impl View<'_> {
 }
 
 impl Codes {
-    /// The distance of two codes of this kind.
+    /// The part of every distance to a node that is the node's, for nibbles.
+    #[inline]
+    fn norm(&self, node: u32) -> u32 {
+        self.norms()[node as usize]
+    }
+
+    /// The distance from a query that was [prepared](Self::prepare) to a node.
+    pub(super) fn distance_to(&self, isa: Isa, query: &[u8], node: u32) -> u32 {
+        let code = self.get(node);
+        if self.kind() != Kind::Nibbles {
+            return self.distance(isa, query, code);
+        }
+        let (numbers, own) = nibbles::parts(query);
+        let products = match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::available` gives these values only where the processor has the features, and
+            // who has AVX-512 has AVX2.
+            Isa::Avx512 | Isa::Avx2 => unsafe { nibbles::x86::products_avx2(numbers, code) },
+            Isa::Portable => nibbles::products(numbers, code),
+        };
+        nibbles::distance(self.norm(node), own, products)
+    }
+
+    /// The distance of two codes of this kind, which is not nibbles.
     pub(super) fn distance(&self, isa: Isa, a: &[u8], b: &[u8]) -> u32 {
         match (self.kind(), isa) {
             (Kind::Bits, _) => kernel::bits(a, b),
+            (Kind::Nibbles, _) => {
+                debug_assert!(false, "a graph is built over codes of bytes");
+                0
+            }
             (Kind::Floats, _) => kernel::floats(a, b),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::available` gives this value only where the processor has the features.
