@@ -15,7 +15,9 @@ use super::{
     build::Builder,
     candidates,
     codes::{Codec, Codes, Kind},
-    encode, encode_apart, entries_of, halves, longest_first, pairs, separation, team,
+    encode, encode_apart, entries_of, halves, longest_first, pairs,
+    separation::Sample,
+    team,
     walk::{Near, Scratch},
 };
 use crate::{
@@ -144,7 +146,7 @@ impl FlatGraph {
             // Most rows may be such by now that short codes suffice.
             let mut all = plan.row_of.clone();
             permute(&mut all);
-            if encode_apart(self.isa, threads, rows, &all).0.kind() != Kind::Floats {
+            if encode_apart(self.isa, threads, rows, &all).codec.kind() != Kind::Floats {
                 return None;
             }
         }
@@ -157,14 +159,19 @@ impl FlatGraph {
                 return None;
             }
         }
-        if !separation::tells_apart(self.isa, &self.codec, (&new, &new), rows, fresh) {
+        let sample = matches!(self.codec, Codec::Numbers(_)).then(|| Sample::of(rows, fresh));
+        let is_told_apart = |codes: &Codes| {
+            sample
+                .as_ref()
+                .is_none_or(|sample| sample.is_told_apart(self.isa, &self.codec, (&new, codes)))
+        };
+        if !is_told_apart(&new) {
             return None;
         }
         let width = self.codec.width();
         let mut bytes = Vec::with_capacity(plan.row_of.len() * width);
         if self.codes.kind() == Kind::Nibbles {
-            let halves = halves(&self.codec, &new)?;
-            if !separation::tells_apart(self.isa, &self.codec, (&new, &halves), rows, fresh) {
+            if !is_told_apart(&halves(&self.codec, &new)?) {
                 return None;
             }
             // The bytes were not kept.

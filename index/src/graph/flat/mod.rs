@@ -47,7 +47,7 @@ use crate::{
 use blob::FlatDump;
 pub(super) use blob::{MAGIC, open};
 use build::Builder;
-use codes::{Codec, Codes};
+use codes::{Codec, Codes, Kind};
 use column::Column;
 use kernel::Isa;
 use walk::{Scratch, View};
@@ -118,12 +118,12 @@ impl FlatGraph {
             longest_first(rows, &mut row_of);
         }
         let isa = Isa::detect();
-        let (codec, codes) = encode_apart(isa, threads, rows, &row_of);
+        let Encoded { codec, codes, halves } = encode_apart(isa, threads, rows, &row_of);
         let ef = candidates(params);
         let builder = Builder { isa, codes: &codes, ef, threads, stop };
         let links = builder.link(Vec::new())?;
         let pairs = pairs(duplicates);
-        let codes = halved(isa, &codec, codes, rows, &row_of);
+        let codes = halves.unwrap_or(codes);
         Ok(Self::new(codec, codes, links.into(), row_of.into(), pairs.into(), None))
     }
 
@@ -187,27 +187,31 @@ fn encode(threads: usize, codec: &Codec, rows: &VectorArray, nodes: &[u32]) -> C
     Codes::new(codec.kind(), codec.width(), bytes)
 }
 
-/// A codec whose codes tell the rows `nodes` apart, which are in a shuffled order, and their codes.
-fn encode_apart(isa: Isa, threads: usize, rows: &VectorArray, nodes: &[u32]) -> (Codec, Codes) {
+/// How nodes are told apart: the codec, the codes that a graph is built on, and those of half a byte that
+/// it is walked on instead, if they suffice.
+struct Encoded {
+    codec: Codec,
+    codes: Codes,
+    halves: Option<Codes>,
+}
+
+/// Encodes the rows `nodes`, which are in a shuffled order, so that their codes tell them apart.
+fn encode_apart(isa: Isa, threads: usize, rows: &VectorArray, nodes: &[u32]) -> Encoded {
     let codec = Codec::fit(rows, nodes);
     let codes = encode(threads, &codec, rows, nodes);
-    if separation::tells_apart(isa, &codec, (&codes, &codes), rows, nodes) {
-        return (codec, codes);
+    if codec.kind() != Kind::Squares {
+        return Encoded { codec, codes, halves: None };
+    }
+    let sample = separation::Sample::of(rows, nodes);
+    if sample.is_told_apart(isa, &codec, (&codes, &codes)) {
+        let halves = halves(&codec, &codes)
+            .filter(|halves| sample.is_told_apart(isa, &codec, (&codes, halves)));
+        return Encoded { codec, codes, halves };
     }
     drop(codes);
     let codec = Codec::floats(rows, nodes);
     let codes = encode(threads, &codec, rows, nodes);
-    (codec, codes)
-}
-
-/// Codes of half a byte in the place of those of a byte, where they are worth it and tell the nodes apart.
-fn halved(isa: Isa, codec: &Codec, bytes: Codes, rows: &VectorArray, nodes: &[u32]) -> Codes {
-    match halves(codec, &bytes) {
-        Some(halves) if separation::tells_apart(isa, codec, (&bytes, &halves), rows, nodes) => {
-            halves
-        }
-        _ => bytes,
-    }
+    Encoded { codec, codes, halves: None }
 }
 
 /// Codes of half a byte, where they are worth it.

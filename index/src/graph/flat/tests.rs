@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The flat graph against scans: metrics, instructions, orders, crowds, and damaged bytes.
 
-use super::{codes::Kind, *};
+use super::*;
 use crate::{
     graph::{GONE, Identity},
     store::pages::Pages,
