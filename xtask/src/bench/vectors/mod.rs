@@ -210,9 +210,14 @@ fn build(ready: &Ready, set: &Set, scratch: &Path) -> Result<Running> {
     // A process of its own: nothing of the building is resident in it.
     let opened = if built.saved { Some(ready.start(set, scratch)?.open()?) } else { None };
     let grown = opened.map_or(built.grown, |opened| opened.grown);
+    let vectors = opened.map_or(0.0, |opened| opened.vectors) / set.rows() as f64;
+    let mut version = engine.version.clone();
+    if vectors > 0.0 {
+        version += &format!("; beside B/vector {vectors:.0} of mapped vectors");
+    }
     let row = Row {
         engine: ready.name,
-        version: engine.version.clone(),
+        version,
         build_cpu_s: built.cpu_s,
         bytes_per_vector: grown / set.rows() as f64,
         while_building: opened.is_none(),
