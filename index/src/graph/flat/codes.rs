@@ -58,7 +58,7 @@ impl Codes {
 
     /// What nibbles need further: a norm for each code.
     pub(super) fn with_norms(self, ratio: u32, norms: Column<u32>) -> Self {
-        Self { ratio, norms, ..self }
+        Self { norms, ratio, ..self }
     }
 
     pub(super) fn norms(&self) -> &Column<u32> {

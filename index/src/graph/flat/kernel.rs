@@ -134,21 +134,20 @@ pub(super) mod x86 {
         _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd)).cast_unsigned()
     }
 
-    /// [`super::squares`] of `a` and each of four, with AVX-512.
+    /// [`super::squares`] of a code and each of four, with AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub fn four_squares_avx512(a: &[u8], [b, c, d, e]: [&[u8]; 4]) -> [u32; 4] {
-        let chunks = a.len() / 64;
-        assert!([b, c, d, e].iter().all(|code| code.len() >= chunks * 64));
-        let others = [b.as_ptr(), c.as_ptr(), d.as_ptr(), e.as_ptr()];
+    pub fn four_squares_avx512(code: &[u8], others: [&[u8]; 4]) -> [u32; 4] {
+        let chunks = code.len() / 64;
+        assert!(others.iter().all(|other| other.len() >= chunks * 64));
         let mut sums = [_mm512_setzero_si512(); 4];
         for at in 0..chunks {
             // SAFETY: all have 64 readable bytes from here, and the load asks for no alignment.
-            let x = unsafe { _mm512_loadu_si512(a.as_ptr().add(at * 64).cast()) };
+            let x = unsafe { _mm512_loadu_si512(code.as_ptr().add(at * 64).cast()) };
             let mut four = 0;
             while four < 4 {
                 // SAFETY: as above.
-                let y = unsafe { _mm512_loadu_si512(others[four].add(at * 64).cast()) };
+                let y = unsafe { _mm512_loadu_si512(others[four].as_ptr().add(at * 64).cast()) };
                 let apart = _mm512_abs_epi8(_mm512_sub_epi8(x, y));
                 sums[four] = _mm512_dpbusd_epi32(sums[four], apart, apart);
                 four += 1;

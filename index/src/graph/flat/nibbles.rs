@@ -130,10 +130,9 @@ pub(super) mod x86 {
     /// [`super::products`] with each of four codes, with AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub fn four_products_avx512(numbers: &[u8], [a, b, c, d]: [&[u8]; 4]) -> [u32; 4] {
+    pub fn four_products_avx512(numbers: &[u8], codes: [&[u8]; 4]) -> [u32; 4] {
         let groups = numbers.len() / 128;
-        assert!([a, b, c, d].iter().all(|code| code.len() >= groups * 64));
-        let codes = [a.as_ptr(), b.as_ptr(), c.as_ptr(), d.as_ptr()];
+        assert!(codes.iter().all(|code| code.len() >= groups * 64));
         let low = _mm512_set1_epi8(15);
         let mut sums = [_mm512_setzero_si512(); 4];
         for at in 0..groups {
@@ -145,7 +144,7 @@ pub(super) mod x86 {
             let mut one = 0;
             while one < 4 {
                 // SAFETY: there are 64 readable bytes from here, and the load asks for no alignment.
-                let code = unsafe { _mm512_loadu_si512(codes[one].add(at * 64).cast()) };
+                let code = unsafe { _mm512_loadu_si512(codes[one].as_ptr().add(at * 64).cast()) };
                 let high = _mm512_and_si512(_mm512_srli_epi16::<4>(code), low);
                 let sum = _mm512_dpbusd_epi32(sums[one], _mm512_and_si512(code, low), first);
                 sums[one] = _mm512_dpbusd_epi32(sum, high, second);

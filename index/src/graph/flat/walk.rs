@@ -332,15 +332,15 @@ impl Codes {
 
     /// The distances of a code and the codes of four nodes, which are not nibbles.
     #[inline]
-    pub(super) fn four_distances(&self, isa: Isa, a: &[u8], nodes: [u32; 4]) -> [u32; 4] {
-        let [b, c, d, e] = nodes.map(|node| self.get(node));
+    pub(super) fn four_distances(&self, isa: Isa, code: &[u8], nodes: [u32; 4]) -> [u32; 4] {
+        let others = nodes.map(|node| self.get(node));
         match (self.kind(), isa) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::available` gives this value only where the processor has the features.
             (Kind::Squares, Isa::Avx512) => unsafe {
-                kernel::x86::four_squares_avx512(a, [b, c, d, e])
+                kernel::x86::four_squares_avx512(code, others)
             },
-            _ => [b, c, d, e].map(|other| self.distance(isa, a, other)),
+            _ => others.map(|other| self.distance(isa, code, other)),
         }
     }
 
