@@ -76,10 +76,11 @@ impl Engine for Ours {
     }
 
     fn mapped_vectors(&self, job: &Job) -> u64 {
+        let Ok(scratch) = job.scratch.canonicalize() else { return 0 };
         // FORMAT.md: what a blob of vectors begins with.
         let is_vectors = |path: &str| {
             let mut first = [0; 6];
-            Path::new(path).starts_with(&job.scratch)
+            Path::new(path).starts_with(&scratch)
                 && File::open(path).is_ok_and(|mut file| file.read_exact(&mut first).is_ok())
                 && first == *b"VXVECT"
         };

@@ -168,7 +168,7 @@ fn pairs(duplicates: HashMap<u32, Vec<u32>>) -> Vec<[u32; 2]> {
 
 /// Candidates that are considered when a node is linked.
 fn candidates(params: Params) -> usize {
-    usize::from(params.ef_construction) * 2 / 5
+    usize::from(params.ef_construction) / 2
 }
 
 /// The codes of `nodes`, encoded on so many threads.
