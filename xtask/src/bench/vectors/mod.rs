@@ -211,10 +211,11 @@ fn build(ready: &Ready, set: &Set, scratch: &Path) -> Result<Running> {
     let opened = if built.saved { Some(ready.start(set, scratch)?.open()?) } else { None };
     let grown = opened.map_or(built.grown, |opened| opened.grown);
     let vectors = opened.map_or(0.0, |opened| opened.vectors) / set.rows() as f64;
-    let mut version = engine.version.clone();
-    if vectors > 0.0 {
-        version += &format!("; beside B/vector {vectors:.0} of mapped vectors");
-    }
+    let version = if vectors > 0.0 {
+        format!("{}; beside B/vector {vectors:.0} of mapped vectors", engine.version)
+    } else {
+        engine.version.clone()
+    };
     let row = Row {
         engine: ready.name,
         version,
