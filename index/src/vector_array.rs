@@ -126,6 +126,12 @@ impl VectorArray {
         &self.data[row * self.width..][..self.width]
     }
 
+    /// Asks for a row's bytes, so that reading them a little later does not wait.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: usize) {
+        crate::distance::prefetch(self.raw(row));
+    }
+
     /// The inverse of a row's length, or 1.
     #[inline]
     fn inverse(&self, row: usize) -> f32 {

@@ -7,6 +7,8 @@
 
 mod protocol;
 
+use std::{fs::File, io::Read, path::Path};
+
 use protocol::{Engine, Job, Outcome, Rows};
 use vexfs_index::{
     DirStore, Element, FileId, GraphKind, Index, Metric, Options, Params, Slot, Space,
@@ -71,6 +73,18 @@ impl Engine for Ours {
     fn open(&mut self, job: &Job) -> Outcome<()> {
         let index = self.opened(job)?;
         if index.stats().counts.vectors == 0 { Err("nothing was saved".into()) } else { Ok(()) }
+    }
+
+    fn mapped_vectors(&self, job: &Job) -> u64 {
+        let Ok(scratch) = job.scratch.canonicalize() else { return 0 };
+        // FORMAT.md: what a blob of vectors begins with.
+        let is_vectors = |path: &str| {
+            let mut first = [0; 6];
+            Path::new(path).starts_with(&scratch)
+                && File::open(path).is_ok_and(|mut file| file.read_exact(&mut first).is_ok())
+                && first == *b"VXVECT"
+        };
+        protocol::resident_of(is_vectors)
     }
 
     fn search(&self, query: &[f32], k: usize, ef: usize, found: &mut Vec<u64>) -> Outcome<()> {

@@ -105,6 +105,11 @@ pub trait Engine: Sync {
     fn save(&mut self, job: &Job) -> Outcome<bool>;
     /// Opens what was saved.
     fn open(&mut self, job: &Job) -> Outcome<()>;
+    /// Resident bytes of mapped files that hold the vectors and nothing else.
+    fn mapped_vectors(&self, job: &Job) -> u64 {
+        let _ = job;
+        0
+    }
     /// The numbers of the `k` nearest rows; appended.
     fn search(&self, query: &[f32], k: usize, ef: usize, found: &mut Vec<u64>) -> Outcome<()>;
 }
@@ -161,8 +166,10 @@ fn open(job: &Job, engine: &mut impl Engine, queries: &Rows) -> Outcome<String> 
         found.clear();
         engine.search(query, 10, 80, &mut found)?;
     }
-    let grown = self::resident().saturating_sub(resident);
-    Ok(format!("{{\"open_ms\": {millis}, \"grown\": {grown}}}"))
+    // Pages of the vectors can go at any time: they are told apart.
+    let vectors = engine.mapped_vectors(job);
+    let grown = self::resident().saturating_sub(resident).saturating_sub(vectors);
+    Ok(format!("{{\"open_ms\": {millis}, \"grown\": {grown}, \"vectors\": {vectors}}}"))
 }
 
 fn search(
@@ -272,6 +279,30 @@ fn resident() -> u64 {
     kib.unwrap_or(0) << 10
 }
 
+/// Resident bytes of those mappings of this process whose file `counts`.
+pub fn resident_of(counts: impl Fn(&str) -> bool) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    resident_in(&maps, counts)
+}
+
+fn resident_in(maps: &str, counts: impl Fn(&str) -> bool) -> u64 {
+    let (mut is_counted, mut kib) = (false, 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if is_counted => {
+                kib += words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+            }
+            // The line of a mapping: addresses, rights, offset, device, inode, and its file.
+            Some(first) if !first.ends_with(':') => {
+                is_counted = words.nth(4).is_some_and(&counts);
+            }
+            _ => {}
+        }
+    }
+    kib << 10
+}
+
 /// The processor's time of all threads of this process so far.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -280,7 +311,16 @@ fn cpu_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rows, kth, truth};
+    use super::{Rows, kth, resident_in, truth};
+
+    #[test]
+    fn mappings_are_told_apart_by_their_files() {
+        let maps = "7f00-7f10 r--s 00000000 fe:00 12   /a/blob-0\nSize: 64 kB\nRss: 40 kB\n\
+                    VmFlags: rd\n7f20-7f30 r--s 00000000 fe:00 13 /a/blob-1\nRss: 8 kB\n\
+                    7f40-7f50 rw-p 00000000 00:00 0\nRss: 4 kB\n";
+        assert_eq!(resident_in(maps, |file| file == "/a/blob-0"), 40 << 10);
+        assert_eq!(resident_in(maps, |_| true), 48 << 10);
+    }
 
     #[test]
     fn the_exact_search_ranks_by_distance() {

@@ -71,7 +71,21 @@ fn fold<const BYTES: usize>(
             total[lane] += term(at(&row, lane), query[lane]);
         }
     }
-    total.iter().sum()
+    halved(total)
+}
+
+/// The sum of all lanes: one half is added to the other, again and again.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+fn halved(mut sums: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0]
 }
 
 /// The same of a row that is decoded a chunk at a time.
@@ -103,7 +117,7 @@ fn fold_decoded<const BYTES: usize>(
             total[lane] += term(row[lane], query[lane]);
         }
     }
-    total.iter().sum()
+    halved(total)
 }
 
 #[inline(always)]

@@ -290,6 +290,9 @@ fn rerank(
     let ranker = rows.array.ranker(request.query);
     let mut left = (request.k * 2).max(RERANKED_MIN);
     let mut last = None;
+    for &row in found.iter().take(left) {
+        rows.array.prefetch(row as usize);
+    }
     for row in found {
         let row = row as usize;
         let rank = rows.array.rank_checked(row, &ranker, rows.epoch).ok_or(Broken::Lost)?;

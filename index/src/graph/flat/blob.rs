@@ -12,8 +12,9 @@ use zerocopy::IntoBytes;
 
 use super::{
     FlatGraph, Links, NONE,
-    codes::{Codec, Codes, Lift, Quantizer},
+    codes::{Codec, Codes, Kind, Lift, Quantizer},
     column::Column,
+    nibbles,
 };
 use crate::{
     error::{IndexError, Result},
@@ -23,8 +24,10 @@ use crate::{
 };
 
 /// First bytes of a flat graph; the last one is the version.
-pub(in crate::graph) const MAGIC: [u8; 8] = *b"VXFLAT\0\x02";
+pub(in crate::graph) const MAGIC: [u8; 8] = *b"VXFLAT\0\x03";
 const HEADER: usize = 128;
+/// In the place of a kind: numbers in codes of half a byte.
+const NIBBLES: u32 = 3;
 /// What the parts of the blob are aligned to.
 const ALIGN: usize = 128;
 
@@ -34,21 +37,28 @@ struct Layout {
     row_of: usize,
     duplicates: usize,
     links: usize,
+    norms: usize,
     codes: usize,
     end: usize,
 }
 
 impl Layout {
-    fn of(mean: usize, nodes: usize, duplicates: usize, width: usize) -> Option<Self> {
+    fn of(
+        mean: usize,
+        nodes: usize,
+        duplicates: usize,
+        (norms, width): (usize, usize),
+    ) -> Option<Self> {
         let after = |at: usize, count: usize, bytes: usize| {
             at.checked_add(count.checked_mul(bytes)?)?.checked_next_multiple_of(ALIGN)
         };
         let row_of = after(HEADER, mean, 4)?;
         let duplicates_at = after(row_of, nodes, 4)?;
         let links = after(duplicates_at, duplicates, 8)?;
-        let codes = after(links, nodes, size_of::<Links>())?;
+        let norms_at = after(links, nodes, size_of::<Links>())?;
+        let codes = after(norms_at, norms, 4)?;
         let end = codes.checked_add(nodes.checked_mul(width)?)?;
-        Some(Self { row_of, duplicates: duplicates_at, links, codes, end })
+        Some(Self { row_of, duplicates: duplicates_at, links, norms: norms_at, codes, end })
     }
 }
 
@@ -75,10 +85,12 @@ impl<'a> FlatDump<'a> {
         let graph = self.graph;
         let (nodes, duplicates) = (graph.links.len(), graph.duplicates.len());
         // It fits: all of it is in memory.
-        Layout::of(self.mean().len(), nodes, duplicates, graph.codes.width()).unwrap_or(Layout {
+        let codes = (graph.codes.norms().len(), graph.codes.width());
+        Layout::of(self.mean().len(), nodes, duplicates, codes).unwrap_or(Layout {
             row_of: 0,
             duplicates: 0,
             links: 0,
+            norms: 0,
             codes: 0,
             end: 0,
         })
@@ -87,15 +99,18 @@ impl<'a> FlatDump<'a> {
     fn header(&self) -> [u8; HEADER] {
         let graph = self.graph;
         let (kind, size, longest, step) = match &graph.codec {
-            Codec::Numbers(q) => (0u32, q.mean.len(), q.longest(), q.step),
+            Codec::Numbers(q) => {
+                let kind = if graph.codes.kind() == Kind::Nibbles { NIBBLES } else { 0 };
+                (kind, q.mean.len(), q.longest(), q.step)
+            }
             Codec::Bits { words } => (1, *words, 0.0, 0.0),
             Codec::Floats(lift) => (2, lift.dim, lift.longest, 0.0),
         };
         let (nodes, duplicates) = (graph.links.len() as u32, graph.duplicates.len() as u32);
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
-        let words =
-            [kind, size as u32, nodes, duplicates, longest.to_bits(), step.to_bits(), self.vectors];
+        let (longest, step, ratio) = (longest.to_bits(), step.to_bits(), graph.codes.ratio());
+        let words = [kind, size as u32, nodes, duplicates, longest, step, self.vectors, ratio];
         for (to, word) in header[8..].as_chunks_mut::<4>().0.iter_mut().zip(words) {
             *to = word.to_le_bytes();
         }
@@ -114,7 +129,8 @@ impl Dump for FlatDump<'_> {
             (self.mean().as_bytes(), layout.row_of),
             (graph.row_of.as_bytes(), layout.duplicates),
             (graph.duplicates.as_bytes(), layout.links),
-            (graph.links.as_bytes(), layout.codes),
+            (graph.links.as_bytes(), layout.norms),
+            (graph.codes.norms().as_bytes(), layout.codes),
             (graph.codes.bytes(), layout.end),
         ];
         let mut at = HEADER;
@@ -158,9 +174,10 @@ fn parse(pages: &Arc<Pages>, vectors: &Identity, epoch: u32) -> Option<FlatGraph
     let lifted = dim + usize::from(space.metric == Metric::Dot);
     let is_size = |x: f32| x.is_finite() && x >= 0.0;
     let fits = size == lifted && !is_bits && is_size(longest);
-    let mean_len = if kind == 0 { size } else { 0 };
+    let ratio = word(7)?;
+    let mean_len = if kind == 0 || kind == NIBBLES { size } else { 0 };
     let codec = match kind {
-        0 if fits && is_size(step) && step > 0.0 => {
+        0 | NIBBLES if fits && is_size(step) && step > 0.0 => {
             let mean = Column::<f32>::in_pages(pages, HEADER, mean_len)?;
             if !mean.iter().all(|x| x.is_finite()) {
                 return None;
@@ -171,21 +188,29 @@ fn parse(pages: &Arc<Pages>, vectors: &Identity, epoch: u32) -> Option<FlatGraph
         2 if fits => Codec::Floats(Lift { dim: lifted, longest }),
         _ => return None,
     };
-    let layout = Layout::of(mean_len, nodes, duplicates, codec.width())?;
+    let (kind, width, norms) = match kind {
+        NIBBLES if size >= nibbles::DIM_MIN && (1..=nibbles::RATIO_MAX).contains(&ratio) => {
+            (Kind::Nibbles, nibbles::width(size), nodes)
+        }
+        NIBBLES => return None,
+        _ => (codec.kind(), codec.width(), 0),
+    };
+    let layout = Layout::of(mean_len, nodes, duplicates, (norms, width))?;
     if layout.end.next_multiple_of(PAGE) != pages.contents().len() {
         return None;
     }
     let row_of = Column::<u32>::in_pages(pages, layout.row_of, nodes)?;
     let duplicates = Column::<[u32; 2]>::in_pages(pages, layout.duplicates, duplicates)?;
     let links = Column::<Links>::in_pages(pages, layout.links, nodes)?;
-    let codes = Column::<u8>::in_pages(pages, layout.codes, nodes * codec.width())?;
+    let norms = Column::<u32>::in_pages(pages, layout.norms, norms)?;
+    let codes = Column::<u8>::in_pages(pages, layout.codes, nodes * width)?;
     let leads_astray = |&link: &u32| link != NONE && link as usize >= nodes;
     if !are_all_rows(&row_of, &duplicates, vectors.rows)
         || links.iter().any(|links| links.0.iter().any(leads_astray))
     {
         return None;
     }
-    let codes = Codes::new(codec.kind(), codec.width(), codes);
+    let codes = Codes::new(kind, width, codes).with_norms(ratio, norms);
     let pages = Some((Arc::clone(pages), epoch));
     Some(FlatGraph::new(codec, codes, links, row_of, duplicates, pages))
 }

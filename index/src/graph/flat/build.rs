@@ -93,12 +93,11 @@ impl Builder<'_> {
         let far = found.get(ef - 1).map_or(u32::MAX, |near| near.distance());
         let mut near: Vec<Neighbour> =
             found.iter().map(|near| (near.distance(), near.node())).collect();
-        for &mate in batch.iter().filter(|&&mate| mate != node) {
-            let distance = self.codes.distance(self.isa, code, self.codes.get(mate));
-            if distance < far {
+        self.measure(code, batch.iter().copied(), |distance, mate| {
+            if distance < far && mate != node {
                 near.push((distance, mate));
             }
-        }
+        });
         near.sort_unstable();
         self.prune(near)
     }
@@ -129,7 +128,8 @@ impl Builder<'_> {
         if links.iter().count() + fresh.len() <= DEGREE {
             return Links::of(links.iter().chain(fresh.into_iter().map(|(_, node)| node)));
         }
-        fresh.extend(links.iter().map(|link| (self.between(target, link), link)));
+        let code = self.codes.get(target);
+        self.measure(code, links.iter(), |distance, link| fresh.push((distance, link)));
         self.nearest(fresh)
     }
 
@@ -141,30 +141,64 @@ impl Builder<'_> {
 
     /// The links of a node when some of its neighbours are gone: those left, and the neighbours of the lost.
     pub(super) fn repaired(&self, node: u32, candidates: &[u32]) -> Links {
-        self.nearest(candidates.iter().map(|&other| (self.between(node, other), other)).collect())
+        let (code, mut near) = (self.codes.get(node), Vec::with_capacity(candidates.len()));
+        self.measure(code, candidates.iter().copied(), |distance, other| {
+            near.push((distance, other));
+        });
+        self.nearest(near)
     }
 
-    fn between(&self, a: u32, b: u32) -> u32 {
-        self.codes.distance(self.isa, self.codes.get(a), self.codes.get(b))
+    /// Calls `each` with the distance of a code and each of these nodes.
+    fn measure(
+        &self,
+        code: &[u8],
+        nodes: impl Iterator<Item = u32>,
+        mut each: impl FnMut(u32, u32),
+    ) {
+        let (mut four, mut count) = ([0; 4], 0);
+        for node in nodes {
+            four[count] = node;
+            count += 1;
+            if count == 4 {
+                let distances = self.codes.four_distances(self.isa, code, four);
+                distances.into_iter().zip(four).for_each(|(distance, node)| each(distance, node));
+                count = 0;
+            }
+        }
+        for &node in &four[..count] {
+            each(self.codes.distance(self.isa, code, self.codes.get(node)), node);
+        }
     }
 
     /// Of candidates, the nearest first, those that a node links to.
     fn prune(&self, candidates: Vec<Neighbour>) -> Vec<Neighbour> {
-        let codes = self.codes;
         let mut kept: Vec<Neighbour> = Vec::with_capacity(DEGREE);
+        // Their numbers, and after the last one that of another: they are compared four at a time.
+        let mut nodes = [0; DEGREE];
         for (distance, node) in candidates {
-            let (code, far) = (codes.get(node), codes.kind().number(distance));
-            let leads_nearer = |&(_, other): &Neighbour| {
-                let apart = codes.distance(self.isa, code, codes.get(other));
-                codes.kind().number(apart) * ALPHA < far
-            };
-            if !kept.iter().any(leads_nearer) {
-                kept.push((distance, node));
-                if kept.len() == DEGREE {
-                    break;
-                }
+            if self.is_led_to(node, distance, &nodes, kept.len()) {
+                continue;
+            }
+            nodes[kept.len()] = node;
+            kept.push((distance, node));
+            if kept.len() == DEGREE {
+                break;
             }
         }
         kept
+    }
+
+    /// Whether one of the first `count` nodes leads nearer to a node at this distance.
+    fn is_led_to(&self, node: u32, distance: u32, nodes: &[u32; DEGREE], count: usize) -> bool {
+        let (kind, code) = (self.codes.kind(), self.codes.get(node));
+        let far = kind.number(distance);
+        let leads_nearer = |apart: u32| kind.number(apart) * ALPHA < far;
+        nodes.as_chunks::<4>().0.iter().enumerate().any(|(at, four)| {
+            let count = count.saturating_sub(at * 4).min(4);
+            count > 0
+                && self.codes.four_distances(self.isa, code, *four)[..count]
+                    .iter()
+                    .any(|&apart| leads_nearer(apart))
+        })
     }
 }

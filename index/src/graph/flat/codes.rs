@@ -3,11 +3,11 @@
 //!
 //! Numbers have their mean taken off, are rotated, and cut to 128 steps of one scale for all dimensions,
 //! so the distance of two codes is proportional to that of the rows and needs no number beside them.
-//! Where rows lie so close together that such codes do not tell them apart, numbers stay as they are.
+//! [`nibbles`](super::nibbles) are made from these. Where rows lie so close together that such codes do not tell them apart, numbers stay as they are.
 //! Under dot a row gets one more dimension, which gives all rows the length of the longest: then the nearest
 //! row is the one with the largest product (Bachrach et al., RecSys 2014).
 
-use super::{column::Column, kernel::CODE_ALIGN, rotation::Rotation};
+use super::{column::Column, kernel::CODE_ALIGN, nibbles, rotation::Rotation};
 use crate::{distance, types::Metric, vector::Row, vector_array::VectorArray};
 
 /// Steps of a code.
@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Bits,
     /// The square of the distance of numbers, as the bits of an `f32`.
     Floats,
+    /// See [`nibbles`]: from a query to a code, not between two codes.
+    Nibbles,
 }
 
 impl Kind {
@@ -42,12 +44,36 @@ pub(super) struct Codes {
     kind: Kind,
     width: usize,
     bytes: Column<u8>,
+    /// Of nibbles: a node's part of every distance to it.
+    norms: Column<u32>,
+    /// Of nibbles: how many steps of a byte one of their steps is.
+    ratio: u32,
 }
 
 impl Codes {
     /// `bytes` are a multiple of `width`.
     pub(super) fn new(kind: Kind, width: usize, bytes: impl Into<Column<u8>>) -> Self {
-        Self { kind, width, bytes: bytes.into() }
+        Self { kind, width, bytes: bytes.into(), norms: Vec::new().into(), ratio: 0 }
+    }
+
+    /// What nibbles need further: a norm for each code.
+    pub(super) fn with_norms(self, ratio: u32, norms: Column<u32>) -> Self {
+        Self { norms, ratio, ..self }
+    }
+
+    pub(super) fn norms(&self) -> &Column<u32> {
+        &self.norms
+    }
+
+    pub(super) fn ratio(&self) -> u32 {
+        self.ratio
+    }
+
+    /// Makes of the code that the codec gave a query what these codes are compared with.
+    pub(super) fn prepare(&self, query: &mut Vec<u8>, codec: &Codec) {
+        if let (Kind::Nibbles, Codec::Numbers(quantizer)) = (self.kind, codec) {
+            nibbles::query(query, quantizer.mean.len(), self.ratio);
+        }
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -193,8 +219,12 @@ impl Quantizer {
     fn encode(&self, lifted: &mut [f32], code: &mut Vec<u8>) {
         self.centre(lifted);
         let scale = 1.0 / self.step;
-        // A cast of a float saturates, and what is no number cannot occur.
-        code.extend(lifted.iter().map(|x| (x * scale + STEPS / 2.0).clamp(0.0, 127.0) as u8));
+        let start = code.len();
+        code.resize(start + lifted.len(), 0);
+        for (to, x) in code[start..].iter_mut().zip(lifted) {
+            let step = (*x * scale + STEPS / 2.0).clamp(0.0, STEPS - 1.0);
+            *to = step as i32 as u8;
+        }
     }
 }
 

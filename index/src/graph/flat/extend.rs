@@ -15,8 +15,10 @@ use super::{
     build::Builder,
     candidates,
     codes::{Codec, Codes, Kind},
-    encode, encode_apart, entries_of, longest_first, pairs, separation, team,
-    walk::Scratch,
+    encode, encode_apart, entries_of, halves, longest_first, pairs,
+    separation::Sample,
+    team,
+    walk::{Near, Scratch},
 };
 use crate::{
     error::Result,
@@ -83,9 +85,16 @@ impl FlatGraph {
         let links = builder.link(kept)?;
         let order = sample_first(rows, &plan);
         let links = renumbered(&links, &order);
-        let codes = codes.picked(&order);
+        let bytes = codes.picked(&order);
         let row_of: Vec<u32> = order.iter().map(|&node| plan.row_of[node as usize]).collect();
         let duplicates = pairs(duplicates);
+        // Whether half a byte tells the new rows apart was asked with their codes.
+        let walks_bytes = self.codes.kind() != Kind::Nibbles;
+        let halves = if walks_bytes { None } else { halves(&self.codec, &bytes) };
+        let (codes, bytes) = match halves {
+            Some(halves) => (halves, Some(bytes)),
+            None => (bytes, None),
+        };
         let graph = Self::new(
             self.codec.clone(),
             codes,
@@ -94,7 +103,8 @@ impl FlatGraph {
             duplicates.into(),
             None,
         );
-        Ok(graph.finds_its_nodes(threads).then_some(graph))
+        let finds = graph.finds_its_nodes(threads, bytes.as_ref().unwrap_or(&graph.codes));
+        Ok(finds.then_some(graph))
     }
 
     /// Which nodes are left, and which rows are new.
@@ -136,7 +146,7 @@ impl FlatGraph {
             // Most rows may be such by now that short codes suffice.
             let mut all = plan.row_of.clone();
             permute(&mut all);
-            if encode_apart(self.isa, threads, rows, &all).0.kind() != Kind::Floats {
+            if encode_apart(self.isa, threads, rows, &all).codec.kind() != Kind::Floats {
                 return None;
             }
         }
@@ -149,16 +159,31 @@ impl FlatGraph {
                 return None;
             }
         }
-        if !separation::tells_apart(self.isa, &new, rows, fresh) {
+        let sample = matches!(self.codec, Codec::Numbers(_)).then(|| Sample::of(rows, fresh));
+        let is_told_apart = |codes: &Codes| {
+            sample
+                .as_ref()
+                .is_none_or(|sample| sample.is_told_apart(self.isa, &self.codec, (&new, codes)))
+        };
+        if !is_told_apart(&new) {
             return None;
         }
-        let width = self.codes.width();
+        let width = self.codec.width();
         let mut bytes = Vec::with_capacity(plan.row_of.len() * width);
-        for node in (0..plan.to.len()).filter(|&node| plan.to[node] != NONE) {
-            bytes.extend_from_slice(self.codes.get(node as u32));
+        if self.codes.kind() == Kind::Nibbles {
+            if !is_told_apart(&halves(&self.codec, &new)?) {
+                return None;
+            }
+            // The bytes were not kept.
+            let old = encode(threads, &self.codec, rows, &plan.row_of[..plan.left]);
+            bytes.extend_from_slice(old.bytes());
+        } else {
+            for node in (0..plan.to.len()).filter(|&node| plan.to[node] != NONE) {
+                bytes.extend_from_slice(self.codes.get(node as u32));
+            }
         }
         bytes.extend_from_slice(new.bytes());
-        Some(Codes::new(self.codes.kind(), width, bytes))
+        Some(Codes::new(self.codec.kind(), width, bytes))
     }
 
     /// Whether all rows are as short as the codec expects them under dot.
@@ -200,17 +225,21 @@ impl FlatGraph {
         parts.into_iter().flatten().collect()
     }
 
-    /// Whether walks find the nodes, or others with the same code.
-    fn finds_its_nodes(&self, threads: usize) -> bool {
+    /// Whether walks find the nodes, or others with the same code. `bytes` are what the codec gives them.
+    fn finds_its_nodes(&self, threads: usize, bytes: &Codes) -> bool {
         let step = self.links.len().div_ceil(LOOKED_FOR);
         let nodes: Vec<u32> = (0..self.links.len()).step_by(step).map(|node| node as u32).collect();
         let found = team::split(threads, &nodes, |part| {
-            let mut scratch = Scratch::default();
-            let is_found = |&&node: &&u32| {
-                self.view().walk(self.isa, self.codes.get(node), LOOK_EF, &mut scratch);
-                scratch.found().first().is_some_and(|near| near.distance() == 0)
+            let (mut scratch, mut query) = (Scratch::default(), Vec::new());
+            let is_found = |&node: &u32| {
+                query.clear();
+                query.extend_from_slice(bytes.get(node));
+                self.codes.prepare(&mut query, &self.codec);
+                self.view().walk(self.isa, &query, LOOK_EF, &mut scratch);
+                let same = |near: &Near| bytes.get(near.node()) == bytes.get(node);
+                scratch.found().iter().any(same)
             };
-            part.iter().filter(is_found).count()
+            part.iter().map(is_found).filter(|found| *found).count()
         });
         found.iter().sum::<usize>() as f64 >= TO_BE_FOUND * nodes.len() as f64
     }

@@ -97,12 +97,13 @@ pub(super) fn floats(a: &[u8], b: &[u8]) -> u32 {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use std::arch::x86_64::{
-        __m256i, __m512i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32, _mm_prefetch,
-        _mm_shuffle_epi32, _mm256_abs_epi8, _mm256_add_epi32, _mm256_castsi256_si128,
-        _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-        _mm256_set1_epi16, _mm256_setzero_si256, _mm256_sub_epi8, _mm512_abs_epi8,
-        _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_reduce_add_epi32,
-        _mm512_setzero_si512, _mm512_sub_epi8,
+        __m128i, __m256i, __m512i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_shuffle_epi32,
+        _mm256_abs_epi8, _mm256_add_epi32, _mm256_castsi256_si128, _mm256_extracti128_si256,
+        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16,
+        _mm256_setzero_si256, _mm256_sub_epi8, _mm512_abs_epi8, _mm512_add_epi32,
+        _mm512_castsi512_si256, _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512,
+        _mm512_reduce_add_epi32, _mm512_setzero_si512, _mm512_sub_epi8, _mm512_unpackhi_epi32,
+        _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     };
 
     /// [`super::squares`] with AVX-512.
@@ -133,6 +134,46 @@ pub(super) mod x86 {
         _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd)).cast_unsigned()
     }
 
+    /// [`super::squares`] of a code and each of four, with AVX-512.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub fn four_squares_avx512(code: &[u8], others: [&[u8]; 4]) -> [u32; 4] {
+        let chunks = code.len() / 64;
+        assert!(others.iter().all(|other| other.len() >= chunks * 64));
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for at in 0..chunks {
+            // SAFETY: all have 64 readable bytes from here, and the load asks for no alignment.
+            let x = unsafe { _mm512_loadu_si512(code.as_ptr().add(at * 64).cast()) };
+            let mut four = 0;
+            while four < 4 {
+                // SAFETY: as above.
+                let y = unsafe { _mm512_loadu_si512(others[four].as_ptr().add(at * 64).cast()) };
+                let apart = _mm512_abs_epi8(_mm512_sub_epi8(x, y));
+                sums[four] = _mm512_dpbusd_epi32(sums[four], apart, apart);
+                four += 1;
+            }
+        }
+        sums_of(sums)
+    }
+
+    /// The sum of the lanes of each: transposed, so that they are added side by side.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn sums_of([a, b, c, d]: [__m512i; 4]) -> [u32; 4] {
+        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let quarters =
+            _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let halves = _mm256_add_epi32(
+            _mm512_castsi512_si256(quarters),
+            _mm512_extracti64x4_epi64::<1>(quarters),
+        );
+        let sums =
+            _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+        // SAFETY: both are 16 bytes, of which any are numbers.
+        unsafe { std::mem::transmute::<__m128i, [u32; 4]>(sums) }
+    }
+
     /// [`super::squares`] with AVX2.
     #[allow(clippy::cast_ptr_alignment, reason = "the loads ask for no alignment")]
     #[inline]
@@ -155,32 +196,16 @@ pub(super) mod x86 {
             let pairs = _mm256_maddubs_epi16(apart, apart);
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
         }
+        sum_of(sum)
+    }
+
+    /// The sum of the lanes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn sum_of(sum: __m256i) -> u32 {
         let four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
         let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b_01_00_11_10>(four));
         let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b_10_11_00_01>(two));
         _mm_cvtsi128_si32(one).cast_unsigned()
     }
-
-    /// Asks for the cache line at `at`.
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "one instruction")]
-    pub fn prefetch_line(at: *const u8) {
-        // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-    }
-}
-
-/// Asks for the cache lines of `bytes`, so that reading them a little later does not wait.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "a few instructions")]
-pub(super) fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let at = values.as_ptr().cast::<u8>();
-        for line in (0..size_of_val(values)).step_by(64) {
-            x86::prefetch_line(at.wrapping_add(line));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
 }

@@ -2,8 +2,8 @@
 //! The project's own graph: one flat layer of links, walked on short codes.
 //!
 //! Every node has up to [`DEGREE`] links in two cache lines. A walk starts at the nearest of a few
-//! sampled nodes and goes by the distances of codes, one byte a dimension (one bit for bits); whoever
-//! asks ranks what it finds exactly. Nodes are the distinct rows in a shuffled order. Where this project
+//! sampled nodes and goes by the distances of codes, a byte or half a byte a dimension (one bit for bits);
+//! whoever asks ranks what it finds exactly. Nodes are the distinct rows in a shuffled order. Where this project
 //! says HNSW without naming a library it means a graph of this kind, which has no hierarchy.
 //!
 //! Invariant: links lead to nodes that exist, and a build depends on the rows alone (and on the graph that it
@@ -16,6 +16,7 @@ mod codes;
 mod column;
 mod extend;
 mod kernel;
+mod nibbles;
 mod rotation;
 mod separation;
 mod team;
@@ -47,7 +48,7 @@ use crate::{
 use blob::FlatDump;
 pub(super) use blob::{MAGIC, open};
 use build::Builder;
-use codes::{Codec, Codes};
+use codes::{Codec, Codes, Kind};
 use column::Column;
 use kernel::Isa;
 use walk::{Near, Scratch, View};
@@ -118,11 +119,12 @@ impl FlatGraph {
             longest_first(rows, &mut row_of);
         }
         let isa = Isa::detect();
-        let (codec, codes) = encode_apart(isa, threads, rows, &row_of);
+        let Encoded { codec, codes, halves } = encode_apart(isa, threads, rows, &row_of);
         let ef = candidates(params);
         let builder = Builder { isa, codes: &codes, ef, threads, stop };
         let links = builder.link(Vec::new())?;
         let pairs = pairs(duplicates);
+        let codes = halves.unwrap_or(codes);
         Ok(Self::new(codec, codes, links.into(), row_of.into(), pairs.into(), None))
     }
 
@@ -150,6 +152,7 @@ impl FlatGraph {
         let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
         let mut code = std::mem::take(&mut scratch.code);
         self.codec.encode_query(query, &mut scratch.buffer, &mut code);
+        self.codes.prepare(&mut code, &self.codec);
         let found = walk(&code, &mut scratch);
         scratch.code = code;
         let mut scratches = lock(&self.scratches);
@@ -210,17 +213,41 @@ fn encode(threads: usize, codec: &Codec, rows: &VectorArray, nodes: &[u32]) -> C
     Codes::new(codec.kind(), codec.width(), bytes)
 }
 
-/// A codec whose codes tell the rows `nodes` apart, which are in a shuffled order, and their codes.
-fn encode_apart(isa: Isa, threads: usize, rows: &VectorArray, nodes: &[u32]) -> (Codec, Codes) {
+/// How nodes are told apart: the codec, the codes that a graph is built on, and those of half a byte that
+/// it is walked on instead, if they suffice.
+struct Encoded {
+    codec: Codec,
+    codes: Codes,
+    halves: Option<Codes>,
+}
+
+/// Encodes the rows `nodes`, which are in a shuffled order, so that their codes tell them apart.
+fn encode_apart(isa: Isa, threads: usize, rows: &VectorArray, nodes: &[u32]) -> Encoded {
     let codec = Codec::fit(rows, nodes);
     let codes = encode(threads, &codec, rows, nodes);
-    if separation::tells_apart(isa, &codes, rows, nodes) {
-        return (codec, codes);
+    if codec.kind() != Kind::Squares {
+        return Encoded { codec, codes, halves: None };
+    }
+    let sample = separation::Sample::of(rows, nodes);
+    if sample.is_told_apart(isa, &codec, (&codes, &codes)) {
+        let halves = halves(&codec, &codes)
+            .filter(|halves| sample.is_told_apart(isa, &codec, (&codes, halves)));
+        return Encoded { codec, codes, halves };
     }
     drop(codes);
     let codec = Codec::floats(rows, nodes);
     let codes = encode(threads, &codec, rows, nodes);
-    (codec, codes)
+    Encoded { codec, codes, halves: None }
+}
+
+/// Codes of half a byte, where they are worth it.
+fn halves(codec: &Codec, bytes: &Codes) -> Option<Codes> {
+    match codec {
+        Codec::Numbers(quantizer) if quantizer.mean.len() >= nibbles::DIM_MIN => {
+            Some(nibbles::of(bytes, quantizer.mean.len()))
+        }
+        _ => None,
+    }
 }
 
 /// Puts the longest rows among those that a walk looks at first: the largest products are with them.
@@ -283,6 +310,7 @@ impl Graph for FlatGraph {
 
     fn bytes(&self) -> usize {
         let memory = self.links.len() * (size_of::<Links>() + self.codes.width() + 4)
+            + self.codes.norms().len() * 4
             + self.duplicates.len() * 8;
         self.pages.as_ref().map_or(memory, |(pages, _)| pages.bytes())
             + lock(&self.scratches).iter().map(Scratch::bytes).sum::<usize>()

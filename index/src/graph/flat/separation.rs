@@ -6,7 +6,7 @@
 //! before a graph is built: how many of the nearest rows are among the nearest codes, for a few rows.
 
 use super::{
-    codes::{Codes, Kind},
+    codes::{Codec, Codes},
     kernel::Isa,
     walk::Near,
 };
@@ -21,31 +21,50 @@ const CODES: usize = 40;
 /// The part of the nearest rows that has to be found.
 const ENOUGH: f64 = 0.99;
 
-/// Whether the nearest codes are those of the nearest rows. `nodes` are in a shuffled order.
-pub(super) fn tells_apart(isa: Isa, codes: &Codes, rows: &VectorArray, nodes: &[u32]) -> bool {
-    // Fewer nodes are all found; bits are exact.
-    if codes.kind() != Kind::Squares || nodes.len() <= CODES {
-        return true;
+/// A few nodes and the nearest of all nodes to each, by their rows.
+pub(super) struct Sample {
+    nearest: Vec<(u32, Vec<u32>)>,
+    among: u32,
+}
+
+impl Sample {
+    /// Of nodes that are these rows, in a shuffled order.
+    pub(super) fn of(rows: &VectorArray, nodes: &[u32]) -> Self {
+        let among = &nodes[..nodes.len().min(AMONG)];
+        let mut nearest = Vec::new();
+        // Fewer nodes are all found.
+        if nodes.len() > CODES {
+            for node in (0..nodes.len()).step_by(nodes.len().div_ceil(ASKED)) {
+                let ranker = rows.ranker(&rows.get(nodes[node] as usize));
+                let mut by_row: Vec<(f32, u32)> =
+                    among.iter().map(|&row| rows.rank_by(row as usize, &ranker)).zip(0..).collect();
+                by_row.select_nth_unstable_by(ROWS - 1, |a, b| a.0.total_cmp(&b.0));
+                nearest.push((node as u32, by_row[..ROWS].iter().map(|near| near.1).collect()));
+            }
+        }
+        Self { nearest, among: among.len() as u32 }
     }
-    let among = &nodes[..nodes.len().min(AMONG)];
-    let step = nodes.len().div_ceil(ASKED);
-    let (mut asked, mut found) = (0, 0);
-    for node in (0..nodes.len()).step_by(step) {
-        let ranker = rows.ranker(&rows.get(nodes[node] as usize));
-        let code = codes.get(node as u32);
-        let mut by_code: Vec<Near> = (0..among.len() as u32)
-            .map(|other| Near::new(codes.distance(isa, code, codes.get(other)), other))
-            .collect();
-        let mut by_row: Vec<(f32, u32)> =
-            among.iter().map(|&row| rows.rank_by(row as usize, &ranker)).zip(0..).collect();
-        by_code.select_nth_unstable(CODES - 1);
-        by_row.select_nth_unstable_by(ROWS - 1, |a, b| a.0.total_cmp(&b.0));
-        let near = &by_code[..CODES];
-        asked += ROWS;
-        found += by_row[..ROWS]
-            .iter()
-            .filter(|(_, node)| near.iter().any(|near| near.node() == *node))
-            .count();
+
+    /// Whether the nearest codes are those of the nearest rows. `queries` are the codes that the codec gave the
+    /// nodes, and `codes` those that they are compared with.
+    pub(super) fn is_told_apart(
+        &self,
+        isa: Isa,
+        codec: &Codec,
+        (queries, codes): (&Codes, &Codes),
+    ) -> bool {
+        let (mut asked, mut found) = (0, 0);
+        for (node, rows) in &self.nearest {
+            let mut query = queries.get(*node).to_vec();
+            codes.prepare(&mut query, codec);
+            let mut by_code: Vec<Near> = (0..self.among)
+                .map(|other| Near::new(codes.distance_to(isa, &query, other), other))
+                .collect();
+            by_code.select_nth_unstable(CODES - 1);
+            let near = &by_code[..CODES];
+            asked += ROWS;
+            found += rows.iter().filter(|row| near.iter().any(|near| near.node() == **row)).count();
+        }
+        found as f64 >= ENOUGH * f64::from(asked as u32)
     }
-    found as f64 >= ENOUGH * f64::from(asked as u32)
 }

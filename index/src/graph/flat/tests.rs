@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The flat graph against scans: metrics, instructions, orders, crowds, and damaged bytes.
 
-use super::{codes::Kind, *};
+use super::*;
 use crate::{
     graph::{GONE, Identity},
     store::pages::Pages,
@@ -74,6 +74,8 @@ fn every_metric_finds_what_a_scan_finds() {
     for (element, metric, dim) in [
         (Element::F32, Metric::L2, 24),
         (Element::F32, Metric::Cosine, 100),
+        (Element::F32, Metric::Cosine, 200),
+        (Element::F32, Metric::Dot, 250),
         (Element::F32, Metric::Dot, 24),
         (Element::F32, Metric::L2, 1),
         (Element::Bit, Metric::Hamming, 256),
@@ -105,6 +107,40 @@ fn all_instructions_rank_alike() {
             }
         }
     }
+    // A query and codes of half a byte.
+    for dim in [192usize, 200, 384, 1000] {
+        let width = dim.next_multiple_of(64);
+        let bytes: Vec<u8> = (0..width * 4)
+            .map(|at| if at % width < dim { (next().abs() * 128.0) as u8 & 127 } else { 0 })
+            .collect();
+        let bytes = Codes::new(Kind::Squares, width, bytes);
+        let halves = nibbles::of(&bytes, dim);
+        let mut query = bytes.get(3).to_vec();
+        nibbles::query(&mut query, dim, halves.ratio());
+        let numbers = nibbles::parts(&query).0;
+        for node in 0..4 {
+            let plain: i64 = (0..dim)
+                .map(|at| {
+                    let group = halves.get(node)[at / 128 * 64 + at % 64];
+                    let half = i64::from(group >> (at % 128 / 64 * 4) & 15);
+                    let number = 2 * i64::from(bytes.get(3)[at]) - 127;
+                    let apart = i64::from(halves.ratio()) * (2 * half - 15) - number;
+                    apart * apart
+                })
+                .sum();
+            let plain = u32::try_from(plain).unwrap().div_ceil(halves.ratio());
+            for isa in Isa::available() {
+                assert_eq!(halves.distance_to(isa, &query, node), plain, "{isa:?} {dim}");
+            }
+            #[cfg(target_arch = "x86_64")]
+            if Isa::available().contains(&Isa::Avx512) {
+                let code = halves.get(node);
+                // SAFETY: the processor has the instructions.
+                let four = unsafe { nibbles::x86::four_products_avx512(numbers, [code; 4]) };
+                assert_eq!(four, [nibbles::products(numbers, code); 4]);
+            }
+        }
+    }
     // The largest distance there can be.
     let (low, high) = (vec![0u8; 65_536], vec![127u8; 65_536]);
     for isa in Isa::available() {
@@ -115,8 +151,12 @@ fn all_instructions_rank_alike() {
 
 #[test]
 fn walks_find_the_same_with_all_instructions() {
-    for (element, metric) in [(Element::F32, Metric::L2), (Element::Bit, Metric::Hamming)] {
-        let rows = clusters(Space::new(element, metric, 70), 1_000, 20, 0.4);
+    for (element, metric, dim) in [
+        (Element::F32, Metric::L2, 70),
+        (Element::F32, Metric::Cosine, 300),
+        (Element::Bit, Metric::Hamming, 70),
+    ] {
+        let rows = clusters(Space::new(element, metric, dim), 1_000, 20, 0.4);
         let mut graph = build(&rows);
         let query = rows.get(5);
         let found: Vec<Vec<u32>> = Isa::available()
@@ -209,6 +249,7 @@ fn a_graph_is_the_same_after_a_dump() {
     for (element, metric, dim) in [
         (Element::F32, Metric::Dot, 20),
         (Element::F32, Metric::L2, 64),
+        (Element::F32, Metric::L2, 200),
         (Element::Bit, Metric::Hamming, 90),
     ] {
         let rows = clusters(Space::new(element, metric, dim), 900, 20, 0.3);
@@ -239,13 +280,21 @@ fn a_graph_is_the_same_after_a_dump() {
 /// without a panic.
 #[test]
 fn damaged_bytes_never_lead_a_walk_astray() {
-    let rows = clusters(Space::new(Element::F32, Metric::L2, 6), 120, 10, 0.3);
+    damaged_bytes(6, 10_000);
+    damaged_bytes(192, 2_000);
+}
+
+fn damaged_bytes(dim: u32, rounds: usize) {
+    let space = Space::new(Element::F32, Metric::L2, dim);
+    let rows = clusters(space, 120, 10, 0.3);
     let mut blob = Vec::new();
-    FlatDump::of(&build(&rows), 7).write_to(&mut blob).unwrap();
+    let graph = build(&rows);
+    assert_eq!(graph.codes.kind() == Kind::Nibbles, dim as usize >= nibbles::DIM_MIN);
+    FlatDump::of(&graph, 7).write_to(&mut blob).unwrap();
     let mut next = random(9);
     let mut pick = |below: usize| ((next().abs() * below as f32) as usize).min(below - 1);
     let mut loaded = 0;
-    for round in 0..10_000 {
+    for round in 0..rounds {
         let mut bad = blob.clone();
         match round % 3 {
             0 => bad.truncate(pick(blob.len())),
@@ -258,7 +307,6 @@ fn damaged_bytes_never_lead_a_walk_astray() {
             let at = pick(range);
             bad[at] ^= 1 << pick(8);
         }
-        let space = Space::new(Element::F32, Metric::L2, 6);
         let identity = Identity { space, rows: rows.len(), crc: 7 };
         if let Ok(graph) = super::open(&Arc::new(Pages::of(&bad)), &identity) {
             loaded += 1;
@@ -306,10 +354,13 @@ fn the_number_of_threads_changes_nothing() {
 /// Deletes, duplicates and a topic that is new in every round, extended five times.
 #[test]
 fn an_extended_graph_finds_what_a_built_one_does() {
-    for (element, metric) in
-        [(Element::F32, Metric::L2), (Element::F32, Metric::Dot), (Element::Bit, Metric::Hamming)]
-    {
-        let space = Space::new(element, metric, 64);
+    for (element, metric, dim) in [
+        (Element::F32, Metric::L2, 64),
+        (Element::F32, Metric::Cosine, 192),
+        (Element::F32, Metric::Dot, 64),
+        (Element::Bit, Metric::Hamming, 64),
+    ] {
+        let space = Space::new(element, metric, dim);
         let all = clusters(space, 5_000, 50, 0.4);
         let (go, mut extended) = (AtomicBool::new(false), 0);
         let mut known: Vec<usize> = (0..2_500).collect();

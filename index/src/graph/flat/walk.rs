@@ -8,14 +8,18 @@
 mod filtered;
 
 use super::{
-    Links,
+    DEGREE, Links, NONE,
     codes::{Codes, Kind},
     entries_of,
-    kernel::{self, Isa, prefetch},
+    kernel::{self, Isa},
+    nibbles,
 };
+use crate::distance::prefetch;
 
 /// Sampled nodes that a walk begins with.
 const BEGIN: usize = 4;
+/// Among more nodes than this a place is looked for by halves.
+const STEPWISE_MAX: usize = 96;
 
 /// A node, its distance, and whether its links were followed; ordered by distance, then node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +62,6 @@ pub(super) struct Scratch {
     met: Vec<u8>,
     walk: u8,
     nearest: Vec<Near>,
-    fresh: Vec<u32>,
     way: filtered::Way,
     /// The query, as numbers and as a code.
     pub(super) buffer: Vec<f32>,
@@ -85,9 +88,7 @@ impl Scratch {
 
     /// Resident bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.met.capacity()
-            + (self.nearest.capacity() + self.way.capacity()) * 8
-            + self.buffer.capacity() * 4
+        self.met.capacity() + self.nearest.capacity() * 8 + self.buffer.capacity() * 4
     }
 }
 
@@ -100,32 +101,116 @@ pub(super) struct View<'a> {
     pub(super) extra: (u32, u32),
 }
 
+/// Puts a node in its place among the nearest, of which there are at most `ef`; its place.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn walk(
-    view: View<'_>,
-    query: &[u8],
-    ef: usize,
-    scratch: &mut Scratch,
-    distance: impl Fn(&[u8], &[u8]) -> u32,
-) {
-    let (nodes, codes) = (view.links.len(), view.codes);
-    scratch.begin(nodes);
-    let Scratch { met, walk, nearest, fresh, .. } = scratch;
-    // The sampled nodes are the first ones: they lie side by side.
-    let mut best = [Near::FARTHEST; BEGIN];
-    let sample = entries_of(nodes) as u32;
-    for node in (0..sample).chain(view.extra.0.max(sample)..view.extra.1) {
-        let near = Near::new(distance(query, codes.get(node)), node);
-        if near < best[BEGIN - 1] {
-            best[BEGIN - 1] = near;
-            best.sort_unstable();
+fn keep(nearest: &mut Vec<Near>, near: Near, ef: usize) -> Option<usize> {
+    if nearest.len() < ef {
+        nearest.push(near);
+    } else {
+        match nearest.last_mut() {
+            Some(last) if near < *last => *last = near,
+            _ => return None,
         }
     }
-    for near in best.into_iter().filter(|near| *near != Near::FARTHEST) {
-        met[near.node() as usize] = *walk;
+    let mut place = nearest.len() - 1;
+    if place < STEPWISE_MAX {
+        while place > 0 && nearest[place - 1] > near {
+            nearest[place] = nearest[place - 1];
+            place -= 1;
+        }
+    } else {
+        let to = nearest[..place].partition_point(|other| *other < near);
+        nearest.copy_within(to..place, to + 1);
+        place = to;
+    }
+    nearest[place] = near;
+    Some(place)
+}
+
+/// Calls `each` for the distance of every one of these nodes, in their order.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+fn measure(nodes: &[u32], four: &impl Fn([u32; 4]) -> [u32; 4], mut each: impl FnMut(Near)) {
+    let (fours, rest) = nodes.as_chunks::<4>();
+    for nodes in fours {
+        for (distance, node) in four(*nodes).into_iter().zip(*nodes) {
+            each(Near::new(distance, node));
+        }
+    }
+    if let Some(&last) = rest.last() {
+        let mut nodes = [last; 4];
+        nodes[..rest.len()].copy_from_slice(rest);
+        for (distance, &node) in four(nodes).into_iter().zip(rest) {
+            each(Near::new(distance, node));
+        }
+    }
+}
+
+/// The nearest of the nodes that a walk looks at first.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+fn begin(view: View<'_>, four: &impl Fn([u32; 4]) -> [u32; 4]) -> [Near; BEGIN] {
+    let mut best = [Near::FARTHEST; BEGIN];
+    // The sampled nodes are the first ones: they lie side by side.
+    let sample = entries_of(view.links.len()) as u32;
+    let (from, to) = view.extra;
+    for range in [0..sample, from.max(sample)..to] {
+        for first in range.clone().step_by(DEGREE) {
+            let mut nodes = [0; DEGREE];
+            let count = (range.end - first).min(DEGREE as u32) as usize;
+            for (node, number) in nodes.iter_mut().zip(first..) {
+                *node = number;
+            }
+            measure(&nodes[..count], four, |near| {
+                if near < best[BEGIN - 1] {
+                    best[BEGIN - 1] = near;
+                    best.sort_unstable();
+                }
+            });
+        }
+    }
+    best
+}
+
+/// A walk: its body is compiled for each kind of code and of instructions.
+trait Walk {
+    /// What it says when it ends.
+    type Said;
+
+    /// `four` tells the distances of four nodes: side by side they take little more time than one.
+    fn go(self, four: impl Fn([u32; 4]) -> [u32; 4]) -> Self::Said;
+}
+
+/// The walk that looks for the `ef` nearest nodes.
+struct Nearest<'a> {
+    view: View<'a>,
+    ef: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl Walk for Nearest<'_> {
+    type Said = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+    fn go(self, four: impl Fn([u32; 4]) -> [u32; 4]) {
+        walk(self.view, self.ef, self.scratch, four);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+fn walk(view: View<'_>, ef: usize, scratch: &mut Scratch, four: impl Fn([u32; 4]) -> [u32; 4]) {
+    let (links, codes) = (view.links, view.codes);
+    scratch.begin(links.len());
+    let Scratch { met, walk, nearest, .. } = scratch;
+    let (met, walk) = (&mut met[..links.len()], *walk);
+    for near in begin(view, &four).into_iter().filter(|near| *near != Near::FARTHEST) {
+        met[near.node() as usize] = walk;
         nearest.push(near);
     }
+    let mut fresh = [0; DEGREE];
     let mut at = 0;
     while let Some(near) = nearest.get(at).copied() {
         if near.is_followed() {
@@ -133,81 +218,166 @@ fn walk(
             continue;
         }
         nearest[at] = near.followed();
-        fresh.clear();
-        for link in view.links[near.node() as usize].iter() {
-            let met = &mut met[link as usize];
-            if *met != *walk {
-                *met = *walk;
+        let mut count = 0;
+        for &link in &links[near.node() as usize].0 {
+            if link == NONE {
+                break;
+            }
+            // Written whether it is new or not: which it is cannot be foretold.
+            let before = std::mem::replace(&mut met[link as usize], walk);
+            fresh[count % DEGREE] = link;
+            if before != walk {
                 prefetch(codes.get(link));
-                fresh.push(link);
+                count += 1;
             }
         }
         // The most likely next node, while the codes are on their way.
         if let Some(next) = nearest.get(at + 1) {
-            prefetch(&view.links[next.node() as usize].0);
+            prefetch(&links[next.node() as usize].0);
         }
-        for &node in &*fresh {
-            let near = Near::new(distance(query, codes.get(node)), node);
-            if nearest.len() >= ef {
-                if nearest.last().is_some_and(|last| near >= *last) {
-                    continue;
-                }
-                nearest.pop();
+        measure(&fresh[..count], &four, |near| {
+            if let Some(place) = keep(nearest, near, ef) {
+                at = at.min(place);
             }
-            let place = nearest.partition_point(|other| *other < near);
-            nearest.insert(place, near);
-            at = at.min(place);
-        }
+        });
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,popcnt")]
-fn walk_avx512(view: View<'_>, query: &[u8], ef: usize, scratch: &mut Scratch) {
-    match view.codes.kind() {
-        Kind::Squares => {
-            walk(view, query, ef, scratch, |a, b| kernel::x86::squares_avx512(a, b));
+fn walk_avx512<W: Walk>(codes: &Codes, query: &[u8], walk: W) -> W::Said {
+    match codes.kind() {
+        Kind::Squares => walk.go(|[a, b, c, d]| {
+            let four = [codes.get(a), codes.get(b), codes.get(c), codes.get(d)];
+            kernel::x86::four_squares_avx512(query, four)
+        }),
+        Kind::Nibbles => {
+            let (numbers, own) = nibbles::parts(query);
+            walk.go(|[a, b, c, d]| {
+                let four = [codes.get(a), codes.get(b), codes.get(c), codes.get(d)];
+                let [e, f, g, h] = nibbles::x86::four_products_avx512(numbers, four);
+                let one = |node, products| nibbles::distance(codes.norm(node), own, products);
+                [one(a, e), one(b, f), one(c, g), one(d, h)]
+            })
         }
-        Kind::Bits => walk(view, query, ef, scratch, kernel::bits),
-        Kind::Floats => walk(view, query, ef, scratch, kernel::floats),
+        Kind::Bits => walk.go(one_by_one(codes, query, kernel::bits)),
+        Kind::Floats => walk.go(one_by_one(codes, query, kernel::floats)),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,popcnt")]
-fn walk_avx2(view: View<'_>, query: &[u8], ef: usize, scratch: &mut Scratch) {
-    match view.codes.kind() {
-        Kind::Squares => walk(view, query, ef, scratch, |a, b| kernel::x86::squares_avx2(a, b)),
-        Kind::Bits => walk(view, query, ef, scratch, kernel::bits),
-        Kind::Floats => walk(view, query, ef, scratch, kernel::floats),
+fn walk_avx2<W: Walk>(codes: &Codes, query: &[u8], walk: W) -> W::Said {
+    match codes.kind() {
+        Kind::Squares => {
+            let one = |node| kernel::x86::squares_avx2(query, codes.get(node));
+            walk.go(|[a, b, c, d]| [one(a), one(b), one(c), one(d)])
+        }
+        Kind::Nibbles => {
+            let (numbers, own) = nibbles::parts(query);
+            let one = |node| {
+                let products = nibbles::x86::products_avx2(numbers, codes.get(node));
+                nibbles::distance(codes.norm(node), own, products)
+            };
+            walk.go(|[a, b, c, d]| [one(a), one(b), one(c), one(d)])
+        }
+        Kind::Bits => walk.go(one_by_one(codes, query, kernel::bits)),
+        Kind::Floats => walk.go(one_by_one(codes, query, kernel::floats)),
+    }
+}
+
+fn walk_portable<W: Walk>(codes: &Codes, query: &[u8], walk: W) -> W::Said {
+    match codes.kind() {
+        Kind::Squares => walk.go(one_by_one(codes, query, kernel::squares)),
+        Kind::Nibbles => walk.go(|[a, b, c, d]| {
+            let one = |node| codes.distance_to(Isa::Portable, query, node);
+            [one(a), one(b), one(c), one(d)]
+        }),
+        Kind::Bits => walk.go(one_by_one(codes, query, kernel::bits)),
+        Kind::Floats => walk.go(one_by_one(codes, query, kernel::floats)),
+    }
+}
+
+/// The distances of four nodes, one after the other.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
+fn one_by_one<'a>(
+    codes: &'a Codes,
+    query: &'a [u8],
+    distance: impl Fn(&[u8], &[u8]) -> u32 + 'a,
+) -> impl Fn([u32; 4]) -> [u32; 4] + 'a {
+    // Not by `map`: what is called by a function without the target features is not inlined.
+    move |[a, b, c, d]: [u32; 4]| {
+        let (a, b) = (distance(query, codes.get(a)), distance(query, codes.get(b)));
+        [a, b, distance(query, codes.get(c)), distance(query, codes.get(d))]
     }
 }
 
 impl View<'_> {
     /// Finds about `ef` nodes near the code `query`: [`Scratch::found`]. Of at least one node.
     pub(super) fn walk(&self, isa: Isa, query: &[u8], ef: usize, scratch: &mut Scratch) {
-        let ef = ef.max(BEGIN);
+        self.run(isa, query, Nearest { view: *self, ef: ef.max(BEGIN), scratch });
+    }
+
+    fn run<W: Walk>(&self, isa: Isa, query: &[u8], walk: W) -> W::Said {
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::available` gives this value only where the processor has the features.
-            Isa::Avx512 => unsafe { walk_avx512(*self, query, ef, scratch) },
+            Isa::Avx512 => unsafe { walk_avx512(self.codes, query, walk) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { walk_avx2(*self, query, ef, scratch) },
-            Isa::Portable => match self.codes.kind() {
-                Kind::Squares => walk(*self, query, ef, scratch, kernel::squares),
-                Kind::Bits => walk(*self, query, ef, scratch, kernel::bits),
-                Kind::Floats => walk(*self, query, ef, scratch, kernel::floats),
-            },
+            Isa::Avx2 => unsafe { walk_avx2(self.codes, query, walk) },
+            Isa::Portable => walk_portable(self.codes, query, walk),
         }
     }
 }
 
 impl Codes {
-    /// The distance of two codes of this kind.
+    /// The part of every distance to a node that is the node's, for nibbles.
+    #[inline]
+    fn norm(&self, node: u32) -> u32 {
+        self.norms()[node as usize]
+    }
+
+    /// The distance from a query that was [prepared](Self::prepare) to a node.
+    pub(super) fn distance_to(&self, isa: Isa, query: &[u8], node: u32) -> u32 {
+        let code = self.get(node);
+        if self.kind() != Kind::Nibbles {
+            return self.distance(isa, query, code);
+        }
+        let (numbers, own) = nibbles::parts(query);
+        let products = match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::available` gives these values only where the processor has the features, and
+            // who has AVX-512 has AVX2.
+            Isa::Avx512 | Isa::Avx2 => unsafe { nibbles::x86::products_avx2(numbers, code) },
+            Isa::Portable => nibbles::products(numbers, code),
+        };
+        nibbles::distance(self.norm(node), own, products)
+    }
+
+    /// The distances of a code and the codes of four nodes, which are not nibbles.
+    #[inline]
+    pub(super) fn four_distances(&self, isa: Isa, code: &[u8], nodes: [u32; 4]) -> [u32; 4] {
+        let others = nodes.map(|node| self.get(node));
+        match (self.kind(), isa) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::available` gives this value only where the processor has the features.
+            (Kind::Squares, Isa::Avx512) => unsafe {
+                kernel::x86::four_squares_avx512(code, others)
+            },
+            _ => others.map(|other| self.distance(isa, code, other)),
+        }
+    }
+
+    /// The distance of two codes of this kind, which is not nibbles.
     pub(super) fn distance(&self, isa: Isa, a: &[u8], b: &[u8]) -> u32 {
         match (self.kind(), isa) {
             (Kind::Bits, _) => kernel::bits(a, b),
+            (Kind::Nibbles, _) => {
+                debug_assert!(false, "a graph is built over codes of bytes");
+                0
+            }
             (Kind::Floats, _) => kernel::floats(a, b),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::available` gives this value only where the processor has the features.

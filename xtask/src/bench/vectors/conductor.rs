@@ -44,6 +44,8 @@ pub struct Opened {
     pub ms: f64,
     /// By how much the process grew until all queries were answered once, in bytes.
     pub grown: f64,
+    /// Resident bytes beside these of mapped files that hold the vectors and nothing else.
+    pub vectors: f64,
 }
 
 /// One measurement.
@@ -101,7 +103,11 @@ impl Engine {
     /// Opens the index that another process has saved.
     pub fn open(&mut self) -> Result<Opened> {
         let answer = self.ask("open")?;
-        Ok(Opened { ms: number(&answer, "open_ms")?, grown: number(&answer, "grown")? })
+        Ok(Opened {
+            ms: number(&answer, "open_ms")?,
+            grown: number(&answer, "grown")?,
+            vectors: answer["vectors"].as_f64().unwrap_or_default(),
+        })
     }
 
     /// Asks all queries until every thread has worked for so long.
@@ -195,7 +201,7 @@ mod tests {
             r#"echo '{"ready": "fake 1"}'
             while read word rest; do case $word in
             build) echo '{"build_s": 9, "build_cpu_s": 2.5, "grown": 4096, "saved": true, "note": "2 graphs"}';;
-            open) echo '{"open_ms": 1.5, "grown": 100}';;
+            open) echo '{"open_ms": 1.5, "grown": 100, "vectors": 64}';;
             truth) echo '{"kth": [0.5, 1e-3]}';;
             search) test "$rest" = "40 10 2 250 1" || exit 9
                 echo '{"queries": 100, "wall_s": 2.0, "cpu_s": 1.0, "ids": [[3, 4], [5]]}';;
@@ -206,7 +212,8 @@ mod tests {
         let built = engine.build().unwrap();
         assert_eq!(engine.version, "fake 1, 2 graphs");
         assert!(built.saved && built.cpu_s > 2.4 && built.grown > 4095.0, "{built:?}");
-        assert!((engine.open().unwrap().ms - 1.5).abs() < 1e-9);
+        let opened = engine.open().unwrap();
+        assert!((opened.ms - 1.5).abs() < 1e-9 && (opened.vectors - 64.0).abs() < 1e-9);
         assert_eq!(engine.truth(10).unwrap(), [0.5, 0.001]);
         let searched = engine.search((40, 10, 2), 250, true).unwrap();
         assert_eq!(searched.found, [vec![3, 4], vec![5]]);

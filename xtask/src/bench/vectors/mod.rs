@@ -223,9 +223,15 @@ fn build(ready: &Ready, set: &Set, scratch: &Path) -> Result<Running> {
     // A process of its own: nothing of the building is resident in it.
     let opened = if built.saved { Some(ready.start(set, scratch)?.open()?) } else { None };
     let grown = opened.map_or(built.grown, |opened| opened.grown);
+    let vectors = opened.map_or(0.0, |opened| opened.vectors) / set.rows() as f64;
+    let version = if vectors > 0.0 {
+        format!("{}; beside B/vector {vectors:.0} of mapped vectors", engine.version)
+    } else {
+        engine.version.clone()
+    };
     let row = Row {
         engine: ready.name,
-        version: engine.version.clone(),
+        version,
         build_cpu_s: built.cpu_s,
         bytes_per_vector: grown / set.rows() as f64,
         while_building: opened.is_none(),

@@ -261,7 +261,7 @@ impl Results {
             "  ratios: median of the rounds (least to most), each round by itself; ~: one of the two \
              curves begins above that recall, and its first point stands for it\n  B/vector: growth of \
              a process that opens the saved index and answers every query, files it maps included \
-             (* nothing to open: growth while building)\n  2 searching: queries a second against \
+             but for those that hold vectors alone (* nothing to open: growth while building)\n  2 searching: queries a second against \
              one, by the clock (and by CPU time)"
         );
     }
