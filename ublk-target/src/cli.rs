@@ -371,7 +371,9 @@ pub struct StatsArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("what").required(true),
-    after_help = "Finds everything that was committed (sync, fsync) before the search. The lines of a .tsv file that
+    after_help = "Finds everything that was committed (sync, fsync) before the search. Where the device's daemon is not known,
+because it runs outside this virtual machine or container, the filesystem is asked instead, which asks the device. The
+lines of a .tsv file that
 has the name of the vector file and lies beside it are shown as the names of its rows.
 
 Examples:

@@ -76,6 +76,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
     pub record: Option<PathBuf>,
+    /// Whether the device has a command window past the filesystem. A recovery cannot change it.
+    #[arg(skip)]
+    #[serde(default)]
+    pub window: bool,
 }
 
 fn count(max: u64) -> RangedU64ValueParser<u16> {

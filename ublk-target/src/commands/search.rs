@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `search`: finds the daemon behind a path on a mount, hands it the open file or directory, and turns its
-//! hits into paths and names.
+//! hits into paths and names. Where no daemon is known, the kernel asks the device.
 //!
 //! Which files are searched, the daemon decides: those under the descriptor that its user may read.
 
 use crate::cli::SearchArgs;
 use crate::control::client;
+use crate::control::inband::{self, Refusal};
 use crate::control::wire::{Reply, Request};
 use crate::error::{Error, Result};
-use crate::state::RunDir;
+use crate::state::{DeviceState, RunDir};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde_json::json;
@@ -17,7 +18,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,8 +33,10 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         (None, Some(slot)) => Query::Like(slot),
         (None, None) => return Err(Error::Refused("give --query or --like".into())),
     };
-    let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
-    let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
+    let state = match device_of(meta.dev()) {
+        Some(id) => RunDir::default_path().load(id)?,
+        None => None,
+    };
     if !meta.is_dir() && !meta.is_file() {
         return Err(Error::Refused(format!(
             "{}: neither a file nor a directory",
@@ -42,15 +45,15 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     }
     let file = open(&args.path).map_err(at)?;
     let search = Search { query, k: args.k, ef: args.ef, exact: args.exact };
-    let request = Request::Search(search);
-    let reply =
-        client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
-            Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
-            other => other,
-        })?;
-    let Reply::Found(mut found) = reply else {
-        return Err(client::unexpected());
-    };
+    let mut found = match state {
+        Some(state) => by_socket(&state, search, file.as_fd()),
+        // No daemon is known here: the one that serves the device may be on another machine.
+        None => in_band(&args.path, &search, file.as_fd()),
+    }
+    .map_err(|e| match e {
+        Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
+        other => other,
+    })?;
     let mut paths: BTreeMap<u64, PathBuf> =
         found.paths.iter().map(|(ino, below)| (*ino, joined(&args.path, below))).collect();
     if meta.is_dir() {
@@ -80,11 +83,25 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     super::print(&to_text(&found, &paths))
 }
 
-fn not_on_ublk(path: &Path) -> Error {
-    Error::Refused(format!(
-        "{}: not on a mounted device of vexfs-ublk: see `vexfs-ublk list`",
-        path.display()
-    ))
+fn by_socket(state: &DeviceState, search: Search, file: BorrowedFd<'_>) -> Result<Found> {
+    match client::ask_about(&state.socket, &Request::Search(search), &[file])? {
+        Reply::Found(found) => Ok(found),
+        _ => Err(client::unexpected()),
+    }
+}
+
+fn in_band(path: &Path, search: &Search, file: BorrowedFd<'_>) -> Result<Found> {
+    inband::search(file, search).map_err(|e| match e {
+        Refusal::Unsupported => Error::Refused(
+            "not on a mounted device of vexfs-ublk: see `vexfs-ublk list`".to_owned(),
+        ),
+        Refusal::Refused(why) => Error::Refused(why),
+        // It was opened only to say which one is meant.
+        Refusal::Failed(e) if e.raw_os_error() == Some(libc::EBADF) => {
+            Error::Refused("you may not read it".to_owned())
+        }
+        Refusal::Failed(source) => Error::Image { path: path.to_owned(), source },
+    })
 }
 
 /// What is said of a file without the attribute that its directory has.
