@@ -37,7 +37,8 @@ def call(fd, buffer):
     try:
         fcntl.ioctl(fd, IOC, buffer, True)
     except OSError as error:
-        return errno.errorcode[error.errno]
+        # Python prefers the number's other name.
+        return {errno.EOPNOTSUPP: "EOPNOTSUPP"}.get(error.errno) or errno.errorcode[error.errno]
     return None
 
 

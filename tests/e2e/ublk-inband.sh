@@ -167,7 +167,9 @@ same "and not written to" "$(cat before)" "$(sha256sum <v.img)"
 # What a window says, as a file: the header and the echoes are right, but never the answer to what was read.
 truncate -s "$size" v.img
 need "add" vexfs-ublk add --image v.img
-dd if=/dev/ublkb0 of=copy.img bs=4k iflag=direct status=none
+dd if=/dev/ublkb0 of=copy.img bs=1M iflag=direct status=none
+# The echoes page by page, as one who asks reads them.
+dd if=/dev/ublkb0 of=copy.img bs=4k skip=$((263 << 8)) seek=$((263 << 8)) count=256 iflag=direct conv=notrunc status=none
 check "del" vexfs-ublk del --id 0
 sha256sum <copy.img >before
 loop=$(losetup --show -f --direct-io=on copy.img)
