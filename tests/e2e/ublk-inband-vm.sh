@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
-# vm: mem=2560 timeout=900
+# vm: mem=2560 timeout=1500
 # A search from a virtual machine to which the device was passed: a guest in this guest has /dev/ublkb0 as its disk,
 # mounts it with its own kernel module, and its ioctl is answered by the daemon out here.
 . "$(dirname "$0")/lib.sh"
@@ -65,7 +65,7 @@ chmod 755 root/init root/busybox root/vexfs-ublk root/setpriv
 need "its initramfs" sh -c "cd root && find . | busybox cpio -o -H newc >../initramfs"
 # boot CACHE: what the guest said.
 boot() {
-  timeout $((400 * ${VEXFS_PATIENCE:-1})) qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 512 -nographic -no-reboot \
+  timeout $((1200 * ${VEXFS_PATIENCE:-1})) qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 512 -nographic -no-reboot \
     -drive "file=/dev/ublkb0,if=virtio,format=raw,cache=$1" -kernel "$kernel" -initrd initramfs \
     -append "console=ttyS0 panic=-1 quiet rdinit=/init" </dev/null >"console.$1" 2>&1
   tr -d '\r' <"console.$1" | sed -n 's/.*said: //p'
