@@ -48,7 +48,7 @@ static void vexfs_batch_submit(struct vexfs_batch *batch, struct bio *bio)
 	submit_bio(bio);
 }
 
-static struct page *vexfs_page_of(const void *at)
+struct page *vexfs_page_of(const void *at)
 {
 	return is_vmalloc_addr(at) ? vmalloc_to_page(at) : virt_to_page(at);
 }

@@ -488,6 +488,8 @@ const struct file_operations vexfs_dir_fops = {
 	.llseek		= generic_file_llseek,
 	.read		= generic_read_dir,
 	.iterate_shared	= vexfs_iterate,
+	.unlocked_ioctl	= vexfs_ioctl,
+	.compat_ioctl	= compat_ptr_ioctl,
 	.fsync		= vexfs_fsync,
 };
 

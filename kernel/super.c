@@ -86,6 +86,7 @@ static void vexfs_put_super(struct super_block *sb)
 	struct vexfs_fs *fs = VEXFS_SB(sb);
 	int err;
 
+	vexfs_window_drain(fs);
 	vexfs_volume_stop(fs);
 	if (!sb_rdonly(sb) && !vexfs_failed(fs)) {
 		err = vexfs_sync(fs, VEXFS_NOKILL);
@@ -183,6 +184,7 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	spin_lock_init(&fs->creating_lock);
 	INIT_LIST_HEAD(&fs->creating);
 	vexfs_orphans_init(fs);
+	vexfs_window_init(fs);
 	sb->s_fs_info = fs;
 
 	if (!sb_set_blocksize(sb, VEXFS_BLOCK_BYTES)) {
@@ -204,6 +206,7 @@ static int vexfs_fill_super(struct super_block *sb, struct fs_context *fc)
 		       figures.block_bytes);
 		return -EINVAL;
 	}
+	fs->bytes = figures.blocks << VEXFS_BLOCK_SHIFT;
 	super_set_uuid(sb, figures.uuid, sizeof(figures.uuid));
 	sb->s_magic = VEXFS_SUPER_MAGIC;
 	sb->s_op = &vexfs_super_ops;

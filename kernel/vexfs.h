@@ -11,15 +11,19 @@
 #ifndef VEXFS_H
 #define VEXFS_H
 
+#include <linux/blk_types.h>
+#include <linux/completion.h>
 #include <linux/fs.h>
 #include <linux/iomap.h>
 #include <linux/lockdep.h>
 #include <linux/mutex.h>
 #include <linux/ratelimit.h>
+#include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/sched/mm.h>
 #include <linux/shrinker.h>
 #include <linux/spinlock.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "compat.h"
@@ -47,11 +51,25 @@ enum vexfs_state_level {
 	VEXFS_ABANDONED,	/* as above; the engine panicked and is not entered again */
 };
 
+/* What is known of the command window past the filesystem's end. */
+struct vexfs_window {
+	/* The session that proved that it answers; 0: none. */
+	u64 session;
+	/* Slots in use; the bit behind them: somebody asks for a proof. */
+	DECLARE_BITMAP(busy, VEXFS_WINDOW_SLOTS + 1);
+	wait_queue_head_t wait;
+	/* Transfers that the device has not completed. */
+	atomic_t in_flight;
+};
+
 /* One mounted filesystem. */
 struct vexfs_fs {
 	struct super_block *sb;
 	struct vexfs_volume *volume;
 	struct vexfs_host_device device;
+	struct vexfs_window window;
+	/* Length of the filesystem. */
+	u64 bytes;
 
 	/* The engine's lock: shared to read the volume, exclusive to change it. Sleeps. */
 	struct rw_semaphore lock;
@@ -284,6 +302,49 @@ static inline void vexfs_orphans_wait(struct vexfs_fs *fs)
 
 /* device.c */
 void vexfs_device_init(struct vexfs_fs *fs);
+struct page *vexfs_page_of(const void *at);
+
+/*
+ * window.c: one conversation with whoever serves the device. It outlives a caller
+ * that gives up: until the device has completed a transfer, its buffer stays, and so
+ * does its slot.
+ */
+struct vexfs_talk {
+	struct vexfs_fs *fs;
+	/* When the caller gives up, in jiffies. */
+	unsigned long deadline;
+	/* Written and read by the device; whole pages. */
+	void *data;
+	size_t size;
+	/* -1: none. */
+	int slot;
+
+	/* The rest is window.c's own. */
+	refcount_t refs;
+	struct completion done;
+	struct work_struct submit;
+	struct work_struct free;
+	blk_opf_t opf;
+	size_t from;
+	u64 at;
+	size_t len;
+	int error;
+};
+
+void vexfs_window_init(struct vexfs_fs *fs);
+void vexfs_window_drain(struct vexfs_fs *fs);
+struct vexfs_talk *vexfs_talk_begin(struct vexfs_fs *fs, unsigned long deadline);
+int vexfs_talk_room(struct vexfs_talk *talk, size_t size);
+int vexfs_talk_prove(struct vexfs_talk *talk, u64 *session);
+void vexfs_talk_forget(struct vexfs_talk *talk, u64 session);
+int vexfs_talk_claim(struct vexfs_talk *talk);
+int vexfs_talk_write(struct vexfs_talk *talk, size_t len);
+int vexfs_talk_read(struct vexfs_talk *talk, size_t len);
+int vexfs_talk_sleep(struct vexfs_talk *talk, unsigned int ms);
+void vexfs_talk_end(struct vexfs_talk *talk);
+
+/* search.c */
+long vexfs_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 
 /* inode.c */
 struct inode *vexfs_iget(struct super_block *sb, u64 ino, const struct vexfs_attr *attr,

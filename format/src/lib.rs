@@ -20,6 +20,7 @@ pub mod root;
 mod seal;
 pub mod superblock;
 pub mod units;
+pub mod window;
 
 pub use crc::crc32c;
 pub use item::{DirentHead, ExtentItem, GroupItem, InodeItem, VectorItem, XattrHead};

@@ -180,6 +180,7 @@ int main(void)
 	test_vectors();
 	test_failures();
 	test_memory();
+	test_window();
 	CHECK("all memory was given back", memory_live == 0);
 	printf("%d passed, %d failed\n", passed, failed);
 	return failed > 0;

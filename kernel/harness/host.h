@@ -65,12 +65,13 @@ int again(struct vexfs_volume *volume, struct vexfs_report *report, int *err);
 	result_;							\
 })
 
-/* volume.c, names.c, data.c, memory.c: the tests. */
+/* volume.c, names.c, data.c, memory.c, window.c: the tests. */
 void test_volume(void);
 void test_names(void);
 void test_data(void);
 void test_vectors(void);
 void test_failures(void);
 void test_memory(void);
+void test_window(void);
 
 #endif /* HARNESS_HOST_H */

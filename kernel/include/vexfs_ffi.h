@@ -81,6 +81,30 @@
 // `fill_super`: refuse every change.
 #define VEXFS_OPEN_READ_ONLY 1
 
+// Bytes of the command window: the last ones of the device.
+#define VEXFS_WINDOW_BYTES 8388608
+
+// Bytes of a page of the window.
+#define VEXFS_WINDOW_PAGE_BYTES 4096
+
+// Pages from 1 to the one before this are echoed.
+#define VEXFS_WINDOW_ECHO_END 256
+
+// First byte of the pages in the window; the slots lie before them.
+#define VEXFS_WINDOW_PAGES_AT 7340032
+
+// Slots.
+#define VEXFS_WINDOW_SLOTS 14
+
+// Bytes of a slot.
+#define VEXFS_WINDOW_SLOT_BYTES 524288
+
+// Bytes of a request before its groups.
+#define VEXFS_WINDOW_REQUEST_BYTES 128
+
+// Most groups of a request.
+#define VEXFS_WINDOW_GROUPS_MAX 32768
+
 // `open_file`: the file is to be written.
 #define VEXFS_OPEN_WRITE 1
 
@@ -291,6 +315,98 @@ struct vexfs_extent {
 	uint32_t kind;
 	// Zero.
 	uint32_t reserved;
+};
+
+// A search, for a request.
+struct vexfs_window_search {
+	// Chosen at random.
+	uint64_t token;
+	// Of the header.
+	uint64_t session;
+	// The file or directory.
+	uint64_t ino;
+	// The slot whose vector is the query, if the flags say so.
+	uint64_t like;
+	// As in the caller's structure.
+	uint32_t flags;
+	// Hits wanted.
+	uint32_t k;
+	// Width of the search.
+	uint32_t ef;
+	// How the query's numbers are written.
+	uint32_t element;
+	// Numbers of the query.
+	uint32_t dim;
+	// Bytes of the query; `vexfs_rust_window_plan` fills it in.
+	uint32_t query_bytes;
+	// The caller's user.
+	uint32_t uid;
+	// The caller's group.
+	uint32_t gid;
+	// The caller's supplementary groups.
+	uint32_t groups;
+	// 1: the caller may read everything.
+	uint32_t rights;
+};
+
+// What is known of the window so far.
+struct vexfs_window_proof {
+	// Of the header.
+	uint64_t session;
+	// The number of the last echo.
+	uint64_t count;
+	// The page that it was read from.
+	uint32_t page;
+	// How many echoes followed the first.
+	uint32_t rounds;
+};
+
+// The head of an answer.
+struct vexfs_window_answer {
+	// The generation that was searched.
+	uint64_t generation;
+	// Files that were searched.
+	uint64_t searched;
+	// Files and directories that the caller may not read.
+	uint64_t denied;
+	// 0: no request, 1: read again, 2: hits, 3: refused, 4: the request was not understood.
+	uint32_t status;
+	// As in the caller's structure.
+	uint32_t flags;
+	// Hits.
+	uint32_t hits;
+	// Bytes of notes.
+	uint32_t note_bytes;
+	// Bytes in all.
+	uint32_t total;
+	// Zero.
+	uint32_t reserved;
+};
+
+// A hit of an answer.
+struct vexfs_window_hit {
+	// Inode of the file.
+	uint64_t ino;
+	// Ordinal of the vector.
+	uint64_t slot;
+	// The distance's bits.
+	uint32_t distance;
+	// Zero.
+	uint32_t reserved;
+};
+
+// A note of an answer.
+struct vexfs_window_note {
+	// Inode of the file; 0: none.
+	uint64_t ino;
+	// Its kind.
+	uint32_t kind;
+	// First byte of its text in the answer.
+	uint32_t text_at;
+	// Bytes of its text.
+	uint32_t text_len;
+	// Where the next note begins in the notes.
+	uint32_t next;
 };
 
 // How to format a device.
@@ -727,6 +843,53 @@ int32_t vexfs_rust_get_vector(const struct vexfs_volume *volume,
 			      size_t len,
 			      size_t *used,
 			      struct vexfs_report *report);
+
+// `window::query_bytes`: checks a search, fills in the bytes of its query, and writes those of the whole request to
+// `*total`. 0; `-EINVAL` for a search that is none; `-EFAULT`.
+int32_t vexfs_rust_window_plan(struct vexfs_window_search *search,
+			       uint32_t *total);
+
+// Writes the head of a request before its groups and its query, which are in the buffer already, and seals it.
+// 0; `-EINVAL` for a search that is none or is longer than the buffer; `-EFAULT`.
+int32_t vexfs_rust_window_request(const struct vexfs_window_search *search,
+				  uint8_t *buffer,
+				  size_t len);
+
+// `Header::parse`: begins a proof with page 0 of the window. 0; `-EOPNOTSUPP` for what is no header of this version;
+// `-ESTALE` for that of another filesystem, which it may be for a moment after `mkfs`; `-EFAULT`.
+int32_t vexfs_rust_window_header(const uint8_t *page,
+				 size_t len,
+				 const uint8_t *uuid,
+				 struct vexfs_window_proof *proof);
+
+// `Echo::parse`: goes on with a proof by the page `number` that was read. What a medium holds cannot name the page
+// read before. 0; `-EOPNOTSUPP` if it is not what somebody who answers would say; `-EFAULT`.
+int32_t vexfs_rust_window_prove(struct vexfs_window_proof *proof,
+				uint32_t number,
+				const uint8_t *page,
+				size_t len);
+
+// `window::Answer::parse`: judges what was read of a slot, and writes the head of the answer to `search` to `*out`.
+//
+// 0; `-EMSGSIZE` if more has to be read: `out->total` bytes; `-ENOENT` if it is the answer to another request or of
+// another session; `-EPROTO` for anything else; `-EFAULT`.
+int32_t vexfs_rust_window_answer(const uint8_t *answer,
+				 size_t len,
+				 const struct vexfs_window_search *search,
+				 struct vexfs_window_answer *out);
+
+// Writes hit number `index` of an answer that was judged to `*out`. 0, `-ENOENT` if there are not so many, `-EFAULT`.
+int32_t vexfs_rust_window_hit(const uint8_t *answer,
+			      size_t len,
+			      uint32_t index,
+			      struct vexfs_window_hit *out);
+
+// Writes the note that begins `at` bytes into the notes of an answer that was judged to `*out`. 0, `-ENOENT` behind the
+// last one, `-EPROTO` if it goes on past the notes' end, `-EFAULT`.
+int32_t vexfs_rust_window_note(const uint8_t *answer,
+			       size_t len,
+			       uint32_t at,
+			       struct vexfs_window_note *out);
 
 /*
  * Self-tests: in the kernel's object only if that was linked with test hooks.

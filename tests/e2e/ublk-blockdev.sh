@@ -21,7 +21,7 @@ step "a disk is formatted and served"
 refuses "an empty disk" 1 "$disk: not a VexFS image: .*--raw" vexfs-ublk add --image "$disk"
 need "mkfs.vexfs on the disk" mkfs.vexfs -L disk "$disk"
 same "vexfs-ublk add" /dev/ublkb0 "$(vexfs-ublk add --image "$disk")"
-same "as long as the disk" "$(blockdev --getsize64 "$disk")" "$(blockdev --getsize64 /dev/ublkb0)"
+same "as long as the disk, and the command window" $(($(blockdev --getsize64 "$disk") + (8 << 20))) "$(blockdev --getsize64 /dev/ublkb0)"
 
 step "one server, and nobody beside it"
 refuses "a second server" 1 "$disk: .*process $(daemon) .*stop" vexfs-ublk add --image "$disk"

@@ -17,8 +17,8 @@ use vexfs::Ino;
 use vexfs_image::Access;
 use vexfs_search::ask::Search;
 use vexfs_search::client::{
-    AskArgs, UNMARKED, joined, names_file, names_of_rows, nothing_searched, remarks, to_json,
-    to_text,
+    AskArgs, HEAD_BYTES, UNMARKED, joined, names_file, names_of_rows, nothing_searched, remarks,
+    rows_of, to_json, to_text,
 };
 use vexfs_search::unmounted::{Built, Problem, Progress, Unmounted, Verified};
 use vexfs_search::upkeep;

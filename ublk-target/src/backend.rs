@@ -8,6 +8,7 @@
 //! that holds writes back.
 
 use crate::request::{Op, Request};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -56,6 +57,11 @@ pub enum ImageOp {
         offset: u64,
         /// Bytes.
         len: u64,
+    },
+    /// Nothing of the image: waits until the descriptor, which stays open until then, can be read.
+    Await {
+        /// The descriptor.
+        fd: RawFd,
     },
 }
 

@@ -379,6 +379,9 @@ pub struct StatsArgs {
     after_help = format!("Finds everything that was committed (sync, fsync) before the search, of what its user may read. The
 lines of a .tsv file that has the name of the vector file and lies beside it are shown as the names of its rows.
 
+Where the device's daemon is not known, because it runs outside this virtual machine or container, the filesystem
+is asked instead, which asks the device; that knows no --where, --show, --recall, --within and --at-least.
+
 With --at-least it waits up to half a minute for that generation.
 
 {WHERE_HELP}

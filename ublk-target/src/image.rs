@@ -30,6 +30,7 @@ pub struct Image {
     device: FileDevice,
     options: ImageOptions,
     exposed_bytes: u64,
+    uuid: [u8; 16],
     logical_shift: u8,
     direct: bool,
     punch_hole: bool,
@@ -53,11 +54,12 @@ impl Image {
             return Err(Error::ImageEmpty(path));
         }
         // Checkpoints may lie behind a filesystem; they are not part of the device.
-        let exposed_bytes = if options.raw {
-            bytes
+        let (exposed_bytes, uuid) = if options.raw {
+            (bytes, [0; 16])
         } else {
             let found = recognise(&device, options.read_only);
-            Geometry::of(&found.map_err(|error| Error::refused(&path, error))?).len_bytes()
+            let geometry = Geometry::of(&found.map_err(|error| Error::refused(&path, error))?);
+            (geometry.len_bytes(), geometry.uuid)
         };
         let device_shift = if device.is_block_device() {
             block_device_shift(device.file())
@@ -78,6 +80,7 @@ impl Image {
             device,
             options: ImageOptions { path, ..options.clone() },
             exposed_bytes,
+            uuid,
             logical_shift,
             direct: direct_shift.is_some(),
             punch_hole,
@@ -97,9 +100,14 @@ impl Image {
         &self.options.path
     }
 
-    /// Length of the device made of it.
+    /// Length of the part of it that a device exposes: the filesystem, or all of a raw image.
     pub fn exposed_bytes(&self) -> u64 {
         self.exposed_bytes
+    }
+
+    /// UUID of the filesystem when it was opened; zeroes of a raw image.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
     }
 
     /// `log2` of the device's logical block size.

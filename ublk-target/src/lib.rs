@@ -4,7 +4,8 @@
 //! `device` talks to the driver and runs the queues, `backend` turns their requests into operations on
 //! the `image`, and a dirty log records what they wrote. `indexer` keeps the index up to date in a thread;
 //! `control` answers searches and other questions. What is indexed and how a search is answered is the
-//! business of `vexfs-search`. `serve` is the daemon's life, `commands` is what people type.
+//! business of `vexfs-search`. `window` is how the kernel module asks. `serve` is the daemon's life, `commands`
+//! is what people type.
 
 pub mod backend;
 pub mod cli;
@@ -22,3 +23,4 @@ pub mod request;
 pub mod serve;
 pub mod state;
 pub mod stats;
+pub mod window;

@@ -80,6 +80,10 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", value_parser = vexfs_search::size::parse)]
     #[serde(default)]
     pub index_memory: Option<u64>,
+    /// Whether the device has a command window past the filesystem. A recovery cannot change it.
+    #[arg(skip)]
+    #[serde(default)]
+    pub window: bool,
 }
 
 fn count(max: u64) -> RangedU64ValueParser<u16> {

@@ -15,6 +15,7 @@ use crate::indexer::IndexerThread;
 use crate::lab::Lab;
 use crate::options::Options;
 use crate::state::{DeviceState, RunDir, process_start};
+use crate::window::{Window, WindowThreads};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -83,6 +84,7 @@ struct Running {
     served: Served,
     indexer: IndexerThread,
     control: ControlThread,
+    window: Option<WindowThreads>,
     lab: Option<Arc<Lab>>,
     image: Arc<Image>,
     signals: OwnedFd,
@@ -138,7 +140,13 @@ fn prepare(
         let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
     };
     let lab = lab(options, &image, &dirty_log)?;
-    let host = device::Host { image: &image, dirty_log: &dirty_log, lab: lab.as_ref() };
+    let window = options.window.then(|| Window::new(image.uuid()));
+    let host = device::Host {
+        image: &image,
+        dirty_log: &dirty_log,
+        lab: lab.as_ref(),
+        window: window.as_ref(),
+    };
     let begun = matches!(task, Task::Recover { begun: true, .. });
     let mut fetching = |fetching| {
         state.fetching = fetching && info.queues > 1;
@@ -146,6 +154,8 @@ fn prepare(
     };
     let served = device::start(control, info, host, begun, &mut fetching, on_end)?;
     let indexer = IndexerThread::start(image.clone(), dirty_log.clone(), options.index_memory)?;
+    let window =
+        window.map(|window| WindowThreads::start(window, &image, indexer.view())).transpose()?;
     let sources = Sources {
         view: indexer.view().clone(),
         dirty_log,
@@ -164,7 +174,7 @@ fn prepare(
         info.depth,
         if image.direct() { "direct" } else { "buffered" }
     );
-    Ok(Running { served, indexer, control, lab, image, signals, queue_end, foreground })
+    Ok(Running { served, indexer, control, window, lab, image, signals, queue_end, foreground })
 }
 
 /// The crash lab, if the options ask for it.
@@ -203,6 +213,9 @@ impl Running {
             }
         }
         let mut control = self.served.close();
+        if let Some(window) = self.window {
+            window.finish();
+        }
         self.indexer.finish();
         self.control.finish();
         if let Some(lab) = &self.lab {

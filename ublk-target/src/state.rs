@@ -21,7 +21,7 @@ pub struct DeviceState {
     pub pid: u32,
     /// When the daemon started, in clock ticks since boot: tells it from a later process with that id.
     pub started: u64,
-    /// Length of the device in bytes.
+    /// Length of the image's part of the device in bytes.
     pub bytes: u64,
     /// The daemon's log.
     pub log: PathBuf,
@@ -182,6 +182,7 @@ mod tests {
                 crash_model: false,
                 record: None,
                 index_memory: None,
+                window: false,
             },
         }
     }

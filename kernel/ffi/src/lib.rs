@@ -66,4 +66,5 @@ pub mod userspace;
 #[cfg(feature = "userspace")]
 pub mod vector;
 pub mod volume;
+pub mod window;
 pub mod xattr;

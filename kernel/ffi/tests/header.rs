@@ -76,7 +76,7 @@ void __attribute__((noreturn)) vexfs_host_panic(const uint8_t *message, size_t l
 
 #endif /* VEXFS_FFI_H */";
 
-const NAMES: [(&str, &str); 19] = [
+const NAMES: [(&str, &str); 24] = [
     ("Attr", "vexfs_attr"),
     ("CommitHandle", "vexfs_commit"),
     ("DirRecord", "vexfs_dir_record"),
@@ -95,10 +95,15 @@ const NAMES: [(&str, &str); 19] = [
     ("VectorHit", "vexfs_vector_hit"),
     ("VectorShape", "vexfs_vector_shape"),
     ("VolumeHandle", "vexfs_volume"),
+    ("WindowAnswer", "vexfs_window_answer"),
+    ("WindowHit", "vexfs_window_hit"),
+    ("WindowNote", "vexfs_window_note"),
+    ("WindowProof", "vexfs_window_proof"),
+    ("WindowSearch", "vexfs_window_search"),
     ("WriteRequest", "vexfs_write_request"),
 ];
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "abi.rs",
     "volume.rs",
     "commit.rs",
@@ -106,6 +111,7 @@ const SOURCES: [&str; 10] = [
     "names.rs",
     "data.rs",
     "xattr.rs",
+    "window.rs",
     "selftest.rs",
     "userspace.rs",
     "vector.rs",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
 use vexfs::{Device, Geometry, MkfsOptions, mkfs};
-use vexfs_format::{BLOCK_BYTES_DEFAULT, BLOCKS_MAX, BLOCKS_MIN};
+use vexfs_format::{BLOCK_BYTES_DEFAULT, BLOCKS_MAX, BLOCKS_MIN, window};
 use vexfs_image::{Access, FileDevice};
 use vexfs_tools::failure::{Failure, Result, host_errno};
 use vexfs_tools::{cli, image, signature, size, sys};
@@ -158,12 +158,25 @@ fn choose_length(args: &Args, image_bytes: u64, block_device: bool) -> Result<u6
     Ok(bytes)
 }
 
+/// Length of the command window at the end of a device that `vexfs-ublk` serves, which is no part of the medium; 0 if
+/// there is none.
+fn window_bytes(device: &FileDevice) -> u64 {
+    let mut page = vec![0; window::PAGE_BYTES];
+    let start = device.len_bytes().checked_sub(window::BYTES).filter(|_| device.is_block_device());
+    let read = start.map(|start| device.read(start + window::PAGES_AT, &mut page));
+    match read {
+        Some(Ok(())) if window::Header::parse(&page).is_some() => window::BYTES,
+        _ => 0,
+    }
+}
+
 fn format(args: &Args, created: bool) -> Result<Geometry> {
     let path = args.image.as_path();
     let name = path.display();
     let mut device = image::device(path, Access::Write)?;
     let old_bytes = device.len_bytes();
-    let bytes = choose_length(args, old_bytes, device.is_block_device())?;
+    let room = old_bytes - window_bytes(&device);
+    let bytes = choose_length(args, room, device.is_block_device())?;
     let found = signature::find(&device)
         .map_err(|error| Failure::Engine { subject: name.to_string(), error: error.into() })?;
     if !found.is_empty() && !args.force {

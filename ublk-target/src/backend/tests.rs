@@ -42,6 +42,7 @@ impl Medium {
             ImageOp::Zeroes { offset, len } => {
                 self.file.write_at(&vec![0; cut(len)], offset).unwrap() as i32
             }
+            ImageOp::Await { .. } => unreachable!("only the command window waits"),
             ImageOp::Datasync => self.file.sync_data().map_or(-libc::EIO, |()| 0),
             ImageOp::Punch { offset, len } => {
                 fallocate(&self.file, F::PUNCH_HOLE | F::KEEP_SIZE, offset, len)

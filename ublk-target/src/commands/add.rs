@@ -30,6 +30,7 @@ pub fn add(args: AddArgs) -> Result<()> {
         .map_err(|source| Error::Image { path: image.clone(), source })?;
     options.record = options.record.as_deref().map(absolute).transpose()?;
     options.crash_model |= options.record.is_some();
+    options.window = !options.image.raw && !options.image.read_only;
     start(&options, Task::Add(id), foreground, None)
 }
 

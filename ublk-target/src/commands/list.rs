@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::state::RunDir;
 use serde_json::json;
 use std::fmt::Write;
+use vexfs_format::window::BYTES;
 
 pub fn devices(as_json: bool) -> Result<()> {
     let run_dir = RunDir::default_path();
@@ -42,6 +43,7 @@ pub fn devices(as_json: bool) -> Result<()> {
                     "running": s.daemon_runs(),
                     "image": s.options.image.path,
                     "bytes": s.bytes,
+                    "window_bytes": if s.options.window { BYTES } else { 0 },
                     "queues": s.options.queues,
                     "depth": s.options.depth,
                     "recovery": s.options.recovery.name(),

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `search`: finds the daemon behind a path on a mount, hands it the open file or directory, and turns its
-//! hits into paths and names.
+//! hits into paths and names. Where no daemon is known, the kernel asks the device.
 //!
 //! Which files are searched, the daemon decides: those under the descriptor that its user may read.
 
 use crate::cli::SearchArgs;
 use crate::control::client;
+use crate::control::inband::{self, Refusal};
 use crate::control::wire::{Reply, Request};
 use crate::error::{Error, Result};
-use crate::state::RunDir;
+use crate::state::{DeviceState, RunDir};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,10 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     let at = |source| Error::Image { path: args.path.clone(), source };
     let meta = fs::metadata(&args.path).map_err(at)?;
     let (searches, by_name) = args.ask.searches().map_err(Error::Refused)?;
-    let id = device_of(meta.dev()).ok_or_else(|| not_on_ublk(&args.path))?;
-    let Some(state) = RunDir::default_path().load(id)? else { return Err(not_on_ublk(&args.path)) };
+    let state = match device_of(meta.dev()) {
+        Some(id) => RunDir::default_path().load(id)?,
+        None => None,
+    };
     if !meta.is_dir() && !meta.is_file() {
         return Err(Error::Refused(format!(
             "{}: neither a file nor a directory",
@@ -40,15 +43,16 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     let file = open(&top).map_err(at)?;
     let mut answers = Vec::new();
     for search in searches {
-        let request = Request::Search(Search { only: only.clone(), ..search });
-        let reply =
-            client::ask_about(&state.socket, &request, &[file.as_fd()]).map_err(|e| match e {
-                Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
-                other => other,
-            })?;
-        let Reply::Found(mut found) = reply else {
-            return Err(client::unexpected());
-        };
+        let search = Search { only: only.clone(), ..search };
+        let mut found = match &state {
+            Some(state) => by_socket(state, search, file.as_fd()),
+            // No daemon is known here: the one that serves the device may be on another machine.
+            None => in_band(&args.path, &search, file.as_fd()),
+        }
+        .map_err(|e| match e {
+            Error::Refused(why) => Error::Refused(format!("{}: {why}", args.path.display())),
+            other => other,
+        })?;
         let mut paths: BTreeMap<u64, PathBuf> =
             found.paths.iter().map(|(ino, below)| (*ino, joined(&top, below))).collect();
         if meta.is_dir() && answers.is_empty() {
@@ -122,6 +126,51 @@ pub(super) fn not_on_ublk(path: &Path) -> Error {
         "{}: not on a mounted device of vexfs-ublk: see `vexfs-ublk list`",
         path.display()
     ))
+}
+
+fn by_socket(state: &DeviceState, search: Search, file: BorrowedFd<'_>) -> Result<Found> {
+    match client::ask_about(&state.socket, &Request::Search(search), &[file])? {
+        Reply::Found(found) => Ok(found),
+        _ => Err(client::unexpected()),
+    }
+}
+
+/// Asks one query after the other.
+fn in_band(path: &Path, search: &Search, file: BorrowedFd<'_>) -> Result<Found> {
+    let mut all: Option<Found> = None;
+    for query in std::iter::once(&search.query).chain(&search.more) {
+        let one = Search { query: query.clone(), more: Vec::new(), ..search.clone() };
+        if !inband::is_plain(&one) {
+            return Err(Error::Refused(
+                "no daemon of this device is known here, and the filesystem takes no --where, --show, --recall, --within and --at-least: leave them out, or search where the daemon runs"
+                    .to_owned(),
+            ));
+        }
+        let found = one_in_band(path, &one, file)?;
+        match &mut all {
+            None => all = Some(found),
+            Some(all) => {
+                all.hits.extend(found.hits);
+                all.answers.extend(found.answers);
+                all.paths.extend(found.paths);
+            }
+        }
+    }
+    all.ok_or_else(client::unexpected)
+}
+
+fn one_in_band(path: &Path, search: &Search, file: BorrowedFd<'_>) -> Result<Found> {
+    inband::search(file, search).map_err(|e| match e {
+        Refusal::Unsupported => Error::Refused(
+            "not on a mounted device of vexfs-ublk: see `vexfs-ublk list`".to_owned(),
+        ),
+        Refusal::Refused(why) => Error::Refused(why),
+        // It was opened only to say which one is meant.
+        Refusal::Failed(e) if e.raw_os_error() == Some(libc::EBADF) => {
+            Error::Refused("you may not read it".to_owned())
+        }
+        Refusal::Failed(source) => Error::Image { path: path.to_owned(), source },
+    })
 }
 
 /// Number of the ublk device that the `st_dev` of a file belongs to.

@@ -16,6 +16,7 @@ use crate::lab::{Lab, LabLayer};
 use crate::options::Options;
 use crate::request::Limits;
 use crate::stats::QueueStats;
+use crate::window::{Window, WindowLayer};
 use command::{Control, DeviceInfo, State};
 use libublk::UblkError;
 use libublk::ctrl::UblkCtrl;
@@ -73,6 +74,8 @@ pub struct Host<'a> {
     pub dirty_log: &'a Arc<DirtyLog>,
     /// The crash lab, if the device has it.
     pub lab: Option<&'a Arc<Lab>>,
+    /// The command window, if the device has it.
+    pub window: Option<&'a Arc<Window>>,
 }
 
 /// Starts to serve a new device, or one whose daemon died; `begun`: it died in a recovery, while its
@@ -88,7 +91,10 @@ pub fn start(
     let id = info.id;
     let recovering = matches!(info.state, State::Quiesced | State::FailIo);
     if !recovering {
-        control.set_params(id, &params::params(host.image, info.buffer_bytes))?;
+        control.set_params(
+            id,
+            &params::params(host.image, host.window.is_some(), info.buffer_bytes),
+        )?;
     } else if !begun {
         control.start_recovery(id)?;
     }
@@ -116,7 +122,7 @@ pub fn start(
 
 /// What turns a queue's requests into operations on the image.
 fn backend(depth: u16, host: Host<'_>) -> Box<dyn Backend> {
-    match host.lab {
+    let below: Box<dyn Backend> = match host.lab {
         Some(lab) => Box::new(LabLayer(lab.clone())),
         None => Box::new(Passthrough::new(
             depth,
@@ -124,7 +130,10 @@ fn backend(depth: u16, host: Host<'_>) -> Box<dyn Backend> {
             host.image.punch_hole(),
             host.image.durability().clone(),
         )),
-    }
+    };
+    let Some(window) = host.window else { return below };
+    let end = host.image.exposed_bytes();
+    Box::new(WindowLayer::new(below, window.clone(), end, depth, host.lab.cloned()))
 }
 
 impl Served {
@@ -149,7 +158,7 @@ impl Served {
                 dirty_log: host.dirty_log.clone(),
                 stats,
                 limits: Limits {
-                    device_bytes: host.image.exposed_bytes(),
+                    device_bytes: params::device_bytes(host.image, host.window.is_some()),
                     buffer_bytes: info.buffer_bytes,
                     read_only: host.image.read_only(),
                 },

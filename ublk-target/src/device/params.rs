@@ -7,6 +7,7 @@ use crate::image::Image;
 use crate::options::{Options, Recovery};
 use crate::request::SECTOR_BYTES;
 use libublk::sys;
+use vexfs_format::window::BYTES;
 
 impl Recovery {
     /// The driver's feature flags.
@@ -56,9 +57,15 @@ pub fn device_info(id: Option<u32>, options: &Options) -> sys::ublksrv_ctrl_dev_
     }
 }
 
+/// Length of a device made of that image; with `window`, the command window follows it.
+#[must_use]
+pub fn device_bytes(image: &Image, window: bool) -> u64 {
+    image.exposed_bytes() + if window { BYTES } else { 0 }
+}
+
 /// The driver's parameters for a device made of that image.
 #[must_use]
-pub fn params(image: &Image, buffer_bytes: u32) -> sys::ublk_params {
+pub fn params(image: &Image, window: bool, buffer_bytes: u32) -> sys::ublk_params {
     let mut attrs = sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA;
     if image.read_only() {
         attrs |= sys::UBLK_ATTR_READ_ONLY;
@@ -75,7 +82,7 @@ pub fn params(image: &Image, buffer_bytes: u32) -> sys::ublk_params {
         io_opt_shift: PAGE_SHIFT,
         io_min_shift: PAGE_SHIFT,
         max_sectors: buffer_bytes >> SECTOR_BYTES.ilog2(),
-        dev_sectors: image.exposed_bytes() / SECTOR_BYTES,
+        dev_sectors: device_bytes(image, window) / SECTOR_BYTES,
         ..Default::default()
     };
     if !image.read_only() {
@@ -117,15 +124,17 @@ mod tests {
         let path = file.path().to_owned();
         let options = ImageOptions { path, raw: true, read_only: false, buffered: true };
         let image = Image::open(&options).unwrap();
-        let params = params(&image, 512 << 10);
+        let params = params(&image, false, 512 << 10);
         assert_eq!(params.basic.dev_sectors, 2048);
+        let windowed = super::params(&image, true, 512 << 10);
+        assert_eq!(windowed.basic.dev_sectors, 2048 + (8 << 20) / 512);
         assert_eq!(params.basic.logical_bs_shift, 9);
         assert_eq!(params.basic.max_sectors, 1024);
         assert_eq!(params.basic.attrs, sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA);
         assert_eq!(params.discard.max_discard_segments, 1);
         drop(image);
         let image = Image::open(&ImageOptions { read_only: true, ..options }).unwrap();
-        let read_only = super::params(&image, 512 << 10);
+        let read_only = super::params(&image, false, 512 << 10);
         assert_eq!(read_only.basic.attrs & sys::UBLK_ATTR_READ_ONLY, sys::UBLK_ATTR_READ_ONLY);
         assert_eq!(read_only.types, sys::UBLK_PARAM_TYPE_BASIC);
     }

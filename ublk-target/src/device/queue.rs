@@ -178,6 +178,11 @@ impl Server<'_> {
         *self.now.get_or_insert_with(Instant::now)
     }
 
+    /// Whether a request lies in the command window, past the image's part of the device.
+    fn is_windows(&self, request: &Request) -> bool {
+        request.offset >= self.parts.image.exposed_bytes()
+    }
+
     /// Counts a request that arrived; true if its latency is to be measured.
     fn count_arrival(&mut self, kind: Kind) -> bool {
         let Some(count) = self.arrivals.get_mut(kind as usize) else { return false };
@@ -200,7 +205,9 @@ impl Server<'_> {
         };
         match decoded {
             Ok(request) => {
-                let started = self.count_arrival(request.op.kind()).then(|| self.clock());
+                let counted = !self.is_windows(&request);
+                let started =
+                    (counted && self.count_arrival(request.op.kind())).then(|| self.clock());
                 let in_flight = InFlight { request, started };
                 if let Some(slot) = self.requests.get_mut(usize::from(tag)) {
                     *slot = Some(in_flight);
@@ -260,7 +267,12 @@ impl Server<'_> {
             return;
         };
         self.in_flight = self.in_flight.saturating_sub(1);
+        // The command window is no part of the image.
+        if self.is_windows(&done.request) {
+            return;
+        }
         let Request { op, offset, len } = done.request;
+        let len = len.min(self.parts.image.exposed_bytes().saturating_sub(offset));
         let kind = op.kind();
         if op.changes() {
             // A failed write may have changed part of the range.
@@ -340,6 +352,9 @@ impl Server<'_> {
             ImageOp::Punch { offset, len } => {
                 let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 opcode::Fallocate::new(IMAGE, len).offset(offset).mode(mode.bits() as i32).build()
+            }
+            ImageOp::Await { fd } => {
+                opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build()
             }
             ImageOp::ZeroRange { offset, len } => {
                 let mode = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;

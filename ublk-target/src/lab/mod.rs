@@ -118,6 +118,11 @@ impl Lab {
         state.cut(keep).map_err(|e| format!("the image cannot be written: {e}"))
     }
 
+    /// Whether the power is off.
+    pub fn is_off(&self) -> bool {
+        self.state().off
+    }
+
     /// Turns the power on again and clears all faults; false if it was on.
     pub fn power_on(&self) -> bool {
         let mut state = self.state();
