@@ -3,7 +3,7 @@
 //!
 //! Numbers have their mean taken off, are rotated, and cut to 128 steps of one scale for all dimensions,
 //! so the distance of two codes is proportional to that of the rows and needs no number beside them.
-//! [`nibbles`](super::nibbles) are made from these. Where rows lie so close together that such codes do not tell them apart, numbers stay as they are.
+//! [`nibbles`] are made from these. Where rows lie so close together that such codes do not tell them apart, numbers stay as they are.
 //! Under dot a row gets one more dimension, which gives all rows the length of the longest: then the nearest
 //! row is the one with the largest product (Bachrach et al., RecSys 2014).
 
