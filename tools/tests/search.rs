@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::Lab;
+use common::{Lab, give_up};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use vexfs::Ino;
@@ -92,7 +92,7 @@ fn an_image_in_use_is_refused_and_one_that_can_only_be_read_is_searched() {
     let writer = writer.unused().unwrap();
     lab.vexfs("search a.img /corpus --query q.npy").refused(1, &["a.img", "in use"]);
     lab.vexfs("index a.img").refused(1, &["a.img", "in use"]);
-    drop(writer);
+    give_up(writer);
     let reader = vexfs_image::open(&lab.path("a.img"), vexfs_image::Access::Read).unwrap();
     let _reader = reader.unused().unwrap();
     lab.vexfs("index a.img").refused(1, &["a.img", "in use"]);
@@ -108,8 +108,9 @@ fn an_image_is_searched_by_what_is_known_of_rows_and_for_many_at_once() {
     let mut fs = Mounted::open(&image, BYTES, Arc::new(DirtyLog::new(BYTES).unwrap()));
     let (dir, _) = fs.volume.resolve(|v| v.lookup(Ino::ROOT, b"corpus")).unwrap();
     let (beside, _) = fs.volume.resolve(|v| v.lookup(dir, b"rows.tsv")).unwrap();
-    let lines: String = (0..ROWS).map(|slot| format!("{}\tt{slot}\n", 2000 + slot % 30)).collect();
-    fs.write(beside, 0, format!("year\ttag\n{lines}").as_bytes());
+    let lines: Vec<String> =
+        (0..ROWS).map(|slot| format!("{}\tt{slot}", 2000 + slot % 30)).collect();
+    fs.write(beside, 0, format!("year\ttag\n{}\n", lines.join("\n")).as_bytes());
     fs.commit();
     drop(fs);
     vexfs_index::npy::write(&lab.path("many.npy"), DIM, &[row(1234), row(7)].concat()).unwrap();

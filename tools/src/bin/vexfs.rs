@@ -3,14 +3,13 @@
 //!
 //! This is the command line; what a command does is in the library. Only `put` writes to the image.
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vexfs_image::Access;
-use vexfs_search::client;
 use vexfs_search::client::{AskArgs, WHERE_HELP};
 use vexfs_tools::dump::Format;
 use vexfs_tools::failure::{Failure, Result};

@@ -23,7 +23,7 @@ pub const VEXFS: &str = env!("CARGO_BIN_EXE_vexfs");
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// Drops what holds a lock on an image, so that the lock ends now.
-fn give_up<T>(held: T) {
+pub fn give_up<T>(held: T) {
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     drop(held);
 }

@@ -18,7 +18,7 @@ const IDLE: usize = 1000;
 
 fn search() -> Request {
     let query = Query::Vector(vec![1.0, 2.0]);
-    Request::Search(Search { query, k: 1, ef: None, exact: false, at_least: None })
+    Request::Search(Search::nearest(query, 1))
 }
 
 fn open_descriptors() -> usize {

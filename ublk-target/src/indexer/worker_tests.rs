@@ -339,7 +339,7 @@ fn an_index_is_the_same_to_the_daemon_and_to_who_has_only_the_image() {
     drop((w, mounted));
 
     let query = Query::Vector(vec![-5.0; 4]);
-    let search = Search { query, k: 1, ef: None, exact: false, at_least: None };
+    let search = Search::nearest(query, 1);
     let answer = unmounted().search(vexfs::Ino(file.0), &search).unwrap();
     assert_eq!((answer.found.hits[0].slot, answer.found.hits[0].distance), (77, 0.0));
     assert!(answer.remarks.is_empty(), "{:?}", answer.remarks);
@@ -400,8 +400,7 @@ fn from_a_commit_to_the_answer() {
         mounted.write(file, (batch * ROWS * DIM * 4) as u64, &rows);
         mounted.commit();
         let last: Vec<f32> = (0..DIM).map(|i| number((ROWS - 1) * DIM + i)).collect();
-        let search =
-            Search { query: Query::Vector(last), k: 1, ef: None, exact: false, at_least: None };
+        let search = Search::nearest(Query::Vector(last), 1);
         let top = Top { ino: file.0, readable: true };
         let begun = Instant::now();
         let found = query::search(thread.view(), &caller, top, &search).unwrap();

@@ -10,7 +10,7 @@ use vexfs_format::window::{
     Answer, EMPTY, FOUND, Header, LIKE, NOTE_PATH, NOTE_REASON, NOTES_CUT, Note, PENDING, REFUSED,
     REQUEST_MAGIC, RequestHead, SLOT_BYTES, seal,
 };
-use vexfs_search::ask::{Found, Hit};
+use vexfs_search::ask::{Answered, Found, Hit};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -167,7 +167,10 @@ fn found(hits: usize, paths: usize) -> Found {
         searched: 1,
         denied: 2,
         caught_up: true,
-        hits: (0..hits).map(|i| Hit { file: 9, slot: i as u64, distance: 0.5 }).collect(),
+        answers: vec![Answered { hits: hits as u32, ef: None, cut: false }],
+        hits: (0..hits)
+            .map(|i| Hit { file: 9, slot: i as u64, distance: 0.5, shown: vec![] })
+            .collect(),
         notes: vec![(9, "odd".into())],
         paths: (0..paths).map(|i| (i as u64, vec![b'p'; 5000])).collect(),
         problem: None,

@@ -39,6 +39,7 @@ const NEIGHBOURS: [&str; 2] = ["../shared/data/packages-20k.npy", "../shared/dat
 /// Queries a second are by the clock; beside them stands the same by the processors' time of the engine's
 /// process, which a busy machine distorts less: trust its ratios when the two disagree.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "they are the flags of a command")]
 pub struct VectorArgs {
     /// Search these embeddings instead of the usual sets: an .npy file of float32 (with --queries)
     #[arg(long, value_name = "X.npy", requires = "queries")]
