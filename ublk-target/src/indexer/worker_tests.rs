@@ -299,12 +299,50 @@ fn a_checkpoint_that_cannot_be_written_is_told_and_tried_again() {
     assert_eq!(shown.problem, None, "searches are as good as ever");
     assert_eq!(shown.index.unwrap().stats().counts.vectors, 100);
     assert!(w.unsaved);
+    // The same again is not told again.
+    w.checkpoint(false);
+    assert_eq!(w.unwritten.as_ref(), Some(&why));
     std::fs::create_dir(&beside).unwrap();
     w.checkpoint(false);
     w.show(None);
     let shown = w.view.now();
     assert!(shown.unwritten.is_none() && shown.index.unwrap().stats().generation.is_some());
     std::fs::remove_dir_all(&beside).unwrap();
+}
+
+#[test]
+fn an_index_that_needs_memory_gets_a_checkpoint_before_it_is_due() {
+    let image = image();
+    let dirty_log = dirty_log();
+    filled(image.path(), dirty_log.clone(), BATCH);
+    for (memory, wanted) in [(1 << 30, false), (1 << 20, true)] {
+        let mut w = plain(image.path(), dirty_log.clone());
+        w.memory = memory;
+        w.update(None);
+        w.checkpoint(false);
+        let index = w.view.now().index.unwrap();
+        assert_eq!(index.stats().generation.is_some(), wanted, "{memory}");
+    }
+}
+
+/// What was not read is in no checkpoint, so the last one does not say that it is whole.
+#[test]
+fn a_device_that_ends_in_the_midst_of_an_update_leaves_no_closed_checkpoint() {
+    let image = image();
+    let dirty_log = dirty_log();
+    let (_, file) = filled(image.path(), dirty_log.clone(), 2 * BATCH);
+    let mut w = plain(image.path(), dirty_log.clone());
+    w.update(Some(Instant::now()));
+    assert_eq!(w.view.now().pending, BATCH);
+    w.checkpoint(true);
+    assert!(!w.closed && length(&image) > BYTES);
+    drop(w);
+    let mut w = plain(image.path(), dirty_log);
+    w.update(None);
+    w.checkpoint(true);
+    assert!(w.closed);
+    let stats = w.view.now().index.unwrap().file_stats(file).unwrap();
+    assert_eq!(stats.vectors, 2 * BATCH);
 }
 
 /// What the daemon leaves, `vexfs` uses, and the other way round.

@@ -84,6 +84,7 @@ pub const RUNS: &[Run] = &[
     Run { package: "vexfs-index", test: None, filter: "" },
     Run { package: "vexfs-index", test: Some("checkpoint"), filter: "" },
     Run { package: "vexfs-search", test: None, filter: "corpus::" },
+    Run { package: "vexfs-search", test: None, filter: "unmounted::" },
     Run { package: "vexfs-ublk", test: None, filter: "indexer::" },
 ];
 

@@ -311,6 +311,38 @@ impl Device for Failing {
     }
 }
 
+/// Who trusts a closed checkpoint reads nothing of a file that is whole in it.
+#[test]
+fn a_file_with_an_unreadable_row_is_not_whole_in_a_closed_checkpoint() {
+    let mut w = World::new();
+    let dir = w.mounted.corpus("corpus", L2);
+    let files = [w.mounted.create(dir, "a", FILE), w.mounted.create(dir, "b", FILE)];
+    for file in files {
+        w.mounted.write(file, 0, &rows(300, 1.0));
+    }
+    w.mounted.commit();
+    let mapped = w.mounted.volume.resolve(|v| v.map(files[0], vexfs::FileBlock(0), 1)).unwrap();
+    let vexfs::MappingKind::Written(block) = mapped.kind else { panic!("not written") };
+    let at = block.0 * 4096;
+    let bad = Arc::new(std::sync::Mutex::new(at + 512..at + 1024));
+    let place = tempfile::tempdir().unwrap();
+    let open = || {
+        let store = vexfs_index::DirStore::open(place.path()).unwrap();
+        Index::open(Some(Box::new(store)), vexfs_index::Options::default()).unwrap()
+    };
+    let index = Arc::new(open().0);
+    let device = Failing(reader(w.image.path(), BYTES), bad);
+    let mut tracker = Tracker::open(device, index.clone(), w.mounted.dirty_log.clone()).unwrap();
+    settle(&mut tracker);
+    tracker.close().unwrap();
+    drop((tracker, index));
+    let covered = open().1.covered.unwrap();
+    assert_eq!(covered.note, CLOSED);
+    let states: BTreeMap<_, _> = covered.files.into_iter().collect();
+    assert_eq!(states[&FileId(files[0].0)], b"");
+    assert_eq!(states[&FileId(files[1].0)], WHOLE);
+}
+
 // One bad sector in one file stopped the indexing of all files, and searches did not say so.
 #[test]
 fn unreadable_rows_are_left_out_and_named_and_the_rest_is_indexed() {
