@@ -300,7 +300,7 @@ impl Worker {
                 let why = format!(
                     "no checkpoint can be written: {e}: the index is read again when its device is next added"
                 );
-                if before.as_ref() != Some(&why) {
+                if before.is_none() {
                     log_line!("indexer: {why}");
                 }
                 self.unwritten = Some(why);
