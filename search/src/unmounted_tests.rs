@@ -256,3 +256,38 @@ fn filters_batches_and_radii_are_the_same_with_an_index_and_in_parts() {
     let why = fs.open(MEMORY).search(fs.dir, &wrong).unwrap_err().to_string();
     assert!(why.contains("the filter is wrong"), "{why}");
 }
+
+// The index of what was there before the copy would be believed of what is there now.
+#[test]
+fn an_image_that_is_older_than_its_index_is_read_as_it_is() {
+    let fs = fixture();
+    let mut old = vec![0; BYTES as usize];
+    fs.image.as_file().read_exact_at(&mut old, 0).unwrap();
+    let mut mounted = fs.mounted();
+    mounted.write(fs.file, 4 * DIM as u64 * 1500, &rows(9000..9001));
+    mounted.commit();
+    drop(mounted);
+    fs.build();
+    fs.image.as_file().write_all_at(&old, 0).unwrap();
+    let all: Vec<_> = (0..ROWS).map(|slot| (slot as u64, row(slot))).collect();
+    for slot in [1500, 9000] {
+        let search = near(slot, false);
+        let answer = fs.open(MEMORY).search(fs.dir, &search).unwrap();
+        assert_eq!(slots(&answer.found), truth(&all, &search), "{slot}");
+    }
+}
+
+#[test]
+fn files_beside_what_is_searched_are_left_alone_whatever_they_are() {
+    let fs = fixture();
+    let mut mounted = fs.mounted();
+    let other = mounted.corpus("other", "type=f32,dim=16,metric=l2");
+    let text = mounted.create(other, "notes", 0o100_600);
+    mounted.write(text, 0, b"no vectors but words\n");
+    mounted.commit();
+    drop(mounted);
+    fs.build();
+    let answer = fs.open(MEMORY).search(fs.dir, &near(7, false)).unwrap();
+    assert_eq!((answer.found.searched, answer.found.notes.len()), (1, 0));
+    assert_eq!(slots(&answer.found)[0], 7);
+}
