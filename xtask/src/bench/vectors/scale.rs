@@ -60,6 +60,7 @@ pub fn run(workspace: &Workspace, ui: Ui, args: &VectorArgs) -> Result<()> {
             match Limit::new() {
                 Ok(limit) => {
                     let step = ui.step(&format!("{rows} rows within {} MiB", LIMIT >> 20));
+                    forget(&saved)?;
                     running.engine = limit.wrap(ready).start(&set, &saved)?;
                     running.row.open_ms = Some(running.engine.open()?.ms);
                     running.row.cells.clear();
@@ -84,6 +85,19 @@ pub fn run(workspace: &Workspace, ui: Ui, args: &VectorArgs) -> Result<()> {
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         println!("{}", dir.join("vectors-scale.{txt,json,svg}").display());
+    }
+    Ok(())
+}
+
+/// Drops files from the page cache: what another process has read does not count against a limit.
+fn forget(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).context("nothing was saved")? {
+        let path = entry.context("nothing was saved")?.path();
+        let file =
+            fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        file.sync_all().context("cannot sync the index")?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .context("the page cache cannot be told")?;
     }
     Ok(())
 }
