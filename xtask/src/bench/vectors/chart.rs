@@ -107,7 +107,8 @@ fn curve(body: &mut String, engine: &str, number: usize, mut places: Vec<(f64, f
     text(body, WIDTH - RIGHT + 32.0, y, "start", 12, weight, engine);
 }
 
-fn line(body: &mut String, from: (f64, f64), to: (f64, f64)) {
+/// A line of the grid.
+pub(super) fn line(body: &mut String, from: (f64, f64), to: (f64, f64)) {
     let _ = writeln!(
         body,
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"#7a8490\" \

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::chart::line;
 use super::curve;
 use super::engines::{self, OURS, Ready};
 use super::report::{Clock, RECALLS};
@@ -247,12 +248,12 @@ fn draw(all: &[Measured]) -> String {
     text(&mut body, 12.0, 45.0, "start", 12, "normal", unit);
     for rows in SIZES {
         let x = across(rows as f64);
-        grid(&mut body, (x, TOP), (x, HEIGHT - BOTTOM));
+        line(&mut body, (x, TOP), (x, HEIGHT - BOTTOM));
         text(&mut body, x, HEIGHT - BOTTOM + 18.0, "middle", 11, "normal", &rows.to_string());
     }
     for cost in (0..6).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10_f64.powi(power))) {
         if (low..=high).contains(&cost.ln()) {
-            grid(&mut body, (LEFT, up(cost)), (WIDTH - RIGHT, up(cost)));
+            line(&mut body, (LEFT, up(cost)), (WIDTH - RIGHT, up(cost)));
             text(&mut body, LEFT - 6.0, up(cost) + 4.0, "end", 11, "normal", &short(cost));
         }
     }
@@ -283,15 +284,6 @@ fn draw(all: &[Measured]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
          viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"system-ui, sans-serif\">\n{body}</svg>\n"
     )
-}
-
-fn grid(body: &mut String, from: (f64, f64), to: (f64, f64)) {
-    let _ = writeln!(
-        body,
-        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"#7a8490\" \
-         stroke-opacity=\"0.35\"/>",
-        from.0, from.1, to.0, to.1
-    );
 }
 
 #[cfg(test)]
