@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use vexfs_index::{
     Answer, Ask, Bitmap, Element, FileId, Filter, Hit, Index, Metric, Options, Params, Slot, Space,
-    Width,
+    Width, npy::Matrix,
 };
 
 const FILE: FileId = FileId(7);
@@ -155,14 +155,19 @@ proptest! {
     }
 }
 
-#[test]
-fn a_filter_on_real_embeddings_is_walked_and_found() {
-    let (rows, queries) = (corpus("packages-2k.npy"), corpus("queries-200.npy"));
+/// Real embeddings whose graph is walked however few they are, and queries.
+fn packages() -> (Index, Matrix) {
     let options = Options { graph_rows: 500, nice: 0, scan_factor: 1, ..Options::default() };
     let (index, _) = Index::open(None, options).unwrap();
     index.declare(FILE, Space::new(Element::F32, Metric::Cosine, 384), Params::default()).unwrap();
-    feed(&index, FILE, 0, &rows);
+    feed(&index, FILE, 0, &corpus("packages-2k.npy"));
     index.settle();
+    (index, corpus("queries-200.npy"))
+}
+
+#[test]
+fn a_filter_on_real_embeddings_is_walked_and_found() {
+    let (index, queries) = packages();
     let filter = |_: FileId, slot: Slot| mixed(slot.0).is_multiple_of(2);
     let each: Vec<&[f32]> = (0..queries.rows).map(|row| queries.row(row)).collect();
     let ask = |width| {
@@ -186,12 +191,7 @@ fn a_filter_on_real_embeddings_is_walked_and_found() {
 
 #[test]
 fn a_wished_recall_is_met_or_everything_is_compared() {
-    let (rows, queries) = (corpus("packages-2k.npy"), corpus("queries-200.npy"));
-    let options = Options { graph_rows: 500, nice: 0, scan_factor: 1, ..Options::default() };
-    let (index, _) = Index::open(None, options).unwrap();
-    index.declare(FILE, Space::new(Element::F32, Metric::Cosine, 384), Params::default()).unwrap();
-    feed(&index, FILE, 0, &rows);
-    index.settle();
+    let (index, queries) = packages();
     let each: Vec<&[f32]> = (0..queries.rows).map(|row| queries.row(row)).collect();
     let ask =
         |width| index.search_all(&[FILE], &each, &Ask { k: 10, width, ..Ask::default() }).unwrap();

@@ -369,7 +369,7 @@ fn a_sidecar_that_is_replaced_while_it_is_read_is_read_whole() {
             }
             done.store(true, std::sync::atomic::Ordering::SeqCst);
         });
-        let root = Caller { uid: 0, gid: 0, groups: vec![] };
+        let root = Caller::root();
         let top = Top { ino: dir.0, readable: true };
         let wanted = Wanted { facts: Some(vec![]), tables: true, ..Wanted::default() };
         let mut end = false;

@@ -166,7 +166,7 @@ impl Unmounted {
         tracker: &Tracker<FileDevice>,
         wanted: &Wanted,
     ) -> Result<Scope, Problem> {
-        let all = Caller { uid: 0, gid: 0, groups: Vec::new() };
+        let all = Caller::root();
         let known: BTreeSet<u64> = tracker.files().map(|(ino, _)| ino).collect();
         let top = Top { ino: top.0, readable: true };
         let known = |ino| known.contains(&ino);

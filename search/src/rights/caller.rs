@@ -43,6 +43,12 @@ impl Caller {
         })
     }
 
+    /// Root, who may read everything.
+    #[must_use]
+    pub const fn root() -> Self {
+        Self { uid: 0, gid: 0, groups: Vec::new() }
+    }
+
     /// Whether it is root.
     #[must_use]
     pub fn is_root(&self) -> bool {

@@ -429,7 +429,7 @@ fn from_a_commit_to_the_answer() {
     mounted.commit();
     let opened = Arc::new(Image::open(&options(image.path())).unwrap());
     let thread = IndexerThread::start(opened, dirty_log, None).unwrap();
-    let caller = Caller { uid: 0, gid: 0, groups: vec![] };
+    let caller = Caller::root();
     let mut times = Vec::new();
     for batch in 0..40 {
         let number = |i: usize| ((batch * ROWS * DIM + i) as f32 * 0.37).sin();

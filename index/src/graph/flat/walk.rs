@@ -195,51 +195,46 @@ impl Walk for Nearest<'_> {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
     fn go(self, four: impl Fn([u32; 4]) -> [u32; 4]) {
-        walk(self.view, self.ef, self.scratch, four);
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "the body takes on its caller's target features")]
-fn walk(view: View<'_>, ef: usize, scratch: &mut Scratch, four: impl Fn([u32; 4]) -> [u32; 4]) {
-    let (links, codes) = (view.links, view.codes);
-    scratch.begin(links.len());
-    let Scratch { met, walk, nearest, .. } = scratch;
-    let (met, walk) = (&mut met[..links.len()], *walk);
-    for near in begin(view, &four).into_iter().filter(|near| *near != Near::FARTHEST) {
-        met[near.node() as usize] = walk;
-        nearest.push(near);
-    }
-    let mut fresh = [0; DEGREE];
-    let mut at = 0;
-    while let Some(near) = nearest.get(at).copied() {
-        if near.is_followed() {
-            at += 1;
-            continue;
+        let Self { view, ef, scratch } = self;
+        let (links, codes) = (view.links, view.codes);
+        scratch.begin(links.len());
+        let Scratch { met, walk, nearest, .. } = scratch;
+        let (met, walk) = (&mut met[..links.len()], *walk);
+        for near in begin(view, &four).into_iter().filter(|near| *near != Near::FARTHEST) {
+            met[near.node() as usize] = walk;
+            nearest.push(near);
         }
-        nearest[at] = near.followed();
-        let mut count = 0;
-        for &link in &links[near.node() as usize].0 {
-            if link == NONE {
-                break;
+        let mut fresh = [0; DEGREE];
+        let mut at = 0;
+        while let Some(near) = nearest.get(at).copied() {
+            if near.is_followed() {
+                at += 1;
+                continue;
             }
-            // Written whether it is new or not: which it is cannot be foretold.
-            let before = std::mem::replace(&mut met[link as usize], walk);
-            fresh[count % DEGREE] = link;
-            if before != walk {
-                prefetch(codes.get(link));
-                count += 1;
+            nearest[at] = near.followed();
+            let mut count = 0;
+            for &link in &links[near.node() as usize].0 {
+                if link == NONE {
+                    break;
+                }
+                // Written whether it is new or not: which it is cannot be foretold.
+                let before = std::mem::replace(&mut met[link as usize], walk);
+                fresh[count % DEGREE] = link;
+                if before != walk {
+                    prefetch(codes.get(link));
+                    count += 1;
+                }
             }
+            // The most likely next node, while the codes are on their way.
+            if let Some(next) = nearest.get(at + 1) {
+                prefetch(&links[next.node() as usize].0);
+            }
+            measure(&fresh[..count], &four, |near| {
+                if let Some(place) = keep(nearest, near, ef) {
+                    at = at.min(place);
+                }
+            });
         }
-        // The most likely next node, while the codes are on their way.
-        if let Some(next) = nearest.get(at + 1) {
-            prefetch(&links[next.node() as usize].0);
-        }
-        measure(&fresh[..count], &four, |near| {
-            if let Some(place) = keep(nearest, near, ef) {
-                at = at.min(place);
-            }
-        });
     }
 }
 
